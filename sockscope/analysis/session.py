@@ -1,0 +1,148 @@
+"""The joined session: what rules read. Built by `analysis.build.build_session`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from sockscope.model.connections import Connection, Flow
+from sockscope.model.descriptors import Descriptor, EpollInterest, FilesTable, OpenFile, Process
+from sockscope.model.events import Events
+from sockscope.model.info import SessionInfo
+from sockscope.model.packets import Packets
+from sockscope.model.seed import Seed
+from sockscope.model.sockets import Sockets
+
+Ids = npt.NDArray[np.int64]
+
+
+class Grouping:
+    """Rows grouped by an id column: which rows carry each id, in the given row order.
+
+    Args:
+        ids: shape (n,), int; -1: in no group.
+        order: shape (n,), int64 permutation (or selection) of rows, giving the order within a group.
+    """
+
+    def __init__(self, ids: npt.NDArray[np.signedinteger], order: Ids) -> None:
+        picked = ids[order]
+        by_id = np.argsort(picked, kind="stable")
+        self._rows: Ids = order[by_id]
+        self._keys = picked[by_id]
+
+    def of(self, wanted: int) -> Ids:
+        """Rows of one id, in order; empty where there are none."""
+        low, high = np.searchsorted(self._keys, [wanted, wanted + 1])
+        return self._rows[low:high]
+
+
+@dataclass(kw_only=True)
+class Session:
+    """Everything joined. Ids index the lists here; -1 means none.
+
+    Attributes:
+        events: the event table; an event id is its row.
+        order: shape (n,), event ids in replay order: calls that release a descriptor (close,
+            exit) at their entry, all others at their return.
+        effective_ns: shape (n,), the time each event takes effect (the sort key of `order`).
+        event_connection, event_open_file, event_descriptor, event_table: shape (n,) int32, -1: none.
+            event_open_file is the file named by args[0], and for accept the *listener*
+            (the accepted connection's `opened_event` points back).
+        event_reason: shape (n,) uint8, `Unassigned`: why event_connection is -1.
+        packet_flow: shape (packets,), int32. packet_ns: shape (packets,), CLOCK_MONOTONIC ns.
+        socket_connection: shape (socket rows,), int32.
+    """
+
+    info: SessionInfo
+    seed: Seed
+    events: Events
+    packets: Packets
+    sockets: Sockets
+    order: Ids
+    effective_ns: npt.NDArray[np.int64]
+    event_connection: npt.NDArray[np.int32]
+    event_open_file: npt.NDArray[np.int32]
+    event_descriptor: npt.NDArray[np.int32]
+    event_table: npt.NDArray[np.int32]
+    event_reason: npt.NDArray[np.uint8]
+    packet_flow: npt.NDArray[np.int32]
+    packet_ns: npt.NDArray[np.int64]
+    socket_connection: npt.NDArray[np.int32]
+    processes: dict[int, Process] = field(default_factory=dict)
+    tables: list[FilesTable] = field(default_factory=list)
+    descriptors: list[Descriptor] = field(default_factory=list)
+    open_files: list[OpenFile] = field(default_factory=list)
+    interests: list[EpollInterest] = field(default_factory=list)
+    connections: list[Connection] = field(default_factory=list)
+    flows: list[Flow] = field(default_factory=list)
+
+    @cached_property
+    def _events_by_connection(self) -> Grouping:
+        return Grouping(self.event_connection, self.order)
+
+    @cached_property
+    def _events_by_open_file(self) -> Grouping:
+        return Grouping(self.event_open_file, self.order)
+
+    @cached_property
+    def _events_by_descriptor(self) -> Grouping:
+        return Grouping(self.event_descriptor, self.order)
+
+    @cached_property
+    def _events_by_tgid(self) -> Grouping:
+        return Grouping(self.events.records["tgid"], self.order)
+
+    @cached_property
+    def _events_by_tid(self) -> Grouping:
+        return Grouping(self.events.records["tid"], self.order)
+
+    @cached_property
+    def _packets_by_flow(self) -> Grouping:
+        return Grouping(self.packet_flow, np.argsort(self.packet_ns, kind="stable"))
+
+    @cached_property
+    def _sockets_by_connection(self) -> Grouping:
+        return Grouping(self.socket_connection, np.arange(len(self.sockets), dtype=np.int64))
+
+    def events_of(self, connection: int) -> Ids:
+        """Event ids on one connection (any process), in replay order, its accept/connect included."""
+        return self._events_by_connection.of(connection)
+
+    def events_of_open_file(self, open_file: int) -> Ids:
+        return self._events_by_open_file.of(open_file)
+
+    def events_of_descriptor(self, descriptor: int) -> Ids:
+        return self._events_by_descriptor.of(descriptor)
+
+    def events_of_tgid(self, tgid: int) -> Ids:
+        return self._events_by_tgid.of(tgid)
+
+    def events_of_tid(self, tid: int) -> Ids:
+        return self._events_by_tid.of(tid)
+
+    def packets_of(self, connection: int) -> Ids:
+        """Packet rows of the connection's flow, in time; empty where it has none."""
+        flow = self.connections[connection].flow
+        return self._packets_by_flow.of(flow) if flow >= 0 else np.zeros(0, np.int64)
+
+    def samples_of(self, connection: int) -> Ids:
+        """Socket rows of the connection, one a snapshot, in time."""
+        return self._sockets_by_connection.of(connection)
+
+    def holders_of(self, open_file: int) -> list[Descriptor]:
+        """Descriptors that still name the open file at the end of the session."""
+        if open_file < 0:
+            return []
+        named = (self.descriptors[d] for d in self.open_files[open_file].descriptors)
+        return [d for d in named if d.closed_ns is None]
+
+    def tgid_of_table(self, table: int) -> int:
+        """The process a files table belongs to (the last that joined it)."""
+        return self.tables[table].tgids[-1]
+
+    def comm(self, tgid: int) -> str:
+        process = self.processes.get(tgid)
+        return process.comm if process else "?"

@@ -1,0 +1,1 @@
+"""Values and names. Pure: no I/O, no clock, no process."""

@@ -1,0 +1,191 @@
+"""The traced set: syscalls and task events under numbers of our own.
+
+Linux numbers its syscalls per architecture, so recordings use these instead. The values are part
+of the recording format: never renumber, only append.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Call(IntEnum):
+    """A syscall by its kernel name, or a task event (`task_*`)."""
+
+    unknown = 0
+    # sockets
+    socket = 1
+    socketpair = 2
+    bind = 3
+    listen = 4
+    accept = 5
+    accept4 = 6
+    connect = 7
+    shutdown = 8
+    getsockopt = 9
+    setsockopt = 10
+    getsockname = 11
+    getpeername = 12
+    sendto = 13
+    sendmsg = 14
+    sendmmsg = 15
+    recvfrom = 16
+    recvmsg = 17
+    recvmmsg = 18
+    # descriptors
+    read = 30
+    write = 31
+    readv = 32
+    writev = 33
+    pread64 = 34
+    pwrite64 = 35
+    preadv = 36
+    pwritev = 37
+    preadv2 = 38
+    pwritev2 = 39
+    sendfile = 40
+    splice = 41
+    tee = 42
+    vmsplice = 43
+    close = 44
+    close_range = 45
+    dup = 46
+    dup2 = 47
+    dup3 = 48
+    fcntl = 49
+    ioctl = 50
+    pidfd_getfd = 51
+    pidfd_open = 52
+    pipe = 53
+    pipe2 = 54
+    # waiting
+    poll = 60
+    ppoll = 61
+    select = 62
+    pselect6 = 63
+    epoll_create = 64
+    epoll_create1 = 65
+    epoll_ctl = 66
+    epoll_wait = 67
+    epoll_pwait = 68
+    epoll_pwait2 = 69
+    # tasks
+    clone = 80
+    clone3 = 81
+    fork = 82
+    vfork = 83
+    execve = 84
+    execveat = 85
+    exit = 86
+    exit_group = 87
+    wait4 = 88
+    waitid = 89
+    unshare = 90
+    kill = 91
+    tkill = 92
+    tgkill = 93
+    # shared memory
+    shmget = 100
+    shmat = 101
+    shmdt = 102
+    shmctl = 103
+    openat = 104
+    open = 105
+    unlink = 106
+    unlinkat = 107
+    mmap = 108
+    munmap = 109
+    # descriptors that are not sockets but wake loops
+    eventfd = 120
+    eventfd2 = 121
+    timerfd_create = 122
+    signalfd = 123
+    signalfd4 = 124
+    memfd_create = 125
+    openat2 = 126
+    creat = 127
+    # io_uring: what passes it by is said
+    io_uring_setup = 130
+    io_uring_enter = 131
+    # task events: seen by the engine, not called by the program
+    task_new = 200
+    """args: child tid, child tgid, clone flags (CLONE_*; 0 for fork). tid: the parent. Precedes
+    every event of the child."""
+    task_exec = 201
+    """args: former tid (another than tid when a non-leader called exec). Blob: PATH (exe), COMM.
+    Follows the CLOEXEC closes."""
+    task_exit = 202
+    """args: exit status as wait(2) gives it. One per thread; the process ends with its last."""
+    task_signal = 203
+    """args: signal number, si_code, si_pid. Delivered to tid (after any mask)."""
+    task_stop = 204
+    """args: signal number. Group-stop begins."""
+    task_attach = 205
+    """A thread comes under trace that existed before."""
+    task_detach = 206
+    """A thread leaves the trace alive; what it does later is not witnessed."""
+
+
+FIRST_TASK_EVENT = 200
+
+READS = frozenset(
+    {Call.read, Call.readv, Call.pread64, Call.preadv, Call.preadv2, Call.recvfrom, Call.recvmsg, Call.recvmmsg}
+)
+"""Take bytes from args[0]."""
+
+WRITES = frozenset(
+    {
+        Call.write,
+        Call.writev,
+        Call.pwrite64,
+        Call.pwritev,
+        Call.pwritev2,
+        Call.sendto,
+        Call.sendmsg,
+        Call.sendmmsg,
+        Call.sendfile,
+    }
+)
+"""Put bytes into args[0]."""
+
+WAITS = frozenset(
+    {
+        Call.poll,
+        Call.ppoll,
+        Call.select,
+        Call.pselect6,
+        Call.epoll_wait,
+        Call.epoll_pwait,
+        Call.epoll_pwait2,
+    }
+)
+"""Wait for readiness."""
+
+EPOLL_WAITS = frozenset({Call.epoll_wait, Call.epoll_pwait, Call.epoll_pwait2})
+
+DATA = READS | WRITES | WAITS | {Call.splice, Call.tee, Call.vmsplice, Call.getsockname, Call.getpeername}
+"""Data events: many; assigned to connections in bulk. All others are control events: rare, replayed one by one."""
+
+FD_IN_ARG0 = (READS | WRITES | EPOLL_WAITS) | {
+    Call.bind,
+    Call.listen,
+    Call.accept,
+    Call.accept4,
+    Call.connect,
+    Call.shutdown,
+    Call.getsockopt,
+    Call.setsockopt,
+    Call.getsockname,
+    Call.getpeername,
+    Call.splice,
+    Call.tee,
+    Call.vmsplice,
+    Call.close,
+    Call.dup,
+    Call.dup2,
+    Call.dup3,
+    Call.fcntl,
+    Call.ioctl,
+    Call.epoll_ctl,
+}
+"""Calls whose first argument is a descriptor."""

@@ -1,0 +1,108 @@
+"""What a rule says, and what a rule is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+
+class Severity(IntEnum):
+    """Ordered: INFO < WARNING < ERROR."""
+
+    INFO = 1
+    WARNING = 2
+    ERROR = 3
+
+    @property
+    def label(self) -> str:
+        return self.name.lower()
+
+
+class Confidence(StrEnum):
+    CERTAIN = "certain"
+    LIKELY = "likely"
+    POSSIBLE = "possible"
+
+
+class Source(StrEnum):
+    SYSCALL = "syscall"
+    PACKET = "packet"
+    SOCKET = "socket"
+    PROC = "proc"
+
+
+class Need(StrEnum):
+    """Evidence without which a rule must say "skipped"."""
+
+    SYSCALLS = "syscalls"
+    PACKETS = "packets"
+    SOCKETS = "sockets"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """One fact. `ref` is the event id, packet row or socket row in its table; -1 for none."""
+
+    source: Source
+    time_ns: int
+    text: str
+    ref: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A process that keeps an open file alive."""
+
+    tgid: int
+    comm: str
+    fd: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A fault, grouping every connection that shares its cause.
+
+    The first evidence is the primary one. `worst` is the connection whose timeline to show.
+    """
+
+    rule: str
+    severity: Severity
+    confidence: Confidence
+    title: str
+    tgid: int
+    comm: str
+    explanation: str
+    remedy: str
+    fd: int | None = None
+    holder: Holder | None = None
+    connections: tuple[int, ...] = ()
+    count: int = 1
+    worst: int | None = None
+    evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skip:
+    """A rule that could not judge, and why."""
+
+    rule: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """What a rule module declares as `RULE`.
+
+    Attributes:
+        slug: names the fault; never changes.
+        severity: the usual one (a finding may carry a lower).
+        summary: one line for `sockscope rules`.
+        needs: evidence that must be there.
+        yields_to: slugs of more specific rules; connections they explain are not reported again.
+    """
+
+    slug: str
+    severity: Severity
+    summary: str
+    needs: frozenset[Need] = field(default_factory=lambda: frozenset({Need.SYSCALLS}))
+    yields_to: frozenset[str] = frozenset()

@@ -1,0 +1,70 @@
+"""What is known of a session as a whole: target, clocks, coverage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What was asked to be watched."""
+
+    command: tuple[str, ...] = ()
+    pids: tuple[int, ...] = ()
+    ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyscallCoverage:
+    engine: str = ""
+    """Empty: no syscalls were recorded."""
+    event_count: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
+    """Cause → events lost; empty or all zero: nothing lost."""
+    pinned: bool = False
+    """Tracer and tracee were put on one CPU during the session."""
+
+    @property
+    def lost_count(self) -> int:
+        return sum(self.lost.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacketCoverage:
+    available: bool = False
+    seen_count: int = 0
+    lost_count: int = 0
+    interfaces: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketCoverage:
+    snapshot_count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionInfo:
+    """The facts of the session that are not in a table.
+
+    Attributes:
+        started_realtime_ns: CLOCK_REALTIME when watching began.
+        started_ns, ended_ns: CLOCK_MONOTONIC.
+        clock_samples: (monotonic_ns, realtime_ns) pairs through the session.
+        notes: things the user should know ("no CAP_NET_RAW: no packets"), one line each.
+        complete: False for a recording cut off before its end.
+    """
+
+    target: Target
+    started_realtime_ns: int
+    started_ns: int
+    ended_ns: int
+    host: str = ""
+    kernel: str = ""
+    machine: str = ""
+    clock_samples: tuple[tuple[int, int], ...] = ()
+    clock_skew_ns: int = 0
+    syscalls: SyscallCoverage = field(default_factory=SyscallCoverage)
+    packets: PacketCoverage = field(default_factory=PacketCoverage)
+    sockets: SocketCoverage = field(default_factory=SocketCoverage)
+    notes: tuple[str, ...] = ()
+    complete: bool = True

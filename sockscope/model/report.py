@@ -1,0 +1,88 @@
+"""What every report is made from: the analysis summed up, nothing that needs the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol as TypingProtocol
+
+from sockscope.model.connections import Connection
+from sockscope.model.descriptors import Process
+from sockscope.model.findings import Finding, Rule, Skip
+from sockscope.model.info import SessionInfo
+
+
+class Lane(StrEnum):
+    """Where a timeline item happened."""
+
+    WIRE = "wire"
+    KERNEL = "kernel"
+    SYSCALL = "syscall"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimelineItem:
+    """One line of a connection's story.
+
+    Attributes:
+        time_ns: CLOCK_MONOTONIC start.
+        duration_ns: 0 for instants; -1 still going at the end.
+        lane: wire, kernel, or syscall.
+        actor: `comm[tgid]` or `comm[tgid/tid]` for syscalls, `->`/`<-`/`--` for wire and kernel
+            (`->`: the target sends).
+        name: syscall, TCP flags, or new state: `recvfrom`, `FIN,ACK`, `CLOSE_WAIT`.
+        text: the whole line, decoded: `recvfrom(7, "GET / HTTP/1.1\\r\\n"..., 1024) = 78`.
+        words: what it means in plain words, or empty: `request GET / (78 bytes)`.
+        ref: event id, packet row or socket row.
+        failed: the call returned an error.
+    """
+
+    time_ns: int
+    duration_ns: int
+    lane: Lane
+    actor: str
+    name: str
+    text: str
+    words: str = ""
+    ref: int = -1
+    failed: bool = False
+
+
+class Timelines(TypingProtocol):
+    """Timelines made when asked for: ten thousand of them are never all wanted."""
+
+    def __call__(self, connection: int, *, limit: int = 200) -> Sequence[TimelineItem]:
+        """In order of time; over `limit`, the middle is left out and one item says how much."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionRow:
+    """A connection and what reports show beside it."""
+
+    connection: Connection
+    processes: tuple[int, ...]
+    """tgids that touched it, in order."""
+    event_count: int
+    packet_count: int
+    finding_indexes: tuple[int, ...]
+    summary: str
+    """In words: `GET /index.html → 200, 615 bytes`, or empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    info: SessionInfo
+    processes: tuple[Process, ...]
+    connections: tuple[ConnectionRow, ...]
+    findings: tuple[Finding, ...]
+    """Worst first."""
+    skipped: tuple[Skip, ...]
+    rules: tuple[Rule, ...]
+    """Those that ran."""
+    timelines: Timelines
+    unassigned: dict[str, int]
+    """Reason → events that belong to no connection."""
+    idle_words: tuple[str, ...] = ()
+    """What each process does at rest: `python3[812]: poll every 500 ms`."""
