@@ -129,7 +129,7 @@ class Events:
         """The blob bytes of one event."""
         row = self.records[event]
         start = int(row["blob_offset"])
-        return memoryview(self.blob)[start : start + int(row["blob_bytes"])]
+        return self.blob.data[start : start + int(row["blob_bytes"])]
 
     def section(self, event: int, kind: Section) -> bytes | None:
         """The first section of this kind, or None where there is none or its copy failed whole."""

@@ -1,0 +1,229 @@
+"""The faulty programs that `sockscope demo` and the tests run: how they are found, started and driven.
+
+A fixture is a folder of `fixtures/` named by a rule's slug:
+
+    fixture.toml          what it shows, how to drive it, what must be said (below)
+    faulty.py or faulty.c the fault; started as `faulty PORT`
+    sound.py or sound.c   the closest program without it
+    client.py             started as `client.py PORT`, optional
+
+A program prints `READY` (own line) when clients may come, and ends at SIGTERM. The client prints
+`DONE` when its traffic is done and then stays (holding its connections) until SIGTERM, or exits.
+
+    summary = "one line, shown by demo"
+    modes = ["attach", "run"]       # how the fault can be seen: attached late, or from the start
+    settle_s = 1.5                  # how long to go on watching after DONE
+    signal = "TERM"                 # optional: sent to the server after DONE, its end awaited
+    [expect]                        # of the faulty program, in JSON's words; the sound one: nothing above info
+    severity = "error"
+    count = 5                       # optional
+    also = ["other-slug"]           # optional: what else may rightly be said of it
+    holder = true                   # optional: a holder must be named
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from sockscope.errors import CannotObserveError, UsageError
+
+READY_TIMEOUT_S = 20.0
+DONE_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    severity: str
+    count: int | None = None
+    also: frozenset[str] = frozenset()
+    holder: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fixture:
+    """One folder of fixtures, read."""
+
+    slug: str
+    folder: Path
+    summary: str
+    modes: tuple[str, ...]
+    settle_s: float
+    signal: signal.Signals | None
+    expect: Expectation
+
+
+def fixtures_folder() -> Path:
+    """Where the fixtures are: inside the installed package, or beside it in a checkout."""
+    inside = Path(__file__).parent / "fixtures"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "fixtures"
+
+
+def slugs() -> list[str]:
+    """Every rule that has a fixture."""
+    return sorted(p.parent.name for p in fixtures_folder().glob("*/fixture.toml"))
+
+
+def load(slug: str) -> Fixture:
+    """Read one fixture.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    folder = fixtures_folder() / slug
+    if not (folder / "fixture.toml").is_file():
+        raise UsageError(f"no demo named {slug!r}", help_text="sockscope demo --list shows them")
+    with (folder / "fixture.toml").open("rb") as file:
+        data = tomllib.load(file)
+    expect = data["expect"]
+    return Fixture(
+        slug=slug,
+        folder=folder,
+        summary=data["summary"],
+        modes=tuple(data.get("modes", ["attach", "run"])),
+        settle_s=float(data.get("settle_s", 1.5)),
+        signal=signal.Signals[f"SIG{data['signal']}"] if "signal" in data else None,
+        expect=Expectation(
+            severity=expect["severity"],
+            count=expect.get("count"),
+            also=frozenset(expect.get("also", ())),
+            holder=bool(expect.get("holder", False)),
+        ),
+    )
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Play:
+    """A fixture's program and client, started and ended. A context manager: leaving it ends both."""
+
+    def __init__(self, fixture: Fixture, program: str = "faulty") -> None:
+        self.fixture = fixture
+        self.port = free_port()
+        self._work = Path(tempfile.mkdtemp(prefix="sockscope-fixture-"))
+        self.command = [*self._program(program), str(self.port)]
+        self.server: subprocess.Popen[str] | None = None
+        self._client: subprocess.Popen[str] | None = None
+
+    def _program(self, name: str) -> list[str]:
+        script = self.fixture.folder / f"{name}.py"
+        if script.is_file():
+            return [sys.executable, "-u", str(script)]
+        source = self.fixture.folder / f"{name}.c"
+        compiler = shutil.which("cc")
+        if not source.is_file() or compiler is None:
+            raise CannotObserveError(
+                f"{self.fixture.slug}: {name}.c needs a C compiler", help_text="apt-get install gcc libc6-dev"
+            )
+        binary = self._work / name
+        subprocess.run([compiler, "-O1", "-pthread", "-o", str(binary), str(source)], check=True)
+        return [str(binary)]
+
+    def start_server(self) -> int:
+        """Start the program on its own (for attach); its pid, once it is READY."""
+        self.server = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        _await_line(self.server, "READY", READY_TIMEOUT_S)
+        return self.server.pid
+
+    def wait_listening(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """For a program that someone else started: until its port is bound by a listener, or the time is up."""
+        wanted = f":{self.port:04X} "
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            lines = Path("/proc/net/tcp").read_text().splitlines() + Path("/proc/net/tcp6").read_text().splitlines()
+            if any(wanted in line.split(":", 1)[1] and line.split()[3] == "0A" for line in lines[1:] if ":" in line):
+                return
+            time.sleep(0.05)
+
+    def drive(self, server_pid: int | None = None) -> None:
+        """Run the client to DONE, wait `settle_s`, then send the fixture's signal, if it has one."""
+        script = self.fixture.folder / "client.py"
+        if script.is_file():
+            self._client = subprocess.Popen(
+                [sys.executable, "-u", str(script), str(self.port)], stdout=subprocess.PIPE, text=True
+            )
+            _await_line(self._client, "DONE", DONE_TIMEOUT_S)
+        time.sleep(self.fixture.settle_s)
+        pid = server_pid if server_pid is not None else self.server.pid if self.server else None
+        if self.fixture.signal is not None and pid is not None:
+            os.kill(pid, self.fixture.signal)
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline and _alive(pid):
+                time.sleep(0.05)
+            time.sleep(0.3)
+
+    def close(self) -> None:
+        for process in (self._client, self.server):
+            if process is not None:
+                _end(process)
+        shutil.rmtree(self._work, ignore_errors=True)
+
+    def __enter__(self) -> Play:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rsplit(")", 1)[1].split()[0] not in "ZX"
+
+
+def _await_line(process: subprocess.Popen[str], word: str, timeout_s: float) -> None:
+    """Until the process prints the word on a line of its own; later output is drained in the background."""
+    seen = threading.Event()
+    said: list[str] = []
+
+    def pump() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.append(line)
+            if line.strip() == word:
+                seen.set()
+        seen.set()
+
+    threading.Thread(target=pump, daemon=True).start()
+    if not seen.wait(timeout_s) or word not in [line.strip() for line in said]:
+        raise CannotObserveError(f"the demo's program never said {word}: {''.join(said)[-300:]!r}")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """SIGTERM to the group we started (or the process), SIGKILL after a while."""
+    own_group = process.pid == os.getpgid(process.pid) if process.poll() is None else False
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None and number == signal.SIGTERM:
+            # Its children may live on in the group that it led.
+            own_group = True
+        try:
+            if own_group:
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(3)
+        except subprocess.TimeoutExpired:
+            continue
