@@ -1,0 +1,1 @@
+"""The session on disk: a folder of standard files (docs/recording-format.md)."""

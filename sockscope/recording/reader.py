@@ -1,0 +1,149 @@
+"""Reads a recording, whole or cut off; says what was lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from sockscope.errors import DamagedInputError
+from sockscope.model.events import EVENT_DTYPE, Events
+from sockscope.model.info import SessionInfo
+from sockscope.model.seed import SEED_EPOLL_DTYPE, SEED_FD_DTYPE, Seed
+from sockscope.model.sockets import OWNER_DTYPE, SOCKET_DTYPE, Sockets
+from sockscope.recording import layout, manifest
+from sockscope.recording.columns import from_table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """A recording in memory.
+
+    Attributes:
+        packets_path: the pcapng, or None where there is none (the caller reads it).
+        damage: what could not be read, one line each.
+    """
+
+    folder: Path
+    info: SessionInfo
+    seed: Seed
+    events: Events
+    sockets: Sockets
+    packets_path: Path | None
+    damage: tuple[str, ...]
+
+
+def read_recording(folder: Path) -> Recording:
+    """Read a recording folder.
+
+    Raises:
+        DamagedInputError: there is no such folder, it is no recording, its manifest is unreadable,
+            or of a newer version.
+    """
+    if not folder.exists():
+        raise DamagedInputError(f"{folder} does not exist")
+    path = folder / layout.MANIFEST
+    if not folder.is_dir() or not path.is_file():
+        raise DamagedInputError(
+            f"{folder} is not a recording: it has no {layout.MANIFEST}",
+            help_text="a recording is the folder that --output named; for a capture use: sockscope analyze --pcap FILE",
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DamagedInputError(f"{path} cannot be read: {error}") from error
+    info, processes = manifest.decode(text, str(path))
+    damage: list[str] = []
+    events = _events(folder / layout.SYSCALLS, damage)
+    sockets = Sockets(
+        records=_rows(folder / layout.SOCKETS, SOCKET_DTYPE, damage),
+        owners=_rows(folder / layout.OWNERS, OWNER_DTYPE, damage),
+    )
+    seed = Seed(
+        processes=processes,
+        fds=_rows(folder / layout.DESCRIPTORS, SEED_FD_DTYPE, damage),
+        epolls=_rows(folder / layout.INTERESTS, SEED_EPOLL_DTYPE, damage),
+    )
+    if not info.complete:
+        damage.append("the session was cut off before its end; everything up to the last whole batch is here")
+        info = _close_open_end(info, events, sockets)
+    packets = folder / layout.PACKETS
+    return Recording(
+        folder=folder,
+        info=info,
+        seed=seed,
+        events=events,
+        sockets=sockets,
+        packets_path=packets if packets.is_file() else None,
+        damage=tuple(damage),
+    )
+
+
+def _close_open_end(info: SessionInfo, events: Events, sockets: Sockets) -> SessionInfo:
+    """The end of a session that never wrote it: the last time anything says."""
+    times = [info.ended_ns, info.started_ns]
+    if len(events):
+        times += [int(events.records["exit_ns"].max()), int(events.records["enter_ns"].max())]
+    if len(sockets):
+        times.append(int(sockets.records["time_ns"].max()))
+    counted = replace(info.syscalls, event_count=len(events))
+    snapshots = int(sockets.records["snapshot"].max()) + 1 if len(sockets) else 0
+    return replace(
+        info,
+        ended_ns=max(times),
+        syscalls=counted,
+        sockets=replace(info.sockets, snapshot_count=max(snapshots, info.sockets.snapshot_count)),
+    )
+
+
+def _batches(path: Path, damage: list[str]) -> list[pa.RecordBatch]:
+    """Every whole batch; a cut or damaged tail is reported and left out."""
+    if not path.is_file():
+        return []
+    batches: list[pa.RecordBatch] = []
+    try:
+        with pa.memory_map(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
+            while True:
+                try:
+                    batch = reader.read_next_batch()
+                    batch.validate(full=True)
+                    batches.append(batch)
+                except StopIteration:
+                    break
+    except (pa.ArrowInvalid, pa.ArrowSerializationError, OSError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        damage.append(f"{path.name}: cut or damaged after {len(batches)} whole batches ({reason})")
+    return batches
+
+
+def _rows(path: Path, dtype: np.dtype[np.void], damage: list[str]) -> npt.NDArray[np.void]:
+    batches = _batches(path, damage)
+    if not batches:
+        return np.zeros(0, dtype)
+    try:
+        return from_table(pa.Table.from_batches(batches), dtype)
+    except (ValueError, TypeError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DamagedInputError(f"{path} does not hold what a recording's {path.name} holds: {error}") from error
+
+
+def _events(path: Path, damage: list[str]) -> Events:
+    batches = _batches(path, damage)
+    parts: list[Events] = []
+    try:
+        for batch in batches:
+            index = batch.schema.get_field_index("call")
+            plain = batch.set_column(index, "call", batch.column(index).indices)
+            records = from_table(pa.Table.from_batches([plain]), EVENT_DTYPE)
+            data = batch.column("data")
+            _, offsets_buffer, bytes_buffer = data.buffers()
+            offsets = np.frombuffer(offsets_buffer, np.int64)[data.offset : data.offset + len(batch) + 1]
+            records["blob_offset"] = offsets[:-1]
+            records["blob_bytes"] = np.diff(offsets)
+            blob = np.zeros(0, np.uint8) if bytes_buffer is None else np.frombuffer(bytes_buffer, np.uint8)
+            parts.append(Events(records=records, blob=blob))
+    except (KeyError, ValueError, TypeError, AttributeError, pa.ArrowInvalid) as error:
+        raise DamagedInputError(f"{path} does not hold what a recording's {path.name} holds: {error}") from error
+    return Events.concat(parts)
