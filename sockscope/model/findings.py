@@ -99,6 +99,8 @@ class Rule:
         summary: one line for `sockscope rules`.
         needs: evidence that must be there.
         yields_to: slugs of more specific rules; connections they explain are not reported again.
+        bears_loss: right even where events or packets it needs were lost (it judges only what was
+            seen); others are skipped then.
     """
 
     slug: str
@@ -106,3 +108,4 @@ class Rule:
     summary: str
     needs: frozenset[Need] = field(default_factory=lambda: frozenset({Need.SYSCALLS}))
     yields_to: frozenset[str] = frozenset()
+    bears_loss: bool = False
