@@ -23,6 +23,7 @@ A program prints `READY` (own line) when clients may come, and ends at SIGTERM. 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -38,6 +39,9 @@ from pathlib import Path
 from types import TracebackType
 
 from sockscope.errors import CannotObserveError, UsageError
+from sockscope.model.seed import Seed
+from sockscope.pipeline.options import RecordOptions
+from sockscope.pipeline.record import Recorded, Watcher, record
 
 READY_TIMEOUT_S = 20.0
 DONE_TIMEOUT_S = 30.0
@@ -169,9 +173,10 @@ class Play:
             time.sleep(0.3)
 
     def close(self) -> None:
-        for process in (self._client, self.server):
-            if process is not None:
-                _end(process)
+        if self._client is not None:
+            _end(self._client, group=False)
+        if self.server is not None:
+            _end(self.server, group=True)
         shutil.rmtree(self._work, ignore_errors=True)
 
     def __enter__(self) -> Play:
@@ -181,6 +186,47 @@ class Play:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def rehearse(fixture: Fixture, folder: Path, *, program: str = "faulty", mode: str = "attach") -> Recorded:
+    """Play a fixture under watch.
+
+    Args:
+        fixture: what to play.
+        folder: where the recording goes.
+        program: `faulty` or `sound`.
+        mode: `attach` (the server runs already) or `run` (watched from its start).
+
+    Raises:
+        CannotObserveError: the program did not start, or cannot be watched.
+    """
+    watcher = Watcher()
+    trouble: list[CannotObserveError] = []
+
+    def act(play: Play, server_pid: int) -> None:
+        try:
+            if mode == "run":
+                play.wait_listening(3)
+            play.drive(server_pid)
+        except CannotObserveError as error:
+            trouble.append(error)
+        finally:
+            watcher.stop.set()
+
+    with Play(fixture, program) as play:
+
+        def begin(tgids: tuple[int, ...], seed: Seed) -> None:
+            threading.Thread(target=act, args=(play, tgids[0]), daemon=True).start()
+
+        watcher.on_ready = begin
+        if mode == "run":
+            options = RecordOptions(command=tuple(play.command))
+        else:
+            options = RecordOptions(pids=(play.start_server(),))
+        recorded = record(options, folder, watcher)
+    if trouble:
+        raise trouble[0]
+    return recorded
 
 
 def _alive(pid: int) -> bool:
@@ -209,21 +255,18 @@ def _await_line(process: subprocess.Popen[str], word: str, timeout_s: float) -> 
         raise CannotObserveError(f"the demo's program never said {word}: {''.join(said)[-300:]!r}")
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """SIGTERM to the group we started (or the process), SIGKILL after a while."""
-    own_group = process.pid == os.getpgid(process.pid) if process.poll() is None else False
+def _end(process: subprocess.Popen[str], *, group: bool) -> None:
+    """SIGTERM, SIGKILL after a while; `group`: to all that it started too (it leads a group of our making)."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None and number == signal.SIGTERM:
-            # Its children may live on in the group that it led.
-            own_group = True
-        try:
-            if own_group:
+        with contextlib.suppress(ProcessLookupError):
+            if group:
+                # The leader may be gone already, its children not.
                 os.killpg(process.pid, number)
-            else:
+            elif process.poll() is None:
                 process.send_signal(number)
-        except ProcessLookupError:
-            break
         try:
             process.wait(3)
         except subprocess.TimeoutExpired:
             continue
+        if not group:
+            return

@@ -1,0 +1,49 @@
+"""The command line: one file a command, no logic. Errors become exit codes here."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from sockscope.errors import ExitCode, SockscopeError
+
+
+def main() -> None:
+    """Entry point of the `sockscope` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; its exit code. Never a traceback for a user's mistake."""
+    import click
+
+    from sockscope.cli.app import app
+
+    try:
+        code = app(args=arguments, prog_name="sockscope", standalone_mode=False)
+        return code if isinstance(code, int) else ExitCode.OK
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.ClickException as error:
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            error.show(sys.stdout)
+            return ExitCode.OK
+        error.show(sys.stderr)
+        return ExitCode.USAGE
+    except SockscopeError as error:
+        _complain(error)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has enough; a second failure at exit must stay silent too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+
+
+def _complain(error: SockscopeError) -> None:
+    from sockscope.reports.escape import safe
+
+    print(f"sockscope: {safe(error.message)}", file=sys.stderr)
+    if error.help_text:
+        print(f"  → {safe(error.help_text)}", file=sys.stderr)

@@ -1,0 +1,5 @@
+"""`python -m sockscope`."""
+
+from sockscope.cli import main
+
+main()

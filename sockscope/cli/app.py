@@ -1,0 +1,52 @@
+"""The commands, registered. Each command's file imports the rooms only when it runs: `--help` is quick."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sockscope import __version__
+from sockscope.cli import analyze, attach, demo, diagnose, doctor, report, rules, run, snapshot
+
+app = typer.Typer(
+    name="sockscope",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sockscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog="Examples: sockscope diagnose --port 8080 | sockscope attach $(pgrep -o nginx) | sockscope demo",
+)
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Says what is wrong with a server's sockets, with the evidence and the mend.
+
+    Follows a running server (every child, every passed descriptor), records its socket syscalls,
+    captures its packets, snapshots the kernel's socket states, and joins the three per connection.
+
+    Exit codes: 0 nothing at or above --fail-on, 1 findings, 2 usage, 3 cannot observe, 4 damaged input.
+    """
+
+
+app.command("attach", epilog=attach.EXAMPLES)(attach.attach)
+app.command("run", epilog=run.EXAMPLES, context_settings={"ignore_unknown_options": False})(run.run)
+app.command("diagnose", epilog=diagnose.EXAMPLES)(diagnose.diagnose)
+app.command("snapshot")(snapshot.snapshot)
+app.command("analyze", epilog=analyze.EXAMPLES)(analyze.analyze)
+app.command("report", epilog=report.EXAMPLES)(report.report)
+app.command("rules", epilog=rules.EXAMPLES)(rules.rules)
+app.command("doctor")(doctor.doctor)
+app.command("demo", epilog=demo.EXAMPLES)(demo.demo)

@@ -1,0 +1,55 @@
+"""`sockscope attach PID`: follow a process and its children, live."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sockscope.cli import options as shared
+from sockscope.cli.output import Output
+
+EXAMPLES = "Examples: sockscope attach 812 | sockscope attach $(pgrep -o gunicorn) --duration 30 --html report.html"
+
+
+def attach(
+    pid: Annotated[int, typer.Argument(metavar="PID", help="The process to follow, with all it has started and will.")],
+    duration: shared.DurationOption = None,
+    engine: shared.EngineOption = shared.Engine.auto,
+    payload: shared.PayloadOption = 64,
+    no_pin: shared.NoPinOption = False,
+    no_redact: shared.NoRedactOption = False,
+    no_packets: shared.NoPacketsOption = False,
+    no_sockets: shared.NoSocketsOption = False,
+    output: shared.OutputOption = None,
+    html: shared.HtmlOption = None,
+    json: shared.JsonOption = None,
+    select: shared.SelectOption = "",
+    ignore: shared.IgnoreOption = "",
+    fail_on: shared.FailOnOption = shared.FailOn.warning,
+    verbose: shared.VerboseOption = False,
+) -> int:
+    """Follow a running process and its children: a live timeline per connection, then the findings.
+
+    Ends with Ctrl-C, --duration, or the target; the target goes on untouched.
+    """
+    wanted = Output(html=html, json=json, select=select, ignore=ignore, fail_on=fail_on, verbose=verbose)
+    wanted.check()
+    from sockscope.cli.live import live_watcher
+    from sockscope.cli.watch import watch
+    from sockscope.pipeline.options import EngineChoice, RecordOptions
+    from sockscope.pipeline.record import Watcher
+
+    record_options = RecordOptions(
+        pids=(pid,),
+        duration_s=duration,
+        engine=EngineChoice(engine.value),
+        payload_bytes=payload,
+        pin=not no_pin,
+        redact=not no_redact,
+        packets=not no_packets,
+        sockets=not no_sockets,
+    )
+    watcher = Watcher() if wanted.json_to_stdout else live_watcher()
+    code, _ = watch(record_options, wanted, keep=output, watcher=watcher, show_progress=wanted.json_to_stdout)
+    return code

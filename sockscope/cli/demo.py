@@ -1,0 +1,51 @@
+"""`sockscope demo [SLUG]`: a faulty server, its clients, the diagnosis."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from sockscope.cli import options as shared
+from sockscope.cli.output import Output
+
+EXAMPLES = "Examples: sockscope demo | sockscope demo fin-withheld --html report.html | sockscope demo --list"
+
+
+def complete_demo(incomplete: str) -> list[str]:
+    """Fixture names for the shell."""
+    from sockscope.fixture import slugs
+
+    return [slug for slug in slugs() if slug.startswith(incomplete)]
+
+
+def demo(
+    slug: Annotated[
+        str, typer.Argument(metavar="[SLUG]", help="The fault to show.", autocompletion=complete_demo)
+    ] = "close-wait-leak",
+    list_all: Annotated[bool, typer.Option("--list", help="List the demos.")] = False,
+    sound: Annotated[bool, typer.Option("--sound", help="Run the sound twin instead: nothing to find.")] = False,
+    html: shared.HtmlOption = None,
+    json: shared.JsonOption = None,
+    output: shared.OutputOption = None,
+    verbose: shared.VerboseOption = False,
+) -> int:
+    """Start a faulty server and its clients on this machine, diagnose them, clean up."""
+    from sockscope import fixture
+
+    if list_all:
+        for name in fixture.slugs():
+            print(f"{name:40} {fixture.load(name).summary}")
+        return 0
+    wanted = Output(html=html, json=json, fail_on=shared.FailOn.never, verbose=verbose)
+    wanted.check()
+    loaded = fixture.load(slug)
+    from sockscope.cli.watch import recording_folder
+    from sockscope.pipeline.analyze import load_session
+
+    print(f"sockscope: demo {slug}: {loaded.summary}", file=sys.stderr)
+    mode = loaded.modes[0]
+    with recording_folder(output) as folder:
+        fixture.rehearse(loaded, folder, program="sound" if sound else "faulty", mode=mode)
+        return wanted.emit(load_session(folder))

@@ -1,0 +1,101 @@
+"""Runs one session for attach, run and diagnose: signals, progress, the folder, then the output."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from sockscope.cli.output import Output
+
+if TYPE_CHECKING:
+    from sockscope.pipeline.options import RecordOptions
+    from sockscope.pipeline.record import Progress, Recorded, Watcher
+
+
+def watch(
+    options: RecordOptions, output: Output, *, keep: Path | None, watcher: Watcher, show_progress: bool = True
+) -> tuple[int, Recorded]:
+    """Record, then report.
+
+    Args:
+        options: target and means.
+        output: what to make of it.
+        keep: where the recording stays; None: it is removed afterwards.
+        watcher: hooks of the caller; its `stop` is set by SIGINT and SIGTERM.
+        show_progress: a line on stderr while watching (terminal only).
+
+    Returns:
+        The exit code of the report, and what `record` says.
+    """
+    from sockscope.pipeline.analyze import load_session
+    from sockscope.pipeline.record import record
+
+    with recording_folder(keep) as folder, _stopping(watcher, launched=bool(options.command)):
+        if show_progress and sys.stderr.isatty():
+            watcher.on_progress = _progress_line(options)
+        recorded = record(options, folder, watcher)
+        if show_progress and sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        code = output.emit(load_session(recorded.folder))
+        if keep is not None:
+            print(f"sockscope: recording kept in {keep}", file=sys.stderr)
+    return code, recorded
+
+
+@contextmanager
+def recording_folder(keep: Path | None) -> Iterator[Path]:
+    """Where the recording goes: kept if named, else a temporary folder that is removed."""
+    if keep is not None:
+        yield keep
+        return
+    folder = Path(tempfile.mkdtemp(prefix="sockscope-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _stopping(watcher: Watcher, *, launched: bool) -> Iterator[None]:
+    """SIGINT and SIGTERM end the watching, not sockscope: the report still comes."""
+    interrupts = 0
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        # The terminal's Ctrl-C reached a launched command too: it may end by itself first.
+        if not (launched and number == signal.SIGINT and interrupts == 1):
+            watcher.stop.set()
+        if interrupts >= 3:
+            raise KeyboardInterrupt
+
+    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _progress_line(options: RecordOptions) -> Callable[[Progress], None]:
+    total = f" of {options.duration_s:g} s" if options.duration_s else " s, Ctrl-C ends"
+
+    def show(progress: Progress) -> None:
+        lost = f", {progress.lost_count} lost" if progress.lost_count else ""
+        processes = "1 process" if progress.process_count == 1 else f"{progress.process_count} processes"
+        print(
+            f"\r\x1b[Ksockscope: watching {processes}: {progress.elapsed_s:.0f}{total},"
+            f" {progress.event_count} syscalls{lost}, {progress.snapshot_count} snapshots",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    return show

@@ -1,0 +1,143 @@
+"""Makes a report of what was recorded: read, join, judge, sum up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sockscope.analysis.build import build_session
+from sockscope.analysis.clocks import measure_skew
+from sockscope.analysis.idle import idle_words
+from sockscope.analysis.session import Session
+from sockscope.analysis.summary import summarise
+from sockscope.analysis.timeline import timeline
+from sockscope.errors import UsageError
+from sockscope.findings.run import run_rules
+from sockscope.model.events import Events, Unassigned
+from sockscope.model.findings import Finding
+from sockscope.model.info import PacketCoverage, SessionInfo, Target
+from sockscope.model.packets import Packets
+from sockscope.model.report import ConnectionRow, Report, TimelineItem
+from sockscope.model.seed import Seed
+from sockscope.model.sockets import Sockets
+from sockscope.recording.reader import read_recording
+from sockscope.sources.packets.files import read_packets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleChoice:
+    """`--select` and `--ignore`; empty select: all."""
+
+    select: frozenset[str] = frozenset()
+    ignore: frozenset[str] = frozenset()
+
+
+def load_session(recording: Path | None = None, pcap: Path | None = None, ports: Sequence[int] = ()) -> Session:
+    """Join a recording, a capture file, or both.
+
+    Args:
+        recording: a folder made by `record`.
+        pcap: a capture to use in place of the recording's own.
+        ports: server ports, where only a capture is given and they cannot be told from it.
+
+    Raises:
+        DamagedInputError: a file cannot be read at all.
+        UsageError: nothing was given.
+    """
+    if recording is None:
+        if pcap is None:
+            raise UsageError("nothing to analyze", help_text="name a recording folder, or --pcap FILE")
+        return _session_of_capture(pcap, ports)
+    data = read_recording(recording)
+    notes = [*data.info.notes, *data.damage]
+    packets = Packets.empty()
+    coverage = data.info.packets
+    path = pcap or data.packets_path
+    if path is not None and (pcap is not None or path.stat().st_size):
+        capture = read_packets(path, ports=frozenset(data.info.target.ports) or None)
+        packets = capture.packets
+        coverage = replace(coverage, available=True, seen_count=max(coverage.seen_count, len(packets)))
+        if capture.damage:
+            notes.append(f"{path.name}: {capture.damage}")
+    info = replace(data.info, notes=tuple(notes), packets=coverage)
+    session = build_session(info=info, seed=data.seed, events=data.events, packets=packets, sockets=data.sockets)
+    session.info = replace(info, clock_skew_ns=measure_skew(session))
+    return session
+
+
+def _session_of_capture(path: Path, ports: Sequence[int]) -> Session:
+    capture = read_packets(path)
+    times = capture.packets.records["time_ns"]
+    first = int(times.min()) if len(times) else 0
+    last = int(times.max()) if len(times) else 0
+    info = SessionInfo(
+        target=Target(ports=tuple(ports)),
+        started_realtime_ns=first,
+        started_ns=first,
+        ended_ns=last,
+        clock_samples=((first, first),),
+        packets=PacketCoverage(available=True, seen_count=len(capture.packets)),
+        notes=(f"{path.name}: {capture.damage}",) if capture.damage else (),
+    )
+    return build_session(
+        info=info, seed=Seed.empty(), events=Events.empty(), packets=capture.packets, sockets=Sockets.empty()
+    )
+
+
+def make_report(session: Session, choice: RuleChoice | None = None) -> Report:
+    """Judge a session and sum it up.
+
+    Raises:
+        UsageError: a chosen rule does not exist.
+    """
+    choice = choice or RuleChoice()
+    findings, skipped, rules = run_rules(session, select=choice.select or None, ignore=choice.ignore or None)
+
+    def timelines(connection: int, *, limit: int = 200) -> Sequence[TimelineItem]:
+        return timeline(session, connection, limit=limit)
+
+    return Report(
+        info=session.info,
+        processes=tuple(session.processes[tgid] for tgid in sorted(session.processes)),
+        connections=_rows(session, findings),
+        findings=tuple(findings),
+        skipped=tuple(skipped),
+        rules=tuple(rules),
+        timelines=timelines,
+        unassigned=_unassigned(session),
+        idle_words=idle_words(session),
+    )
+
+
+def _rows(session: Session, findings: Sequence[Finding]) -> tuple[ConnectionRow, ...]:
+    found: dict[int, list[int]] = {}
+    for index, finding in enumerate(findings):
+        for connection in finding.connections:
+            found.setdefault(connection, []).append(index)
+    tgids = session.events.records["tgid"]
+    rows = []
+    for connection in session.connections:
+        events = session.events_of(connection.id)
+        rows.append(
+            ConnectionRow(
+                connection=connection,
+                processes=tuple(dict.fromkeys(tgids[events].tolist())),
+                event_count=len(events),
+                packet_count=len(session.packets_of(connection.id)),
+                finding_indexes=tuple(found.get(connection.id, ())),
+                summary=summarise(session, connection.id),
+            )
+        )
+    return tuple(rows)
+
+
+def _unassigned(session: Session) -> dict[str, int]:
+    reasons, counts = np.unique(session.event_reason, return_counts=True)
+    return {
+        Unassigned(reason).name.lower().replace("_", " "): count
+        for reason, count in zip(reasons.tolist(), counts.tolist(), strict=True)
+        if reason != Unassigned.ASSIGNED
+    }

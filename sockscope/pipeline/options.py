@@ -1,0 +1,35 @@
+"""What a session is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class EngineChoice(StrEnum):
+    AUTO = "auto"
+    BPF = "bpf"
+    PTRACE = "ptrace"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordOptions:
+    """One of `pids`, `port`, `command` names the target.
+
+    Attributes:
+        duration_s: None: until stopped, or the target's end.
+        payload_bytes: of each read and write; also of each packet.
+        pin: put tracer and tracee on one CPU.
+        redact: mask what looks like credentials before anything is written.
+    """
+
+    pids: tuple[int, ...] = ()
+    port: int | None = None
+    command: tuple[str, ...] = ()
+    duration_s: float | None = None
+    engine: EngineChoice = EngineChoice.AUTO
+    payload_bytes: int = 64
+    pin: bool = True
+    redact: bool = True
+    packets: bool = True
+    sockets: bool = True

@@ -1,0 +1,276 @@
+"""Watches a target into a recording: engine, capture and sampler side by side."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from sockscope.analysis.redact import redact_events
+from sockscope.errors import CannotObserveError
+from sockscope.model.calls import Call
+from sockscope.model.events import Events, Section
+from sockscope.model.info import PacketCoverage, SessionInfo, SocketCoverage, Target
+from sockscope.model.seed import Seed
+from sockscope.model.sockaddr import Family, decode_sockaddr
+from sockscope.pipeline import clock
+from sockscope.pipeline.options import RecordOptions
+from sockscope.pipeline.targets import make_engine, resolve
+from sockscope.recording.writer import Writer
+from sockscope.sources.packets.live import Capture, interfaces_for
+from sockscope.sources.sockets.sampler import Sampler
+from sockscope.sources.sockets.seed import listening_ports, read_seed
+from sockscope.sources.syscalls.engine import Engine
+
+HEADER_BYTES = 14 + 40 + 60
+"""Ethernet, IPv6 and the longest TCP header: the snap length without payload."""
+
+CLOCK_PERIOD_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a running session stands, for whoever shows it."""
+
+    elapsed_s: float
+    event_count: int
+    lost_count: int
+    process_count: int
+    snapshot_count: int
+
+
+@dataclass(kw_only=True)
+class Watcher:
+    """What a caller may hook into. All run in the recording thread unless said otherwise.
+
+    Attributes:
+        on_ready: the target is under trace; gets its tgids.
+        on_events: every batch, already redacted.
+        on_progress: about ten times a second.
+        stop: set it (from anywhere) to end the session.
+    """
+
+    on_ready: Callable[[tuple[int, ...], Seed], None] = lambda tgids, seed: None
+    on_events: Callable[[Events], None] = lambda events: None
+    on_progress: Callable[[Progress], None] = lambda progress: None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    folder: Path
+    info: SessionInfo
+    exit_status: int | None
+    """Wait status of a launched command; None for attach, or while it runs."""
+
+
+def record(options: RecordOptions, folder: Path, watcher: Watcher | None = None) -> Recorded:
+    """Watch the target until its end, the duration's, or `watcher.stop`.
+
+    Args:
+        options: the target and how to watch it.
+        folder: where the recording goes; made if missing, must be empty.
+
+    Raises:
+        UsageError: the options or the folder cannot be.
+        CannotObserveError: the target cannot be watched.
+    """
+    session = _Recording(options, folder, watcher or Watcher())
+    try:
+        return session.run()
+    finally:
+        session.close()
+
+
+class _Recording:
+    def __init__(self, options: RecordOptions, folder: Path, watcher: Watcher) -> None:
+        self._options = options
+        self._watcher = watcher
+        self._tgids = () if options.command else resolve(options)
+        self._engine: Engine = make_engine(options)
+        self._writer = Writer(folder)
+        self._capture: Capture | None = None
+        self._sampler: Sampler | None = None
+        self._notes: list[str] = []
+        self._ports: set[int] = set()
+        self._event_count = 0
+        self._snapshot_count = 0
+        self._clocks = [clock.sample()]
+
+    def run(self) -> Recorded:
+        if self._options.command:
+            # Capture and sampler first: a launched server may serve at once.
+            self._start_capture()
+            self._tgids = (self._engine.launch(self._options.command),)
+            seed = Seed.empty()
+        else:
+            self._ports = set(listening_ports(self._tgids))
+            if self._options.port is not None:
+                self._ports.add(self._options.port)
+            self._start_capture()
+            self._engine.attach(self._tgids)
+            seed = read_seed(self._tgids)
+        self._start_sampler()
+        self._writer.begin(self._info(complete=False), seed)
+        self._watcher.on_ready(self._tgids, seed)
+        self._loop()
+        return self._finish()
+
+    def close(self) -> None:
+        self._engine.close()
+        if self._sampler is not None:
+            self._sampler.stop()
+        if self._capture is not None:
+            self._capture.stop()
+
+    def _start_capture(self) -> None:
+        if not self._options.packets:
+            return
+        capture = Capture(
+            interfaces=interfaces_for(None),
+            ports=sorted(self._ports),
+            path=self._writer.packets_path,
+            snap_bytes=HEADER_BYTES + self._options.payload_bytes,
+            netns_pid=self._foreign_netns(),
+            redact=self._options.redact,
+        )
+        try:
+            capture.start()
+        except CannotObserveError as error:
+            mend = f" ({error.help_text})" if error.help_text else ""
+            self._notes.append(f"no packets: {error.message}{mend}")
+            return
+        self._capture = capture
+
+    def _foreign_netns(self) -> int | None:
+        """A target pid, where the target's network namespace is not ours."""
+        if not self._tgids:
+            return None
+        try:
+            own = os.stat("/proc/self/ns/net").st_ino
+            theirs = os.stat(f"/proc/{self._tgids[0]}/ns/net").st_ino
+        except OSError:
+            return None
+        return None if own == theirs else self._tgids[0]
+
+    def _start_sampler(self) -> None:
+        if not self._options.sockets:
+            return
+        sampler = Sampler(ports=sorted(self._ports), tgids=self._tgids, netns_pid=self._foreign_netns())
+        try:
+            sampler.start()
+        except CannotObserveError as error:
+            self._notes.append(f"no socket states: {error.message}")
+            return
+        self._sampler = sampler
+
+    def _loop(self) -> None:
+        started = next_clock = next_progress = time.monotonic()
+        asked = False
+        for batch in self._engine.batches():
+            events = redact_events(batch.events) if self._options.redact else batch.events
+            self._event_count += len(events)
+            self._learn_ports(events)
+            self._writer.write_events(events)
+            self._watcher.on_events(events)
+            self._drain_sampler()
+            now = time.monotonic()
+            if now >= next_clock:
+                self._clocks.append(clock.sample())
+                next_clock = now + CLOCK_PERIOD_S
+            if now >= next_progress:
+                self._watcher.on_progress(self._progress(now - started))
+                next_progress = now + 0.1
+            over = self._options.duration_s is not None and now - started >= self._options.duration_s
+            if not asked and (over or self._watcher.stop.is_set()):
+                # The last states are taken while the target still stands.
+                asked = True
+                self._engine.stop()
+
+    def _learn_ports(self, events: Events) -> None:
+        """Ports that the target begins to serve or to call are captured and sampled from now on."""
+        calls = events.records["call"]
+        wanted = np.flatnonzero(((calls == Call.bind) | (calls == Call.connect)) & (events.records["ret"] <= 0))
+        fresh: set[int] = set()
+        for event in wanted.tolist():
+            raw = events.section(event, Section.SOCKADDR)
+            address = decode_sockaddr(raw) if raw else None
+            if address is not None and address.family in (Family.INET, Family.INET6) and address.port:
+                fresh.add(address.port)
+        tgids = set(np.unique(events.records["tgid"]).tolist()) if len(events) else set()
+        if self._sampler is not None and not tgids <= set(self._tgids):
+            self._tgids = tuple(dict.fromkeys([*self._tgids, *sorted(tgids)]))
+            self._sampler.add_tgids(sorted(tgids))
+        fresh -= self._ports
+        if not fresh:
+            return
+        self._ports |= fresh
+        if self._capture is not None:
+            self._capture.add_ports(sorted(fresh))
+        if self._sampler is not None:
+            self._sampler.add_ports(sorted(fresh))
+
+    def _drain_sampler(self) -> None:
+        if self._sampler is None:
+            return
+        for records in self._sampler.drain():
+            self._writer.write_sockets(records)
+            self._snapshot_count += 1
+
+    def _finish(self) -> Recorded:
+        sockets = None
+        if self._sampler is not None:
+            sampler, self._sampler = self._sampler, None
+            sockets = sampler.stop()
+            for records in sampler.drain():
+                self._writer.write_sockets(records)
+            self._writer.write_sockets(sockets.records)
+            self._snapshot_count = sampler.snapshot_count
+        self._engine.close()
+        packets = None
+        if self._capture is not None:
+            capture, self._capture = self._capture, None
+            packets = capture.stop()
+        self._clocks.append(clock.sample())
+        if self._writer.problem is not None:
+            self._notes.append(self._writer.problem)
+        info = self._info(complete=True, packets=packets)
+        self._writer.finish(info, sockets)
+        return Recorded(folder=self._writer.folder, info=info, exit_status=self._engine.exit_status())
+
+    def _progress(self, elapsed_s: float) -> Progress:
+        return Progress(
+            elapsed_s=elapsed_s,
+            event_count=self._event_count,
+            lost_count=self._engine.coverage().lost_count,
+            process_count=len(self._tgids),
+            snapshot_count=self._snapshot_count,
+        )
+
+    def _info(self, *, complete: bool, packets: PacketCoverage | None = None) -> SessionInfo:
+        syscalls = replace(self._engine.coverage(), event_count=self._event_count)
+        if self._writer.lost_event_count:
+            syscalls = replace(syscalls, lost={**syscalls.lost, "disk full": self._writer.lost_event_count})
+        if packets is None:
+            packets = self._capture.coverage() if self._capture is not None else PacketCoverage()
+        system = os.uname()
+        return SessionInfo(
+            target=Target(command=self._options.command, pids=self._tgids, ports=tuple(sorted(self._ports))),
+            started_realtime_ns=self._clocks[0][1],
+            started_ns=self._clocks[0][0],
+            ended_ns=clock.sample()[0],
+            host=system.nodename,
+            kernel=system.release,
+            machine=system.machine,
+            clock_samples=tuple(self._clocks),
+            syscalls=syscalls,
+            packets=packets,
+            sockets=SocketCoverage(snapshot_count=self._snapshot_count),
+            notes=tuple(self._notes),
+            complete=complete,
+        )

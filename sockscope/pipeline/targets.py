@@ -1,0 +1,56 @@
+"""From what the user named to the processes to follow, or a clear no."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from sockscope.errors import CannotObserveError, UsageError
+from sockscope.pipeline.options import EngineChoice, RecordOptions
+from sockscope.sources.sockets.seed import descendants, tgids_of_port
+from sockscope.sources.syscalls.engine import Engine, EngineOptions
+
+
+def resolve(options: RecordOptions) -> tuple[int, ...]:
+    """The running processes to follow: the named ones and all their descendants.
+
+    Raises:
+        UsageError: nothing was named, or the port is out of range.
+        CannotObserveError: no such process, one that cannot be traced, or nothing listens there.
+    """
+    if not sys.platform.startswith("linux"):
+        raise CannotObserveError("sockscope needs Linux: it reads the kernel's own view of sockets")
+    from sockscope.sources.syscalls.ptrace.preflight import check_target
+
+    roots: Sequence[int]
+    if options.port is not None:
+        if not 1 <= options.port <= 65535:
+            raise UsageError(f"port {options.port} is out of range", help_text="ports go from 1 to 65535")
+        roots = tgids_of_port(options.port)
+        if not roots:
+            raise CannotObserveError(
+                f"nothing listens on port {options.port}",
+                help_text="sockscope snapshot --state listen shows what does",
+            )
+    elif options.pids:
+        roots = options.pids
+    else:
+        raise UsageError("what shall be watched?", help_text="name it by --port N or --pid PID")
+    for tgid in roots:
+        check_target(tgid)
+    return tuple(dict.fromkeys([*roots, *descendants(roots)]))
+
+
+def make_engine(options: RecordOptions) -> Engine:
+    """The engine that the options ask for.
+
+    Raises:
+        CannotObserveError: it is not to be had here.
+    """
+    if options.engine is EngineChoice.BPF:
+        raise CannotObserveError(
+            "the bpf engine is not part of this version", help_text="use --engine ptrace, or leave the choice to auto"
+        )
+    from sockscope.sources.syscalls.ptrace.engine import PtraceEngine
+
+    return PtraceEngine(EngineOptions(payload_bytes=options.payload_bytes, pin=options.pin))

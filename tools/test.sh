@@ -1,0 +1,12 @@
+#!/bin/sh
+# Everything that must pass, on a fresh Debian 12: lint, types, import contracts, tests (as root: they trace).
+# Usage: tools/test.sh [pytest arguments]
+. "$(dirname "$0")/common.sh"
+debian gcc libc6-dev iproute2 nginx-light redis-server haproxy wrk curl redis-tools tcpdump tshark chromium
+environment -e '.[dev]'
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/lint-imports
+.venv/bin/mypy
+.venv/bin/mkdocs build --strict --quiet --site-dir build/site
+as_root .venv/bin/python -m pytest "$@"
