@@ -1,0 +1,208 @@
+"""Every mistake gets its message and its documented exit code, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sockscope.fixture import free_port
+from sockscope.recording import layout
+
+root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def sockscope(*arguments: str | Path, user: int | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "sockscope", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        user=user,
+        env={**os.environ, **environment},
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    assert done.returncode == code, (done.returncode, done.stdout[-500:], done.stderr[-500:])
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+@contextmanager
+def sleeping(*prefix: str) -> Iterator[int]:
+    process = subprocess.Popen([*prefix, "sleep", "60"])
+    time.sleep(0.3)
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def no_such_pid() -> int:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_no_such_pid() -> None:
+    refused(sockscope("attach", str(no_such_pid())), 3, "no such process")
+    refused(sockscope("diagnose", "--pid", str(no_such_pid())), 3, "no such process")
+
+
+@root
+def test_process_of_another_user(tmp_path: Path) -> None:
+    with sleeping() as pid:
+        done = sockscope("attach", str(pid), user=65534, HOME=str(tmp_path))
+    refused(done, 3, str(pid), "root")
+
+
+@root
+def test_already_traced() -> None:
+    tracer = subprocess.Popen(["strace", "-qq", "-o", "/dev/null", "sleep", "60"])
+    time.sleep(0.7)
+    child = int(Path(f"/proc/{tracer.pid}/task/{tracer.pid}/children").read_text().split()[0])
+    try:
+        refused(sockscope("attach", str(child)), 3, "traced", "strace", str(tracer.pid))
+    finally:
+        tracer.kill()
+        tracer.wait()
+
+
+@root
+def test_kernel_thread() -> None:
+    refused(sockscope("attach", "2"), 3, "kernel thread")
+
+
+def test_oneself_and_ancestors() -> None:
+    refused(sockscope("attach", str(os.getpid())), 3, "sockscope")
+
+
+def test_zombie() -> None:
+    process = subprocess.Popen(["true"])
+    time.sleep(0.3)
+    try:
+        refused(sockscope("attach", str(process.pid)), 3, "zombie")
+    finally:
+        process.wait()
+
+
+def test_nobody_listens() -> None:
+    port = free_port()
+    refused(sockscope("diagnose", "--port", str(port)), 3, f"port {port}")
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "65536", "99999"])
+def test_port_out_of_range(port: str) -> None:
+    refused(sockscope("diagnose", f"--port={port}"), 2, "range")
+
+
+def test_no_target() -> None:
+    refused(sockscope("diagnose"), 2, "--port", "--pid")
+
+
+def test_not_a_number() -> None:
+    refused(sockscope("attach", "nginx"), 2, "nginx")
+
+
+@pytest.mark.parametrize("command", [("rules", "close-wait-lek"), ("report", "x", "--select", "close-wait-lek")])
+def test_unknown_rule_names_the_nearest(command: tuple[str, ...]) -> None:
+    refused(sockscope(*command), 2, "close-wait-lek", "close-wait-leak")
+
+
+def test_unknown_demo() -> None:
+    refused(sockscope("demo", "nothing"), 2, "nothing")
+
+
+def test_output_that_exists(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("mine")
+    refused(sockscope("run", "--output", tmp_path, "--", "true"), 2, "not empty")
+    assert (tmp_path / "kept").read_text() == "mine"
+
+
+def test_unwritable_outputs(tmp_path: Path) -> None:
+    refused(sockscope("run", "--html", tmp_path / "no" / "x.html", "--", "true"), 2, "does not exist")
+    refused(sockscope("run", "--json", tmp_path, "--", "true"), 2, "folder")
+    refused(sockscope("run", "--output", "/proc/nothing", "--", "true"), 2, "/proc/nothing")
+
+
+def test_command_that_does_not_exist() -> None:
+    refused(sockscope("run", "--", "no-such-command-here"), 2, "no-such-command-here")
+
+
+@root
+def test_engine_that_is_not_there() -> None:
+    with sleeping() as pid:
+        refused(sockscope("attach", str(pid), "--engine", "bpf"), 3, "bpf")
+
+
+@root
+def test_target_that_exits_while_watched(tmp_path: Path) -> None:
+    process = subprocess.Popen(["sleep", "1.5"])
+    done = sockscope("attach", str(process.pid), "--json", tmp_path / "out.json")
+    process.wait()
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.json").stat().st_size
+
+
+@root
+def test_no_raw_sockets_goes_on_without_packets(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw", sys.executable, "-m", "sockscope", "run", "--", "true"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "CAP_NET_RAW" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["report", "analyze"])
+def test_recordings_that_are_none(command: str, tmp_path: Path) -> None:
+    refused(sockscope(command, tmp_path / "none"), 4, "does not exist")
+    refused(sockscope(command, tmp_path), 4, "not a recording")
+    (tmp_path / layout.MANIFEST).write_text("")
+    refused(sockscope(command, tmp_path), 4, "damaged")
+    (tmp_path / layout.MANIFEST).write_text('{"format": "sockscope-recording", "version": 99}')
+    refused(sockscope(command, tmp_path), 4, "version 99")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "empty"), (b"\x7fELF" + bytes(100), "not"), (b"\x0a\x0d\x0d\x0a" + bytes(4), "x.pcap")],
+)
+def test_captures_that_are_none(content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.pcap"
+    path.write_bytes(content)
+    refused(sockscope("analyze", "--pcap", path), 4, words)
+
+
+def test_capture_that_is_not_there(tmp_path: Path) -> None:
+    refused(sockscope("analyze", "--pcap", tmp_path / "none.pcap"), 4, "none.pcap")
+
+
+def test_nothing_to_analyze() -> None:
+    refused(sockscope("analyze"), 2, "--pcap")
+
+
+@root
+def test_full_disk_keeps_what_fitted(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], check=True)
+    script = "import socket\nfor i in range(20000):\n s=socket.socket(); s.close()"
+    try:
+        done = sockscope("run", "--no-packets", "--output", small / "rec", "--", sys.executable, "-c", script)
+        assert done.returncode == 0, done.stderr
+        assert "disk is full" in done.stdout + done.stderr
+    finally:
+        subprocess.run(["umount", small], check=True)
