@@ -1,0 +1,1 @@
+"""Packets: live capture, and capture files read into the packet table."""

@@ -1,0 +1,164 @@
+"""Capture files: pcap and pcapng, read whole into the packet table.
+
+Source: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sockscope.errors import CannotObserveError, DamagedInputError
+from sockscope.model.packets import Packets
+from sockscope.sources.packets.decode import Frames, decode
+from sockscope.sources.packets.offsets import Bytes, PcapRecords, walk
+from sockscope.sources.packets.pcapng import PCAPNG_MAGIC, Interface, read_pcapng
+
+MAP_FROM_BYTES = 1 << 29
+"""Files from here on are mapped instead of read, so that their pages can be given back."""
+
+_PCAP_MAGICS = {
+    b"\xd4\xc3\xb2\xa1": ("<", 1_000),
+    b"\xa1\xb2\xc3\xd4": (">", 1_000),
+    b"\x4d\x3c\xb2\xa1": ("<", 1),
+    b"\xa1\xb2\x3c\x4d": (">", 1),
+}
+"""Magic → byte order, nanoseconds of one fraction."""
+
+_MAX_RECORD_BYTES = 1 << 26
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacketFile:
+    """A capture file, read.
+
+    Attributes:
+        packets: its IP packets, in file order.
+        damage: what was lost and where, or None: the file is whole.
+        kind: the file format.
+        interfaces: names (or `link type N` where the file has none), indexed by the `interface` column.
+        frame_count: captured frames in the file, those that are not IP or not wanted included.
+        dropped_count: packets that the capture says it lost (pcapng interface statistics).
+    """
+
+    packets: Packets
+    damage: str | None
+    kind: Literal["pcap", "pcapng"]
+    interfaces: tuple[str, ...]
+    frame_count: int
+    dropped_count: int = 0
+
+
+def read_packets(path: Path, *, ports: frozenset[int] | None = None) -> PacketFile:
+    """Read a capture file; a cut one as far as it goes.
+
+    Args:
+        path: pcap (µs or ns, either byte order) or pcapng.
+        ports: keep only TCP and UDP packets from or to these; None keeps all IP packets.
+
+    Raises:
+        CannotObserveError: the file cannot be opened.
+        DamagedInputError: it is empty, not a capture, or of a newer version.
+    """
+    data = _load(path)
+    magic = data[:4].tobytes()
+    if not len(data):
+        raise DamagedInputError(f"{path}: the capture is empty", help_text="capture again; nothing was written to it")
+    if magic in _PCAP_MAGICS:
+        kind: Literal["pcap", "pcapng"] = "pcap"
+        frames, interfaces, damage, dropped = *_read_pcap(path, data), 0
+    elif magic == PCAPNG_MAGIC:
+        kind = "pcapng"
+        found = read_pcapng(path, data)
+        frames, interfaces, damage, dropped = found.frames, found.interfaces, found.damage, found.dropped_count
+    else:
+        raise DamagedInputError(f"{path}: not a packet capture (pcap or pcapng)", help_text=_guess(magic))
+    records = decode(data, frames, ports)
+    names = tuple(i.name or f"link type {i.link}" for i in interfaces)
+    return PacketFile(
+        packets=Packets(records=records, raw=data),
+        damage=damage,
+        kind=kind,
+        interfaces=names,
+        frame_count=len(frames),
+        dropped_count=dropped,
+    )
+
+
+def _load(path: Path) -> Bytes:
+    try:
+        if path.stat().st_size >= MAP_FROM_BYTES:
+            mapped: Bytes = np.memmap(path, np.uint8, mode="r")
+            return mapped
+        return np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as error:
+        raise CannotObserveError(f"{path}: {error.strerror}", help_text="name a readable capture file") from error
+
+
+def _guess(magic: bytes) -> str:
+    if magic[:2] == b"\x1f\x8b":
+        return "it is gzip-compressed: gunzip it first"
+    if magic == b"\x28\xb5\x2f\xfd":
+        return "it is zstd-compressed: unzstd it first"
+    if magic[:1] in (b"{", b"["):
+        return "it looks like JSON; name the capture itself"
+    return "write one with tcpdump -w or dumpcap"
+
+
+def _read_pcap(path: Path, data: Bytes) -> tuple[Frames, tuple[Interface, ...], str | None]:
+    if len(data) < 24:
+        raise DamagedInputError(
+            f"{path}: the capture is cut off within its header ({len(data)} of 24 bytes)",
+            help_text="copy the file again",
+        )
+    order, fraction_ns = _PCAP_MAGICS[data[:4].tobytes()]
+    major, _minor, _zone, _accuracy, _snap, network = struct.unpack_from(order + "HHiIII", data.data, 4)
+    if major != 2:
+        raise DamagedInputError(
+            f"{path}: pcap version {major}, this sockscope reads version 2",
+            help_text="convert it: editcap -F pcap IN OUT",
+        )
+    # The upper bits say whether frames end in an FCS.
+    interface = Interface(name="", link=network & 0xFFFF, fraction=1_000_000_000 // fraction_ns, offset_s=0)
+    first_second = int(struct.unpack_from(order + "I", data.data, 24)[0]) if len(data) >= 28 else 0
+    form = PcapRecords(
+        byte_order=order,
+        frac_limit=1_000_000_000 // fraction_ns,
+        max_bytes=_MAX_RECORD_BYTES,
+        first_second=first_second,
+    )
+    found = walk(data, 24, form)
+    starts = found.starts
+    fields = _pcap_headers(data, starts, order)
+    n = len(starts)
+    frames = Frames(
+        start=starts + 16,
+        captured=fields[:, 2],
+        wire=np.maximum(fields[:, 3], fields[:, 2]),
+        time_ns=fields[:, 0] * 1_000_000_000 + fields[:, 1] * fraction_ns,
+        link=np.full(n, interface.link, np.int64),
+        interface=np.zeros(n, np.int64),
+    )
+    return frames, (interface,), _pcap_damage(data, found.stop, form)
+
+
+def _pcap_headers(data: Bytes, starts: npt.NDArray[np.int64], order: str) -> npt.NDArray[np.int64]:
+    """Shape (n, 4): seconds, fraction, captured, original."""
+    out = np.empty((len(starts), 4), np.int64)
+    if len(starts):
+        whole = np.ndarray((len(data) - 15,), "V16", buffer=data.data, strides=(1,))
+        out[:] = whole[starts].view(order + "u4").reshape(-1, 4)
+    return out
+
+
+def _pcap_damage(data: Bytes, stop: int, form: PcapRecords) -> str | None:
+    if stop == len(data):
+        return None
+    if stop + form.header_bytes <= len(data) and form.next_serial(data.data, stop) < 0:
+        return f"damaged at byte {stop}: a packet of an impossible length; the rest ({len(data) - stop} bytes) is lost"
+    return f"truncated at byte {len(data)}: the last packet (from byte {stop}) is cut"

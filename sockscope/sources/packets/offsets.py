@@ -1,0 +1,274 @@
+"""Where the records of a capture file begin.
+
+Each record says only how long it is, so the chain is serial by nature. It is walked in parallel all the
+same: the file is cut into stretches, in each a likely record start is guessed, all stretches are walked in
+lockstep (one numpy gather a step for all of them), and a guess counts only if the walk of the stretch before
+it lands on it exactly. What does not fit is walked serially, so the result is always that of the plain walk.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+Offsets = npt.NDArray[np.int64]
+
+SERIAL_RECORDS = 4096
+"""So many are walked plainly first: small files, and files of many small sections, need no more."""
+STRETCHES = 512
+MIN_STRETCH_BYTES = 16 * 1024
+GUESS_WINDOWS_BYTES = (1024, 16 * 1024)
+HOPS = 4
+"""A guess must lead over so many more records that look right."""
+
+
+class Format(Protocol):
+    """How long records are and what they look like."""
+
+    header_bytes: int
+
+    def next_serial(self, data: memoryview, at: int) -> int:
+        """Where the record after `at` begins; -1 where `at` holds no record of this kind."""
+        ...
+
+    def next_many(self, data: Bytes, at: Offsets) -> Offsets:
+        """The same for many (each at least `header_bytes` before the end)."""
+        ...
+
+    def plausible(self, data: Bytes, at: Offsets) -> npt.NDArray[np.bool_]:
+        """Whether a record may well begin there (for guesses only)."""
+        ...
+
+
+def unaligned(data: Bytes, dtype: str) -> npt.NDArray[Any]:
+    """A view with one element starting at every byte (overlapping); shape (len - itemsize + 1,)."""
+    item = np.dtype(dtype)
+    count = max(len(data) - item.itemsize + 1, 0)
+    return np.ndarray((count,), item, buffer=data.data if count else b"", strides=(1,))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walk:
+    """The records found.
+
+    Attributes:
+        starts: shape (n,), each whole record's first byte.
+        stop: where the walk ended: the file's end, a cut record, or one of another kind.
+    """
+
+    starts: Offsets
+    stop: int
+
+
+def walk(data: Bytes, start: int, form: Format) -> Walk:
+    """All whole records from `start` on."""
+    head, at = _serial(data.data, start, len(data), form, SERIAL_RECORDS)
+    if len(head) < SERIAL_RECORDS:
+        return Walk(starts=np.array(head, np.int64), stop=at)
+    parts = [np.array(head, np.int64)]
+    guesses = _guesses(data, at, form)
+    chains = _lockstep(data, guesses, form)
+    end = len(data)
+    for i, guess in enumerate(guesses.tolist()):
+        if at > guess:
+            continue  # A record reached over it: the guess was wrong.
+        if at < guess:
+            serial, at = _serial(data.data, at, guess, form, None)
+            parts.append(np.array(serial, np.int64))
+            if at != guess:
+                if at < guess:
+                    return Walk(starts=np.concatenate(parts), stop=at)
+                continue
+        parts.append(chains.of(i))
+        at = int(chains.ends[i])
+        if chains.stopped[i]:
+            return Walk(starts=np.concatenate(parts), stop=at)
+    serial, at = _serial(data.data, at, end, form, None)
+    parts.append(np.array(serial, np.int64))
+    return Walk(starts=np.concatenate(parts), stop=at)
+
+
+def _serial(data: memoryview, at: int, until: int, form: Format, limit: int | None) -> tuple[list[int], int]:
+    """Walk plainly until `until` is reached or passed, the limit, or a record that is cut or of another kind."""
+    found: list[int] = []
+    total = len(data)
+    header = form.header_bytes
+    step: Callable[[memoryview, int], int] = form.next_serial
+    while at < until and (limit is None or len(found) < limit):
+        if at + header > total:
+            break
+        after = step(data, at)
+        if after < 0 or after > total:
+            break
+        found.append(at)
+        at = after
+    return found, at
+
+
+def _guesses(data: Bytes, start: int, form: Format) -> Offsets:
+    """Likely record starts, one a stretch (`start` itself the first), ascending."""
+    size = max((len(data) - start) // STRETCHES, MIN_STRETCH_BYTES)
+    found = [start]
+    last = len(data) - form.header_bytes
+    for low in range(start + size, last, size):
+        for window in GUESS_WINDOWS_BYTES:
+            guess = _guess_within(data, np.arange(low, min(low + window, last), dtype=np.int64), form)
+            if guess is not None:
+                found.append(guess)
+                break
+    return np.array(found, np.int64)
+
+
+def _guess_within(data: Bytes, at: Offsets, form: Format) -> int | None:
+    """The first of these positions from which `HOPS` further records follow that look right."""
+    at = at[form.plausible(data, at)]
+    onward = at
+    for _ in range(HOPS):
+        if not len(at):
+            return None
+        onward = form.next_many(data, onward)
+        inside = (onward >= 0) & (onward <= len(data) - form.header_bytes)
+        at, onward = at[inside], onward[inside]
+        looks_right = form.plausible(data, onward)
+        at, onward = at[looks_right], onward[looks_right]
+    return int(at[0]) if len(at) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chains:
+    """What each stretch's walk found; `stopped` where it met a cut record or one of another kind."""
+
+    counts: Offsets
+    ends: Offsets
+    stopped: npt.NDArray[np.bool_]
+    flat: Offsets
+    first: Offsets
+
+    def of(self, lane: int) -> Offsets:
+        return self.flat[self.first[lane] : self.first[lane] + self.counts[lane]]
+
+
+def _lockstep(data: Bytes, guesses: Offsets, form: Format) -> _Chains:
+    """Walk every stretch from its guess until it reaches the next guess, a cut record, or another kind."""
+    lanes = len(guesses)
+    until = np.append(guesses[1:], len(data))
+    ends = guesses.copy()
+    stopped = np.zeros(lanes, bool)
+    at, lane = guesses.copy(), np.arange(lanes, dtype=np.int64)
+    limit = until.copy()
+    steps: list[Offsets] = []
+    step_lanes: list[Offsets] = []
+    last = len(data) - form.header_bytes
+    while len(at):
+        fits = at <= last
+        after = form.next_many(data, np.where(fits, at, 0))
+        whole = fits & (after >= 0) & (after <= len(data))
+        if not whole.all():
+            broken = lane[~whole]
+            stopped[broken] = True
+            ends[broken] = at[~whole]
+            at, after, lane, limit = at[whole], after[whole], lane[whole], limit[whole]
+        steps.append(at)
+        step_lanes.append(lane)
+        going = after < limit
+        if going.all():
+            at = after
+        else:
+            ends[lane[~going]] = after[~going]
+            at, lane, limit = after[going], lane[going], limit[going]
+    all_starts = np.concatenate(steps) if steps else np.zeros(0, np.int64)
+    all_lanes = np.concatenate(step_lanes) if steps else np.zeros(0, np.int64)
+    counts = np.bincount(all_lanes, minlength=lanes).astype(np.int64)
+    # Lane numbers are below 2**16, for which numpy's stable sort is a radix sort.
+    flat = all_starts[np.argsort(all_lanes.astype(np.uint16), kind="stable")]
+    return _Chains(counts=counts, ends=ends, stopped=stopped, flat=flat, first=np.cumsum(counts) - counts)
+
+
+class PcapRecords:
+    """Records of a pcap file: 16 bytes of header, then `incl_len` bytes.
+
+    ```
+     0       4       8       12      16
+    +-------+-------+-------+-------+----------
+    | secs  | frac  | incl  | orig  | data ...
+    +-------+-------+-------+-------+----------
+    ```
+    Source: draft-ietf-opsawg-pcap section 5.
+    """
+
+    header_bytes = 16
+
+    def __init__(self, *, byte_order: str, frac_limit: int, max_bytes: int, first_second: int) -> None:
+        self._order = byte_order
+        self._length = struct.Struct(byte_order + "I")
+        self._frac_limit = frac_limit
+        self._max_bytes = max_bytes
+        self._first_second = first_second
+
+    def next_serial(self, data: memoryview, at: int) -> int:
+        length: int = self._length.unpack_from(data, at + 8)[0]
+        return at + 16 + length if length <= self._max_bytes else -1
+
+    def next_many(self, data: Bytes, at: Offsets) -> Offsets:
+        length = unaligned(data, self._order + "u4")[at + 8].astype(np.int64)
+        return np.where(length <= self._max_bytes, at + 16 + length, -1)
+
+    def plausible(self, data: Bytes, at: Offsets) -> npt.NDArray[np.bool_]:
+        words = unaligned(data, self._order + "u4")
+        second, frac = words[at].astype(np.int64), words[at + 4]
+        included, original = words[at + 8], words[at + 12]
+        near = np.abs(second - self._first_second) < 7 * 86400
+        return (
+            near & (frac < self._frac_limit) & (included <= self._max_bytes) & (included <= original) & (included > 0)
+        )
+
+
+SECTION_HEADER = 0x0A0D0D0A
+MAX_BLOCK_BYTES = 1 << 26
+
+
+class PcapngBlocks:
+    """Blocks of one pcapng section; a section header ends the walk.
+
+    ```
+     0       4        8            total - 4
+    +-------+--------+-- ... -----+--------+
+    | type  | total  | body       | total  |
+    +-------+--------+-- ... -----+--------+
+    ```
+    Source: draft-ietf-opsawg-pcapng section 3.1.
+    """
+
+    header_bytes = 12
+
+    def __init__(self, *, byte_order: str) -> None:
+        self._order = byte_order
+        self._header = struct.Struct(byte_order + "II")
+
+    def next_serial(self, data: memoryview, at: int) -> int:
+        kind: int
+        total: int
+        kind, total = self._header.unpack_from(data, at)
+        if kind == SECTION_HEADER or total < 12 or total > MAX_BLOCK_BYTES:
+            return -1
+        return at + ((total + 3) & ~3)
+
+    def next_many(self, data: Bytes, at: Offsets) -> Offsets:
+        words = unaligned(data, self._order + "u4")
+        kind, total = words[at], words[at + 4].astype(np.int64)
+        bad = (kind == SECTION_HEADER) | (total < 12) | (total > MAX_BLOCK_BYTES)
+        return np.where(bad, -1, at + ((total + 3) & ~3))
+
+    def plausible(self, data: Bytes, at: Offsets) -> npt.NDArray[np.bool_]:
+        words = unaligned(data, self._order + "u4")
+        kind, total = words[at], words[at + 4].astype(np.int64)
+        fits = ((kind == 6) | (kind == 3)) & (total >= 12) & (total % 4 == 0) & (at + total <= len(data))
+        trailer = words[np.where(fits, at + total - 4, 0)]
+        good: npt.NDArray[np.bool_] = fits & (trailer == total)
+        return good

@@ -1,0 +1,263 @@
+"""pcapng: blocks read in bulk, and Enhanced Packet Blocks written in bulk.
+
+Source: draft-ietf-opsawg-pcapng sections 4.1 (section header), 4.2 (interface description), 4.3 (enhanced
+packet), 4.4 (simple packet), 4.6 (interface statistics).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sockscope.errors import DamagedInputError
+from sockscope.sources.packets.decode import Frames
+from sockscope.sources.packets.offsets import SECTION_HEADER, Bytes, Offsets, PcapngBlocks, unaligned, walk
+
+PCAPNG_MAGIC = struct.pack("<I", SECTION_HEADER)
+_BYTE_ORDER_MAGIC = 0x1A2B3C4D
+
+IDB, OLD_PACKET, SPB, ISB, EPB = 1, 2, 3, 5, 6
+_IF_NAME, _IF_TSRESOL, _IF_TSOFFSET = 2, 9, 14
+_ISB_IFDROP = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interface:
+    """Where packets were taken: name (or empty), LINKTYPE_ number, timestamp units a second, seconds to add."""
+
+    name: str
+    link: int
+    fraction: int
+    offset_s: int
+    snap_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PcapngContent:
+    """What `read_pcapng` finds; the fields of `PacketFile` of the same names."""
+
+    frames: Frames
+    interfaces: tuple[Interface, ...]
+    damage: str | None
+    dropped_count: int
+
+
+def read_pcapng(path: Path, data: Bytes) -> PcapngContent:
+    """All packets of all sections.
+
+    Raises:
+        DamagedInputError: the first section header is cut, or of a newer version.
+    """
+    at = 0
+    parts: list[Frames] = []
+    interfaces: list[Interface] = []
+    dropped = 0
+    damage = None
+    while at < len(data):
+        order, after, problem = _section_header(path, data, at)
+        if problem is not None:
+            if at == 0:
+                raise DamagedInputError(f"{path}: {problem}", help_text="copy the file again")
+            damage = problem
+            break
+        form = PcapngBlocks(byte_order=order)
+        found = walk(data, after, form)
+        section = _Section(data, order, found.starts, len(interfaces))
+        parts.append(section.frames())
+        interfaces += section.interfaces
+        dropped += section.dropped_count
+        at = found.stop
+        if data[at : at + 4].tobytes() != PCAPNG_MAGIC:
+            break
+    if damage is None and at < len(data):
+        rest = len(data) - at
+        cut = rest < 12 or PcapngBlocks(byte_order=order).next_serial(data.data, at) > 0
+        damage = (
+            f"truncated at byte {len(data)}: the last block (from byte {at}) is cut"
+            if cut
+            else f"damaged at byte {at}: a block of an impossible length; the rest ({rest} bytes) is lost"
+        )
+    return PcapngContent(frames=_concat(parts), interfaces=tuple(interfaces), damage=damage, dropped_count=dropped)
+
+
+def _section_header(path: Path, data: Bytes, at: int) -> tuple[str, int, str | None]:
+    """Byte order, where the next block begins, or what is wrong."""
+    if at + 28 > len(data):
+        return "<", at, f"truncated at byte {len(data)}: the section header (from byte {at}) is cut"
+    raw = data[at : at + 28].tobytes()
+    for order in "<>":
+        magic, major = struct.unpack_from(order + "IH", raw, 8)
+        if magic == _BYTE_ORDER_MAGIC:
+            total = int(struct.unpack_from(order + "I", raw, 4)[0])
+            if major != 1:
+                raise DamagedInputError(
+                    f"{path}: pcapng version {major}, this sockscope reads version 1",
+                    help_text="convert it: editcap -F pcap IN OUT",
+                )
+            if total < 28 or total % 4:
+                return order, at, f"damaged at byte {at}: a section header of an impossible length"
+            if at + total > len(data):
+                return order, at, f"truncated at byte {len(data)}: the section header (from byte {at}) is cut"
+            return order, at + total, None
+    return "<", at, f"damaged at byte {at}: a section header without its byte-order magic"
+
+
+def _concat(parts: list[Frames]) -> Frames:
+    if len(parts) == 1:
+        return parts[0]
+    none = [np.zeros(0, np.int64)]
+    return Frames(
+        start=np.concatenate([p.start for p in parts] or none),
+        captured=np.concatenate([p.captured for p in parts] or none),
+        wire=np.concatenate([p.wire for p in parts] or none),
+        time_ns=np.concatenate([p.time_ns for p in parts] or none),
+        link=np.concatenate([p.link for p in parts] or none),
+        interface=np.concatenate([p.interface for p in parts] or none),
+    )
+
+
+class _Section:
+    """One section's blocks; `first_interface` is what its interface 0 is numbered in the file as a whole."""
+
+    def __init__(self, data: Bytes, order: str, starts: Offsets, first_interface: int) -> None:
+        self._data = data
+        self._order = order
+        self._words = unaligned(data, order + "u4")
+        self._first_interface = first_interface
+        kinds = self._words[starts] if len(starts) else np.zeros(0, np.uint32)
+        described = starts[kinds == IDB].tolist()
+        self.interfaces = [i for at in described if (i := self._interface(at)) is not None]
+        self.dropped_count = self._dropped(starts[kinds == ISB].tolist())
+        is_packet = (kinds == EPB) | (kinds == SPB) | (kinds == OLD_PACKET)
+        self._starts, self._kinds = starts[is_packet], kinds[is_packet]
+
+    def _total(self, at: int) -> int:
+        return int(self._words[at + 4])
+
+    def _interface(self, at: int) -> Interface | None:
+        total = self._total(at)
+        if total < 20:
+            return Interface(name="", link=-1, fraction=1_000_000, offset_s=0)
+        link, _, snap = struct.unpack_from(self._order + "HHI", self._data.data, at + 8)
+        name, fraction, offset_s = "", 1_000_000, 0
+        for code, value in self._options(at + 16, at + total - 4):
+            if code == _IF_NAME:
+                name = value.rstrip(b"\0").decode("utf-8", "backslashreplace")
+            elif code == _IF_TSRESOL and len(value) >= 1:
+                exponent = value[0] & 0x7F
+                fraction = 2 ** min(exponent, 63) if value[0] & 0x80 else 10 ** min(exponent, 18)
+            elif code == _IF_TSOFFSET and len(value) >= 8:
+                offset_s = int(struct.unpack(self._order + "q", value[:8])[0])
+        return Interface(name=name, link=link, fraction=fraction, offset_s=offset_s, snap_bytes=snap)
+
+    def _dropped(self, blocks: list[int]) -> int:
+        """The last statistics of each interface count."""
+        by_interface: dict[int, int] = {}
+        for at in blocks:
+            total = self._total(at)
+            if total < 24:
+                continue
+            for code, value in self._options(at + 20, at + total - 4):
+                if code == _ISB_IFDROP and len(value) >= 8:
+                    by_interface[int(self._words[at + 8])] = int(struct.unpack(self._order + "Q", value[:8])[0])
+        return sum(by_interface.values())
+
+    def _options(self, at: int, end: int) -> list[tuple[int, bytes]]:
+        found = []
+        while at + 4 <= end:
+            code, size = struct.unpack_from(self._order + "HH", self._data.data, at)
+            if code == 0 or at + 4 + size > end:
+                break
+            found.append((code, self._data[at + 4 : at + 4 + size].tobytes()))
+            at += 4 + ((size + 3) & ~3)
+        return found
+
+    def frames(self) -> Frames:
+        """Enhanced, old and simple packet blocks; those of an unknown interface or too short are left out."""
+        starts, kinds = self._starts, self._kinds
+        total = self._word(starts + 4)
+        simple = kinds == SPB
+        if (total < np.where(simple, 16, 32)).any() or simple.any():
+            long_enough = total >= np.where(simple, 16, 32)
+            starts, kinds, total = starts[long_enough], kinds[long_enough], total[long_enough]
+            simple = kinds == SPB
+        which = np.zeros(len(starts), np.int64)
+        timed = np.flatnonzero(~simple)
+        which[timed] = self._interface_of(starts[timed], kinds[timed])
+        known = which < len(self.interfaces)
+        if not known.all():
+            starts, total, which, simple = starts[known], total[known], which[known], simple[known]
+        if simple.any():
+            return self._with_simple(starts, total, which, simple)
+        wire = self._word(starts + 24)
+        captured = np.minimum(self._word(starts + 20), total - 32)
+        return self._made(starts + 28, captured, wire, self._times(starts, which), which)
+
+    def _interface_of(self, starts: Offsets, kinds: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+        which = self._word(starts + 8)
+        old = np.flatnonzero(kinds == OLD_PACKET)
+        if len(old):
+            which[old] = unaligned(self._data, self._order + "u2")[starts[old] + 8]
+        return which
+
+    def _with_simple(
+        self, starts: Offsets, total: npt.NDArray[np.int64], which: npt.NDArray[np.int64], simple: npt.NDArray[np.bool_]
+    ) -> Frames:
+        """A simple packet is of interface 0, has no captured length and no time: it takes that of the one before."""
+        wire = self._word(starts + np.where(simple, 8, 24))
+        snap = self.interfaces[0].snap_bytes or (1 << 31)
+        captured = np.where(simple, np.minimum(wire, snap), self._word(starts + np.where(simple, 8, 20)))
+        captured = np.minimum(captured, total - np.where(simple, 16, 32))
+        rows = np.flatnonzero(~simple)
+        time_ns = np.zeros(len(starts), np.int64)
+        time_ns[rows] = self._times(starts[rows], which[rows])
+        time_ns = time_ns[np.maximum.accumulate(np.where(simple, 0, np.arange(len(starts))))]
+        return self._made(starts + np.where(simple, 12, 28), captured, wire, time_ns, which)
+
+    def _made(
+        self,
+        start: Offsets,
+        captured: npt.NDArray[np.int64],
+        wire: npt.NDArray[np.int64],
+        time_ns: npt.NDArray[np.int64],
+        which: npt.NDArray[np.int64],
+    ) -> Frames:
+        return Frames(
+            start=start,
+            captured=captured,
+            wire=np.maximum(wire, captured),
+            time_ns=time_ns,
+            link=np.array([i.link for i in self.interfaces] or [-1], np.int64)[which],
+            interface=which + self._first_interface,
+        )
+
+    def _word(self, at: Offsets) -> npt.NDArray[np.int64]:
+        return self._words[at].astype(np.int64)
+
+    def _times(self, starts: Offsets, which: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        ticks = (self._word(starts + 12) << 32) | self._word(starts + 16)
+        out = np.zeros(len(starts), np.int64)
+        for number, interface in enumerate(self.interfaces):
+            mine = which == number
+            rows: slice | npt.NDArray[np.bool_] = slice(None) if mine.all() else mine
+            if mine.any():
+                out[rows] = _nanoseconds(ticks[rows], interface)
+        return out
+
+
+def _nanoseconds(ticks: npt.NDArray[np.int64], interface: Interface) -> npt.NDArray[np.int64]:
+    """CLOCK_REALTIME ns. Nonsense times of a damaged file may wrap; they must not raise."""
+    if interface.fraction == 1_000_000_000:
+        whole = ticks
+    elif 1_000_000_000 % interface.fraction == 0:
+        whole = ticks * (1_000_000_000 // interface.fraction)
+    else:
+        seconds, rest = np.divmod(ticks.astype(np.uint64), np.uint64(interface.fraction))
+        part = (rest.astype(np.float64) * (1e9 / interface.fraction)).astype(np.int64)
+        whole = seconds.astype(np.int64) * 1_000_000_000 + part
+    shift = (interface.offset_s * 1_000_000_000 + 2**63) % 2**64 - 2**63
+    return whole + np.int64(shift)
