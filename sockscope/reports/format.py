@@ -1,0 +1,210 @@
+"""Numbers, names and sentences that more than one report uses. Plain text: escaping is the report's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sockscope.model.connections import Connection, Role
+from sockscope.model.descriptors import Process
+from sockscope.model.findings import Evidence, Finding, Severity, Source
+from sockscope.model.info import SessionInfo
+from sockscope.model.report import Lane, Report, TimelineItem
+from sockscope.model.tcp import TcpState
+
+SOURCE_LANES = {Source.SYSCALL: Lane.SYSCALL, Source.PACKET: Lane.WIRE, Source.SOCKET: Lane.KERNEL}
+"""Where the item of an evidence's `ref` is found. Source.PROC is on no lane."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line of the coverage.
+
+    Attributes:
+        name: what it is about (`syscalls`).
+        text: what is known.
+        doubt: something was lost or missing, so the report may be incomplete.
+    """
+
+    name: str
+    text: str
+    doubt: bool = False
+
+
+def number(value: int) -> str:
+    """`10,000`."""
+    return f"{value:,}"
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """`1 connection`, `4 connections`."""
+    return f"{number(count)} {noun if count == 1 else plural or noun + 's'}"
+
+
+def duration(ns: int) -> str:
+    """`740 ns`, `52.1 µs`, `500 ms`, `10.0 s`, `12 min 5 s`."""
+    if ns < 1_000:
+        return f"{ns} ns"
+    for limit, scale, unit in ((1_000_000, 1_000, "µs"), (1_000_000_000, 1_000_000, "ms")):
+        if ns < limit:
+            return f"{_three_digits(ns / scale)} {unit}"
+    seconds = ns / 1e9
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest} s"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def byte_count(count: int) -> str:
+    """`615 B`, `1.2 kB`, `3.4 MB` (powers of 1000)."""
+    if count < 1000:
+        return f"{count} B"
+    power = min(3, (len(str(count)) - 1) // 3)
+    return f"{count / 1000**power:.1f} {' kMG'[power]}B"
+
+
+def since_start(time_ns: int, info: SessionInfo) -> str:
+    """Seconds since the session began, to the microsecond: `+1.234567`, `-0.000120`."""
+    return f"{(time_ns - info.started_ns) / 1e9:+.6f}"
+
+
+def process_name(comm: str, tgid: int) -> str:
+    """`nginx[812]`."""
+    return f"{comm}[{tgid}]"
+
+
+def state_name(connection: Connection) -> str:
+    """The state as people look for it; what is no longer there says so."""
+    if connection.gone_ns is not None:
+        return "closed"
+    if connection.state is TcpState.UNKNOWN:
+        return "unknown"
+    return connection.state.name
+
+
+def address(value: object) -> str:
+    return "*" if value is None else str(value)
+
+
+def arrow(role: Role, *, ascii_only: bool = False) -> str:
+    """Who opened it: the arrow goes from the one that connected."""
+    if ascii_only:
+        return {Role.SERVER: "<-", Role.CLIENT: "->"}.get(role, "--")
+    return {Role.SERVER: "←", Role.CLIENT: "→"}.get(role, "–")
+
+
+def target_words(info: SessionInfo) -> str:
+    """What was watched, in one phrase: `./server --fast · port 80 · pid 812`."""
+    target = info.target
+    parts = []
+    if target.command:
+        parts.append(" ".join(target.command))
+    if target.ports:
+        parts.append(("port " if len(target.ports) == 1 else "ports ") + ", ".join(map(str, target.ports)))
+    if target.pids and not target.command:
+        shown = ", ".join(map(str, target.pids[:4]))
+        more = len(target.pids) - 4
+        parts.append(("pid " if len(target.pids) == 1 else "pids ") + shown + (f" and {more} more" if more > 0 else ""))
+    return " · ".join(parts) or "an imported capture"
+
+
+def watched(info: SessionInfo) -> str:
+    return duration(max(0, info.ended_ns - info.started_ns))
+
+
+def severity_counts(findings: Sequence[Finding]) -> str:
+    """`1 error, 2 warnings`, worst first; empty without findings."""
+    words = {Severity.ERROR: ("error", ""), Severity.WARNING: ("warning", ""), Severity.INFO: ("info", "info")}
+    parts = []
+    for severity in sorted(Severity, reverse=True):
+        count = sum(f.severity is severity for f in findings)
+        if count:
+            parts.append(counted(count, *words[severity]))
+    return ", ".join(parts)
+
+
+def verdict(report: Report) -> str:
+    """The closing line: `3 findings: 1 error, 2 warnings`, or that there are none and what that rests on."""
+    if report.findings:
+        return f"{counted(len(report.findings), 'finding')}: {severity_counts(report.findings)}"
+    seen = counted(len(report.connections), "connection")
+    rules = f"{counted(len(report.rules), 'rule')} ran"
+    if report.skipped:
+        rules += f", {number(len({s.rule for s in report.skipped}))} could not"
+    return f"No findings. {seen} watched for {watched(report.info)}; {rules}."
+
+
+def coverage_lines(report: Report) -> list[Line]:
+    """What the verdict rests on: what was seen, what was lost, what was not there."""
+    info = report.info
+    calls, packets = info.syscalls, info.packets
+    lines = []
+    if calls.engine:
+        text = f"{counted(calls.event_count, 'event')} by {calls.engine}"
+        text += ", tracer and target on one CPU" if calls.pinned else ""
+        causes = ", ".join(f"{number(n)} {cause}" for cause, n in calls.lost.items() if n)
+        text += f"; {number(calls.lost_count)} lost ({causes})" if causes else "; none lost"
+        lines.append(Line(name="syscalls", text=text, doubt=bool(causes)))
+    else:
+        lines.append(Line(name="syscalls", text="not recorded", doubt=True))
+    if packets.available:
+        where = f" on {', '.join(packets.interfaces)}" if packets.interfaces else ""
+        lost = f"{number(packets.lost_count)} lost" if packets.lost_count else "none lost"
+        text = f"{number(packets.seen_count)} seen{where}; {lost}"
+        lines.append(Line(name="packets", text=text, doubt=packets.lost_count > 0))
+    else:
+        lines.append(Line(name="packets", text="not captured", doubt=True))
+    taken = info.sockets.snapshot_count
+    if taken:
+        lines.append(Line(name="sockets", text=f"{counted(taken, 'snapshot')} of the kernel's states"))
+    else:
+        lines.append(Line(name="sockets", text="no snapshots", doubt=True))
+    if packets.available:
+        skew = abs(info.clock_skew_ns)
+        text = f"skew between syscalls and packets {duration(skew)}"
+        lines.append(Line(name="clocks", text=text, doubt=skew > 1_000_000))
+    if sum(report.unassigned.values()):
+        text = ", ".join(f"{number(n)} {reason}" for reason, n in report.unassigned.items() if n)
+        lines.append(Line(name="unassigned", text=f"events of no connection: {text}"))
+    if not info.complete:
+        lines.append(Line(name="recording", text="cut off before its end; this is what was written", doubt=True))
+    lines.extend(Line(name="note", text=note, doubt=True) for note in info.notes)
+    return lines
+
+
+def skip_groups(report: Report) -> list[tuple[str, list[str]]]:
+    """(reason, slugs) for rules that could not judge, rules of one reason together, in first-seen order."""
+    groups: dict[str, list[str]] = {}
+    for skip in report.skipped:
+        slugs = groups.setdefault(skip.reason, [])
+        if skip.rule not in slugs:
+            slugs.append(skip.rule)
+    return list(groups.items())
+
+
+def ended_words(process: Process) -> str:
+    """How a process ended: `exit 1`, `killed by signal 9`; empty while it lives."""
+    if process.exited_ns is None:
+        return ""
+    status = process.exit_status
+    if status is None:
+        return "ended"
+    if status & 0x7F:
+        return f"killed by signal {status & 0x7F}"
+    return f"exit {(status >> 8) & 0xFF}"
+
+
+def evidence_marks(items: Sequence[TimelineItem], evidence: Sequence[Evidence]) -> dict[int, int]:
+    """Which items of a timeline the evidence points at: item index → evidence index, the primary first served."""
+    by_ref = {(item.lane, item.ref): index for index, item in enumerate(items) if item.ref >= 0}
+    marks: dict[int, int] = {}
+    for number_, fact in enumerate(evidence):
+        lane = SOURCE_LANES.get(fact.source)
+        found = by_ref.get((lane, fact.ref)) if lane is not None and fact.ref >= 0 else None
+        if found is not None:
+            marks.setdefault(found, number_)
+    return marks

@@ -1,0 +1,137 @@
+"""JSON, schema `sockscope/1`: a contract, only ever extended (`sockscope-1.schema.json` beside this file)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import resources
+from typing import TypeAlias
+
+from sockscope.model.descriptors import Process
+from sockscope.model.findings import Finding
+from sockscope.model.info import SessionInfo
+from sockscope.model.report import ConnectionRow, Report
+from sockscope.reports.format import state_name
+
+SCHEMA = "sockscope/1"
+SCHEMA_FILE = "sockscope-1.schema.json"
+
+Json: TypeAlias = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
+
+
+def render_json(report: Report) -> str:
+    """The report as one JSON document, pure ASCII (safe on any terminal), newline at its end.
+
+    Times ending in `_ns` are nanoseconds since the session's start, but `duration_ns` and
+    `clock_skew_ns`; a time that is not known is null.
+    """
+    return json.dumps(_document(report), indent=1, ensure_ascii=True) + "\n"
+
+
+def schema_text() -> str:
+    """The published JSON Schema (draft 2020-12) of what `render_json` writes."""
+    return resources.files("sockscope.reports").joinpath(SCHEMA_FILE).read_text("utf-8")
+
+
+def _document(report: Report) -> Json:
+    info = report.info
+    return {
+        "schema": SCHEMA,
+        "started": datetime.fromtimestamp(info.started_realtime_ns / 1e9, UTC).isoformat(timespec="milliseconds"),
+        "duration_ns": max(0, info.ended_ns - info.started_ns),
+        "target": {
+            "command": list(info.target.command),
+            "pids": list(info.target.pids),
+            "ports": list(info.target.ports),
+        },
+        "coverage": _coverage(report),
+        "processes": [_process(p, info) for p in report.processes],
+        "connections": [_connection(row, info) for row in report.connections],
+        "findings": [_finding(f, info) for f in report.findings],
+        "skipped": [{"rule": s.rule, "reason": s.reason} for s in report.skipped],
+    }
+
+
+def _coverage(report: Report) -> Json:
+    info = report.info
+    return {
+        "syscalls": {
+            "engine": info.syscalls.engine or None,
+            "events": info.syscalls.event_count,
+            "lost": info.syscalls.lost_count,
+        },
+        "packets": {
+            "available": info.packets.available,
+            "seen": info.packets.seen_count,
+            "lost": info.packets.lost_count,
+        },
+        "sockets": {"snapshots": info.sockets.snapshot_count},
+        "clock_skew_ns": info.clock_skew_ns,
+        "unassigned": dict(report.unassigned),
+        "complete": info.complete,
+        "notes": list(info.notes),
+    }
+
+
+def _process(process: Process, info: SessionInfo) -> Json:
+    return {
+        "tgid": process.tgid,
+        "parent": process.parent if process.parent >= 0 else None,
+        "comm": process.comm,
+        "exe": process.exe,
+        "cmdline": list(process.cmdline),
+        "started_ns": _relative(process.started_ns, info),
+        "ended_ns": _relative(process.exited_ns, info),
+        "exit_status": process.exit_status,
+    }
+
+
+def _connection(row: ConnectionRow, info: SessionInfo) -> Json:
+    connection = row.connection
+    return {
+        "id": connection.id,
+        "protocol": connection.protocol.value,
+        "role": connection.role.value,
+        "local": None if connection.local is None else str(connection.local),
+        "peer": None if connection.peer is None else str(connection.peer),
+        "state": state_name(connection),
+        "first_ns": connection.first_ns - info.started_ns,
+        "last_ns": connection.last_ns - info.started_ns,
+        "pids": list(row.processes),
+        "read_bytes": connection.read_bytes,
+        "written_bytes": connection.written_bytes,
+        "recv_q": connection.recv_q,
+        "send_q": connection.send_q,
+        "never_accepted": connection.never_accepted,
+        "owners": [{"tgid": tgid, "fd": fd} for tgid, fd in connection.owners],
+        "events": row.event_count,
+        "packets": row.packet_count,
+        "summary": row.summary,
+    }
+
+
+def _finding(finding: Finding, info: SessionInfo) -> Json:
+    holder = finding.holder
+    return {
+        "rule": finding.rule,
+        "severity": finding.severity.label,
+        "confidence": finding.confidence.value,
+        "title": finding.title,
+        "tgid": finding.tgid,
+        "comm": finding.comm,
+        "fd": finding.fd,
+        "holder": None if holder is None else {"tgid": holder.tgid, "comm": holder.comm, "fd": holder.fd},
+        "connections": list(finding.connections),
+        "count": finding.count,
+        "explanation": finding.explanation,
+        "remedy": finding.remedy,
+        "evidence": [
+            {"source": fact.source.value, "time_ns": fact.time_ns - info.started_ns, "text": fact.text}
+            for fact in finding.evidence
+        ],
+    }
+
+
+def _relative(time_ns: int | None, info: SessionInfo) -> int | None:
+    return None if time_ns is None else time_ns - info.started_ns
