@@ -1,0 +1,503 @@
+"""The kernel's numbers under the kernel's names, as tables.
+
+Values are those of x86_64, which the generic ABI (aarch64) shares but for four open(2) flags
+(O_DIRECT, O_DIRECTORY, O_NOFOLLOW, O_LARGEFILE); only those names can be wrong there.
+Source: include/uapi/ of Linux 6.12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+Names = Mapping[int, str]
+
+AT_FDCWD: Final = -100
+CLONE_THREAD: Final = 0x00010000
+SCM_RIGHTS: Final = 1
+SCM_CREDENTIALS: Final = 2
+SOL_SOCKET: Final = 1
+SOL_IP: Final = 0
+SOL_TCP: Final = 6
+SOL_UDP: Final = 17
+SOL_IPV6: Final = 41
+SO_ERROR: Final = 4
+SO_LINGER: Final = 13
+EPOLLET: Final = 1 << 31
+F_GETFD: Final = 1
+F_SETFD: Final = 2
+F_GETFL: Final = 3
+F_SETFL: Final = 4
+MSG_PEEK: Final = 0x2
+MSG_TRUNC: Final = 0x20
+SOCK_TYPE_MASK: Final = 0xF
+
+FAMILIES: Final[Names] = {
+    0: "AF_UNSPEC",
+    1: "AF_UNIX",
+    2: "AF_INET",
+    10: "AF_INET6",
+    15: "AF_KEY",
+    16: "AF_NETLINK",
+    17: "AF_PACKET",
+    29: "AF_CAN",
+    31: "AF_BLUETOOTH",
+    38: "AF_ALG",
+    40: "AF_VSOCK",
+    44: "AF_XDP",
+    45: "AF_MCTP",
+}
+
+SOCKET_TYPES: Final[Names] = {
+    1: "SOCK_STREAM",
+    2: "SOCK_DGRAM",
+    3: "SOCK_RAW",
+    4: "SOCK_RDM",
+    5: "SOCK_SEQPACKET",
+    6: "SOCK_DCCP",
+    10: "SOCK_PACKET",
+}
+
+SOCKET_FLAGS: Final[Names] = {0o2000000: "SOCK_CLOEXEC", 0o4000: "SOCK_NONBLOCK"}
+
+IP_PROTOCOLS: Final[Names] = {
+    0: "IPPROTO_IP",
+    1: "IPPROTO_ICMP",
+    6: "IPPROTO_TCP",
+    17: "IPPROTO_UDP",
+    41: "IPPROTO_IPV6",
+    58: "IPPROTO_ICMPV6",
+    132: "IPPROTO_SCTP",
+    255: "IPPROTO_RAW",
+    262: "IPPROTO_MPTCP",
+}
+
+MSG_FLAGS: Final[Names] = {
+    0x1: "MSG_OOB",
+    0x2: "MSG_PEEK",
+    0x4: "MSG_DONTROUTE",
+    0x8: "MSG_CTRUNC",
+    0x10: "MSG_PROBE",
+    0x20: "MSG_TRUNC",
+    0x40: "MSG_DONTWAIT",
+    0x80: "MSG_EOR",
+    0x100: "MSG_WAITALL",
+    0x200: "MSG_FIN",
+    0x400: "MSG_SYN",
+    0x800: "MSG_CONFIRM",
+    0x1000: "MSG_RST",
+    0x2000: "MSG_ERRQUEUE",
+    0x4000: "MSG_NOSIGNAL",
+    0x8000: "MSG_MORE",
+    0x10000: "MSG_WAITFORONE",
+    0x40000: "MSG_BATCH",
+    0x4000000: "MSG_ZEROCOPY",
+    0x20000000: "MSG_FASTOPEN",
+    0x40000000: "MSG_CMSG_CLOEXEC",
+}
+
+SHUTDOWN_HOW: Final[Names] = {0: "SHUT_RD", 1: "SHUT_WR", 2: "SHUT_RDWR"}
+
+SOCKOPT_LEVELS: Final[Names] = {
+    SOL_SOCKET: "SOL_SOCKET",
+    SOL_IP: "SOL_IP",
+    SOL_TCP: "SOL_TCP",
+    SOL_UDP: "SOL_UDP",
+    SOL_IPV6: "SOL_IPV6",
+    255: "SOL_RAW",
+    263: "SOL_PACKET",
+    270: "SOL_NETLINK",
+    279: "SOL_ALG",
+    282: "SOL_TLS",
+    284: "SOL_MPTCP",
+}
+
+SOCKET_OPTIONS: Final[Names] = {
+    1: "SO_DEBUG",
+    2: "SO_REUSEADDR",
+    3: "SO_TYPE",
+    SO_ERROR: "SO_ERROR",
+    5: "SO_DONTROUTE",
+    6: "SO_BROADCAST",
+    7: "SO_SNDBUF",
+    8: "SO_RCVBUF",
+    9: "SO_KEEPALIVE",
+    10: "SO_OOBINLINE",
+    11: "SO_NO_CHECK",
+    12: "SO_PRIORITY",
+    SO_LINGER: "SO_LINGER",
+    14: "SO_BSDCOMPAT",
+    15: "SO_REUSEPORT",
+    16: "SO_PASSCRED",
+    17: "SO_PEERCRED",
+    18: "SO_RCVLOWAT",
+    19: "SO_SNDLOWAT",
+    20: "SO_RCVTIMEO",
+    21: "SO_SNDTIMEO",
+    25: "SO_BINDTODEVICE",
+    26: "SO_ATTACH_FILTER",
+    27: "SO_DETACH_FILTER",
+    28: "SO_PEERNAME",
+    29: "SO_TIMESTAMP",
+    30: "SO_ACCEPTCONN",
+    31: "SO_PEERSEC",
+    32: "SO_SNDBUFFORCE",
+    33: "SO_RCVBUFFORCE",
+    34: "SO_PASSSEC",
+    35: "SO_TIMESTAMPNS",
+    36: "SO_MARK",
+    37: "SO_TIMESTAMPING",
+    38: "SO_PROTOCOL",
+    39: "SO_DOMAIN",
+    40: "SO_RXQ_OVFL",
+    42: "SO_PEEK_OFF",
+    44: "SO_LOCK_FILTER",
+    46: "SO_BUSY_POLL",
+    47: "SO_MAX_PACING_RATE",
+    49: "SO_INCOMING_CPU",
+    50: "SO_ATTACH_BPF",
+    51: "SO_ATTACH_REUSEPORT_CBPF",
+    52: "SO_ATTACH_REUSEPORT_EBPF",
+    55: "SO_MEMINFO",
+    56: "SO_INCOMING_NAPI_ID",
+    57: "SO_COOKIE",
+    59: "SO_PEERGROUPS",
+    60: "SO_ZEROCOPY",
+    61: "SO_TXTIME",
+    62: "SO_BINDTOIFINDEX",
+    66: "SO_RCVTIMEO_NEW",
+    67: "SO_SNDTIMEO_NEW",
+    69: "SO_PREFER_BUSY_POLL",
+    74: "SO_TXREHASH",
+    76: "SO_PASSPIDFD",
+    77: "SO_PEERPIDFD",
+}
+
+TCP_OPTIONS: Final[Names] = {
+    1: "TCP_NODELAY",
+    2: "TCP_MAXSEG",
+    3: "TCP_CORK",
+    4: "TCP_KEEPIDLE",
+    5: "TCP_KEEPINTVL",
+    6: "TCP_KEEPCNT",
+    7: "TCP_SYNCNT",
+    8: "TCP_LINGER2",
+    9: "TCP_DEFER_ACCEPT",
+    10: "TCP_WINDOW_CLAMP",
+    11: "TCP_INFO",
+    12: "TCP_QUICKACK",
+    13: "TCP_CONGESTION",
+    14: "TCP_MD5SIG",
+    16: "TCP_THIN_LINEAR_TIMEOUTS",
+    17: "TCP_THIN_DUPACK",
+    18: "TCP_USER_TIMEOUT",
+    19: "TCP_REPAIR",
+    20: "TCP_REPAIR_QUEUE",
+    21: "TCP_QUEUE_SEQ",
+    22: "TCP_REPAIR_OPTIONS",
+    23: "TCP_FASTOPEN",
+    24: "TCP_TIMESTAMP",
+    25: "TCP_NOTSENT_LOWAT",
+    26: "TCP_CC_INFO",
+    27: "TCP_SAVE_SYN",
+    28: "TCP_SAVED_SYN",
+    29: "TCP_REPAIR_WINDOW",
+    30: "TCP_FASTOPEN_CONNECT",
+    31: "TCP_ULP",
+    32: "TCP_MD5SIG_EXT",
+    33: "TCP_FASTOPEN_KEY",
+    34: "TCP_FASTOPEN_NO_COOKIE",
+    35: "TCP_ZEROCOPY_RECEIVE",
+    36: "TCP_INQ",
+    37: "TCP_TX_DELAY",
+}
+
+IP_OPTIONS: Final[Names] = {
+    1: "IP_TOS",
+    2: "IP_TTL",
+    3: "IP_HDRINCL",
+    4: "IP_OPTIONS",
+    6: "IP_RECVOPTS",
+    8: "IP_PKTINFO",
+    10: "IP_MTU_DISCOVER",
+    11: "IP_RECVERR",
+    12: "IP_RECVTTL",
+    13: "IP_RECVTOS",
+    14: "IP_MTU",
+    15: "IP_FREEBIND",
+    19: "IP_TRANSPARENT",
+    20: "IP_RECVORIGDSTADDR",
+    24: "IP_BIND_ADDRESS_NO_PORT",
+    32: "IP_MULTICAST_IF",
+    33: "IP_MULTICAST_TTL",
+    34: "IP_MULTICAST_LOOP",
+    35: "IP_ADD_MEMBERSHIP",
+    36: "IP_DROP_MEMBERSHIP",
+    51: "IP_LOCAL_PORT_RANGE",
+    80: "SO_ORIGINAL_DST",
+}
+
+IPV6_OPTIONS: Final[Names] = {
+    16: "IPV6_UNICAST_HOPS",
+    17: "IPV6_MULTICAST_IF",
+    18: "IPV6_MULTICAST_HOPS",
+    19: "IPV6_MULTICAST_LOOP",
+    20: "IPV6_ADD_MEMBERSHIP",
+    21: "IPV6_DROP_MEMBERSHIP",
+    23: "IPV6_MTU_DISCOVER",
+    24: "IPV6_MTU",
+    25: "IPV6_RECVERR",
+    26: "IPV6_V6ONLY",
+    49: "IPV6_RECVPKTINFO",
+    50: "IPV6_PKTINFO",
+    66: "IPV6_RECVTCLASS",
+    67: "IPV6_TCLASS",
+    75: "IPV6_TRANSPARENT",
+    78: "IPV6_FREEBIND",
+}
+
+UDP_OPTIONS: Final[Names] = {1: "UDP_CORK", 100: "UDP_ENCAP", 103: "UDP_SEGMENT", 104: "UDP_GRO"}
+TLS_OPTIONS: Final[Names] = {1: "TLS_TX", 2: "TLS_RX", 3: "TLS_TX_ZEROCOPY_RO", 4: "TLS_RX_EXPECT_NO_PAD"}
+
+OPTIONS_BY_LEVEL: Final[Mapping[int, Names]] = {
+    SOL_SOCKET: SOCKET_OPTIONS,
+    SOL_IP: IP_OPTIONS,
+    SOL_TCP: TCP_OPTIONS,
+    SOL_UDP: UDP_OPTIONS,
+    SOL_IPV6: IPV6_OPTIONS,
+    282: TLS_OPTIONS,
+}
+
+TEXT_OPTIONS: Final = frozenset({"SO_BINDTODEVICE", "TCP_CONGESTION", "TCP_ULP"})
+TIMEVAL_OPTIONS: Final = frozenset({"SO_RCVTIMEO", "SO_SNDTIMEO", "SO_RCVTIMEO_NEW", "SO_SNDTIMEO_NEW"})
+
+CONTROL_TYPES: Final[Names] = {
+    SCM_RIGHTS: "SCM_RIGHTS",
+    SCM_CREDENTIALS: "SCM_CREDENTIALS",
+    3: "SCM_SECURITY",
+    4: "SCM_PIDFD",
+    29: "SO_TIMESTAMP",
+    35: "SO_TIMESTAMPNS",
+    37: "SO_TIMESTAMPING",
+    40: "SO_RXQ_OVFL",
+}
+
+OPEN_MODES: Final[Names] = {0: "O_RDONLY", 1: "O_WRONLY", 2: "O_RDWR", 3: "O_ACCMODE"}
+
+OPEN_FLAGS: Final[Names] = {
+    0o100: "O_CREAT",
+    0o200: "O_EXCL",
+    0o400: "O_NOCTTY",
+    0o1000: "O_TRUNC",
+    0o2000: "O_APPEND",
+    0o4000: "O_NONBLOCK",
+    0o4010000: "O_SYNC",
+    0o10000: "O_DSYNC",
+    0o20000: "O_ASYNC",
+    0o40000: "O_DIRECT",
+    0o100000: "O_LARGEFILE",
+    0o20200000: "O_TMPFILE",
+    0o200000: "O_DIRECTORY",
+    0o400000: "O_NOFOLLOW",
+    0o1000000: "O_NOATIME",
+    0o2000000: "O_CLOEXEC",
+    0o10000000: "O_PATH",
+}
+
+PIPE_FLAGS: Final[Names] = {0o2000000: "O_CLOEXEC", 0o4000: "O_NONBLOCK", 0o40000: "O_DIRECT"}
+EVENTFD_FLAGS: Final[Names] = {1: "EFD_SEMAPHORE", 0o2000000: "EFD_CLOEXEC", 0o4000: "EFD_NONBLOCK"}
+TIMERFD_FLAGS: Final[Names] = {0o2000000: "TFD_CLOEXEC", 0o4000: "TFD_NONBLOCK"}
+SIGNALFD_FLAGS: Final[Names] = {0o2000000: "SFD_CLOEXEC", 0o4000: "SFD_NONBLOCK"}
+MEMFD_FLAGS: Final[Names] = {
+    1: "MFD_CLOEXEC",
+    2: "MFD_ALLOW_SEALING",
+    4: "MFD_HUGETLB",
+    8: "MFD_NOEXEC_SEAL",
+    16: "MFD_EXEC",
+}
+EPOLL_CREATE_FLAGS: Final[Names] = {0o2000000: "EPOLL_CLOEXEC"}
+PIDFD_FLAGS: Final[Names] = {0o4000: "PIDFD_NONBLOCK", 0o200: "PIDFD_THREAD"}
+CLOSE_RANGE_FLAGS: Final[Names] = {2: "CLOSE_RANGE_UNSHARE", 4: "CLOSE_RANGE_CLOEXEC"}
+SPLICE_FLAGS: Final[Names] = {1: "SPLICE_F_MOVE", 2: "SPLICE_F_NONBLOCK", 4: "SPLICE_F_MORE", 8: "SPLICE_F_GIFT"}
+RWF_FLAGS: Final[Names] = {1: "RWF_HIPRI", 2: "RWF_DSYNC", 4: "RWF_SYNC", 8: "RWF_NOWAIT", 16: "RWF_APPEND"}
+CLOCKS: Final[Names] = {0: "CLOCK_REALTIME", 1: "CLOCK_MONOTONIC", 7: "CLOCK_BOOTTIME"}
+
+FCNTL_COMMANDS: Final[Names] = {
+    0: "F_DUPFD",
+    F_GETFD: "F_GETFD",
+    F_SETFD: "F_SETFD",
+    F_GETFL: "F_GETFL",
+    F_SETFL: "F_SETFL",
+    5: "F_GETLK",
+    6: "F_SETLK",
+    7: "F_SETLKW",
+    8: "F_SETOWN",
+    9: "F_GETOWN",
+    10: "F_SETSIG",
+    11: "F_GETSIG",
+    15: "F_SETOWN_EX",
+    16: "F_GETOWN_EX",
+    36: "F_OFD_GETLK",
+    37: "F_OFD_SETLK",
+    38: "F_OFD_SETLKW",
+    1024: "F_SETLEASE",
+    1025: "F_GETLEASE",
+    1026: "F_NOTIFY",
+    1030: "F_DUPFD_CLOEXEC",
+    1031: "F_SETPIPE_SZ",
+    1032: "F_GETPIPE_SZ",
+    1033: "F_ADD_SEALS",
+    1034: "F_GET_SEALS",
+}
+FD_FLAGS: Final[Names] = {1: "FD_CLOEXEC"}
+
+IOCTLS: Final[Names] = {
+    0x5401: "TCGETS",
+    0x5411: "TIOCOUTQ",
+    0x5413: "TIOCGWINSZ",
+    0x541B: "FIONREAD",
+    0x5421: "FIONBIO",
+    0x5450: "FIONCLEX",
+    0x5451: "FIOCLEX",
+    0x5452: "FIOASYNC",
+    0x8901: "FIOSETOWN",
+    0x8903: "FIOGETOWN",
+    0x8905: "SIOCATMARK",
+    0x8912: "SIOCGIFCONF",
+    0x894B: "SIOCOUTQNSD",
+}
+
+POLL_EVENTS: Final[Names] = {
+    0x1: "POLLIN",
+    0x2: "POLLPRI",
+    0x4: "POLLOUT",
+    0x8: "POLLERR",
+    0x10: "POLLHUP",
+    0x20: "POLLNVAL",
+    0x40: "POLLRDNORM",
+    0x80: "POLLRDBAND",
+    0x100: "POLLWRNORM",
+    0x200: "POLLWRBAND",
+    0x400: "POLLMSG",
+    0x1000: "POLLREMOVE",
+    0x2000: "POLLRDHUP",
+}
+
+EPOLL_EVENTS: Final[Names] = {
+    0x1: "EPOLLIN",
+    0x2: "EPOLLPRI",
+    0x4: "EPOLLOUT",
+    0x8: "EPOLLERR",
+    0x10: "EPOLLHUP",
+    0x40: "EPOLLRDNORM",
+    0x80: "EPOLLRDBAND",
+    0x100: "EPOLLWRNORM",
+    0x200: "EPOLLWRBAND",
+    0x400: "EPOLLMSG",
+    0x2000: "EPOLLRDHUP",
+    1 << 28: "EPOLLEXCLUSIVE",
+    1 << 29: "EPOLLWAKEUP",
+    1 << 30: "EPOLLONESHOT",
+    EPOLLET: "EPOLLET",
+}
+EPOLL_OPERATIONS: Final[Names] = {1: "EPOLL_CTL_ADD", 2: "EPOLL_CTL_DEL", 3: "EPOLL_CTL_MOD"}
+
+CLONE_FLAGS: Final[Names] = {
+    0x00000080: "CLONE_NEWTIME",
+    0x00000100: "CLONE_VM",
+    0x00000200: "CLONE_FS",
+    0x00000400: "CLONE_FILES",
+    0x00000800: "CLONE_SIGHAND",
+    0x00001000: "CLONE_PIDFD",
+    0x00002000: "CLONE_PTRACE",
+    0x00004000: "CLONE_VFORK",
+    0x00008000: "CLONE_PARENT",
+    CLONE_THREAD: "CLONE_THREAD",
+    0x00020000: "CLONE_NEWNS",
+    0x00040000: "CLONE_SYSVSEM",
+    0x00080000: "CLONE_SETTLS",
+    0x00100000: "CLONE_PARENT_SETTID",
+    0x00200000: "CLONE_CHILD_CLEARTID",
+    0x00400000: "CLONE_DETACHED",
+    0x00800000: "CLONE_UNTRACED",
+    0x01000000: "CLONE_CHILD_SETTID",
+    0x02000000: "CLONE_NEWCGROUP",
+    0x04000000: "CLONE_NEWUTS",
+    0x08000000: "CLONE_NEWIPC",
+    0x10000000: "CLONE_NEWUSER",
+    0x20000000: "CLONE_NEWPID",
+    0x40000000: "CLONE_NEWNET",
+    0x80000000: "CLONE_IO",
+    1 << 32: "CLONE_CLEAR_SIGHAND",
+    1 << 33: "CLONE_INTO_CGROUP",
+}
+
+WAIT_OPTIONS: Final[Names] = {
+    1: "WNOHANG",
+    2: "WSTOPPED",
+    4: "WEXITED",
+    8: "WCONTINUED",
+    0x01000000: "WNOWAIT",
+    0x20000000: "__WNOTHREAD",
+    0x40000000: "__WALL",
+    0x80000000: "__WCLONE",
+}
+WAITID_TYPES: Final[Names] = {0: "P_ALL", 1: "P_PID", 2: "P_PGID", 3: "P_PIDFD"}
+
+IPC_FLAGS: Final[Names] = {0o1000: "IPC_CREAT", 0o2000: "IPC_EXCL", 0o4000: "SHM_HUGETLB", 0o10000: "SHM_NORESERVE"}
+IPC_COMMANDS: Final[Names] = {
+    0: "IPC_RMID",
+    1: "IPC_SET",
+    2: "IPC_STAT",
+    3: "IPC_INFO",
+    11: "SHM_LOCK",
+    12: "SHM_UNLOCK",
+    13: "SHM_STAT",
+    14: "SHM_INFO",
+}
+SHMAT_FLAGS: Final[Names] = {0o10000: "SHM_RDONLY", 0o20000: "SHM_RND", 0o40000: "SHM_REMAP", 0o100000: "SHM_EXEC"}
+PROT_FLAGS: Final[Names] = {1: "PROT_READ", 2: "PROT_WRITE", 4: "PROT_EXEC"}
+MAP_TYPES: Final[Names] = {1: "MAP_SHARED", 2: "MAP_PRIVATE", 3: "MAP_SHARED_VALIDATE"}
+MAP_FLAGS: Final[Names] = {
+    0x10: "MAP_FIXED",
+    0x20: "MAP_ANONYMOUS",
+    0x100: "MAP_GROWSDOWN",
+    0x800: "MAP_DENYWRITE",
+    0x2000: "MAP_LOCKED",
+    0x4000: "MAP_NORESERVE",
+    0x8000: "MAP_POPULATE",
+    0x10000: "MAP_NONBLOCK",
+    0x20000: "MAP_STACK",
+    0x40000: "MAP_HUGETLB",
+    0x100000: "MAP_FIXED_NOREPLACE",
+}
+AT_FLAGS: Final[Names] = {0x200: "AT_REMOVEDIR"}
+EXECVEAT_FLAGS: Final[Names] = {0x100: "AT_SYMLINK_NOFOLLOW", 0x1000: "AT_EMPTY_PATH"}
+
+RESTARTS: Final[Mapping[int, tuple[str, str]]] = {
+    512: ("ERESTARTSYS", "To be restarted if SA_RESTART is set"),
+    513: ("ERESTARTNOINTR", "To be restarted"),
+    514: ("ERESTARTNOHAND", "To be restarted if no handler"),
+    516: ("ERESTART_RESTARTBLOCK", "Interrupted by signal"),
+}
+"""Results that only a tracer sees: the call is begun again. Source: include/linux/errno.h."""
+
+SIGNAL_CODES: Final[Names] = {
+    0: "SI_USER",
+    0x80: "SI_KERNEL",
+    -1: "SI_QUEUE",
+    -2: "SI_TIMER",
+    -3: "SI_MESGQ",
+    -4: "SI_ASYNCIO",
+    -5: "SI_SIGIO",
+    -6: "SI_TKILL",
+}
+CHILD_CODES: Final[Names] = {
+    1: "exited",
+    2: "killed",
+    3: "killed, core dumped",
+    4: "trapped",
+    5: "stopped",
+    6: "continued",
+}
+"""si_code of SIGCHLD, in words (CLD_*). Source: sigaction(2)."""
