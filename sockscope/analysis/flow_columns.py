@@ -1,0 +1,221 @@
+"""Flow facts as columns: which packets make one connection, and what each side of it did.
+
+All arrays here concern TCP rows sorted by (endpoints, time); `gid` is flow * 2 + side.
+Source: RFC 9293 (sequence numbers, the handshake, the close).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sockscope.model.tcp import TcpFlag
+
+Ints = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
+
+NEVER = np.int64(2**63 - 1)
+"""Stands for "not seen" in time columns."""
+
+REORDERING_NS = 3_000_000
+"""Where bytes are missing from the capture or came out of order, a late segment that comes within this
+time of a later one is reordering, not a retransmission (the threshold that Wireshark uses)."""
+
+_OFFSET_LIMIT = 1 << 38
+"""Sequence offsets within a flow are held within ± this: only nonsense goes further."""
+
+_V4_MAPPED = np.uint64(0xFFFF0000)
+
+
+def endpoints(records: npt.NDArray[np.void]) -> tuple[Words, Words]:
+    """Each row's source and destination as numbers: equal exactly where address and port are equal."""
+    halves = [np.ascontiguousarray(records[name]).view("<u8") for name in ("src", "dst")]
+    prefix = np.uint64(0xFFFF) << np.uint64(16)
+    quads = [(h[:, 1] & np.uint64(0xFFFFFFFF), h[:, 1] >> np.uint64(32), h[:, 0]) for h in halves]
+    is_v4 = [(high == 0) & (low == prefix) for low, _, high in quads]
+    if all(mask.all() for mask in is_v4):
+        numbers = [address for _, address, _ in quads]
+    else:
+        numbers = _number_v6(halves, is_v4, [address for _, address, _ in quads])
+    ports = [records[name].astype(np.uint64) for name in ("sport", "dport")]
+    source, destination = (n << np.uint64(16) | p for n, p in zip(numbers, ports, strict=True))
+    return source, destination
+
+
+def _number_v6(halves: list[npt.NDArray[np.uint64]], is_v4: list[Mask], v4: list[Words]) -> list[Words]:
+    """IPv6 addresses are numbered from 2**32 on, above all IPv4 ones."""
+    rest = [~mask for mask in is_v4]
+    wide = np.concatenate([h[mask] for h, mask in zip(halves, rest, strict=True)])
+    order = np.lexsort((wide[:, 1], wide[:, 0]))
+    ordered = wide[order]
+    new = np.ones(len(order), bool)
+    new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    ids = np.empty(len(order), np.uint64)
+    ids[order] = np.cumsum(new).astype(np.uint64) + np.uint64(2**32)
+    split = int(rest[0].sum())
+    out = []
+    for address, mask, part in zip(v4, rest, (ids[:split], ids[split:]), strict=True):
+        number = address.copy()
+        number[mask] = part
+        out.append(number)
+    return out
+
+
+def group_order(low: Words, high: Words) -> tuple[Ints, Mask]:
+    """Rows grouped by (low, high), each group in row order; and where, in that order, groups begin.
+
+    A 64-bit sort of (hash, row) packed in one word is several times faster than an argsort; a collision of
+    hashes is seen (rows of one hash that differ) and then sorted the plain way.
+    """
+    n = len(low)
+    row_bits = np.uint64(max(n - 1, 1).bit_length())
+    mixed = (low * np.uint64(0x9E3779B97F4A7C15)) ^ (high * np.uint64(0xC2B2AE3D27D4EB4F))
+    mixed ^= mixed >> np.uint64(31)
+    mixed *= np.uint64(0xD6E8FEB86659FD93)
+    rows_mask = (np.uint64(1) << row_bits) - np.uint64(1)
+    packed = (mixed & ~rows_mask) | np.arange(n, dtype=np.uint64)
+    packed.sort()
+    order = (packed & rows_mask).astype(np.int64)
+    hashes = packed >> row_bits
+    starts = np.ones(n, bool)
+    starts[1:] = (low[order[1:]] != low[order[:-1]]) | (high[order[1:]] != high[order[:-1]])
+    if (starts[1:] & (hashes[1:] == hashes[:-1])).any():
+        order = np.lexsort((high, low)).astype(np.int64)
+        starts[1:] = (low[order[1:]] != low[order[:-1]]) | (high[order[1:]] != high[order[:-1]])
+    return order, starts
+
+
+def split_reuse(
+    starts: Mask,
+    direction: Ints,
+    flags: npt.NDArray[np.uint8],
+    seq: npt.NDArray[np.uint32],
+    ack: npt.NDArray[np.uint32],
+) -> Mask:
+    """Where connections begin: at the groups' starts, and at each handshake with another initial sequence number.
+
+    A SYN of the same number is a retransmission; SYNs of both sides in a row are a simultaneous open.
+    """
+    out = starts.copy()
+    is_syn = (flags & TcpFlag.SYN) != 0
+    rows = np.flatnonzero(is_syn)
+    if not len(rows):
+        return out
+    group = np.cumsum(starts)[rows]
+    answers = (flags[rows] & TcpFlag.ACK) != 0
+    # Who opens with which number: a SYN-ACK names the opener's in its acknowledgment.
+    isn = np.where(answers, ack[rows] - np.uint32(1), seq[rows])
+    opener = np.where(answers, 1 - direction[rows], direction[rows])
+    known = np.zeros(len(rows), bool)
+    for back in (1, 2, 3):
+        if len(rows) <= back:
+            break
+        same = (group[back:] == group[:-back]) & (isn[back:] == isn[:-back]) & (opener[back:] == opener[:-back])
+        known[back:] |= same
+    together = np.zeros(len(rows), bool)
+    together[1:] = (
+        (group[1:] == group[:-1])
+        & ~answers[1:]
+        & ~answers[:-1]
+        & (opener[1:] != opener[:-1])
+        & (rows[1:] == rows[:-1] + 1)
+    )
+    out[rows[~known & ~together]] = True
+    return out
+
+
+def first_times(gid: Ints, when: Ints, count: int) -> Ints:
+    """Earliest time of each gid; NEVER where it has none. Rows of a gid are in order of time."""
+    out = np.full(count, NEVER)
+    out[gid[::-1]] = when[::-1]
+    return out
+
+
+def last_times(gid: Ints, when: Ints, count: int) -> Ints:
+    """Latest time of each gid; NEVER where it has none."""
+    out = np.full(count, NEVER)
+    out[gid] = when
+    return out
+
+
+def at_or_after(value: npt.NDArray[np.uint32], mark: npt.NDArray[np.uint32]) -> Mask:
+    """Sequence comparison modulo 2**32 (RFC 9293 section 3.4)."""
+    return (value - mark).astype(np.uint32) < np.uint32(0x80000000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bytes:
+    """Per gid: sequence bytes seen, and segments that brought bytes seen before."""
+
+    distinct: Ints
+    retransmissions: Ints
+
+
+def count_bytes(gid: Ints, when: Ints, seq: npt.NDArray[np.uint32], length: Ints, count: int) -> Bytes:
+    """From rows with payload, each gid's in order of time (gids may interleave).
+
+    Args:
+        gid, when, length: shape (n,). seq: shape (n,), uint32, sequence number of the first byte.
+        count: number of gids.
+    """
+    if not len(gid):
+        return Bytes(distinct=np.zeros(count, np.int64), retransmissions=np.zeros(count, np.int64))
+    order = np.argsort(gid, kind="stable")
+    gid, when, seq, length = gid[order], when[order], seq[order], length[order]
+    begins = np.ones(len(gid), bool)
+    begins[1:] = gid[1:] != gid[:-1]
+    rank = np.cumsum(begins) - 1
+    # Unwrapped: steps are signed 32-bit differences, summed from the first segment on.
+    step = np.zeros(len(gid), np.int64)
+    step[1:] = (seq[1:] - seq[:-1]).astype(np.uint32).view(np.int32)
+    total = np.cumsum(step)
+    start = np.clip(total - total[begins][rank], -_OFFSET_LIMIT, _OFFSET_LIMIT)
+    stop = start + length
+    reach = _reach_before(start, stop, rank, begins)
+    late = start < reach
+    gap = np.zeros(int(rank[-1]) + 1, bool)
+    gap[rank[start > reach]] = True
+    # Bytes below the first segment seen came late too, but nothing tells whether they came before.
+    repeated = late & (~gap[rank] | (when - _when_reached(when, stop, reach, begins) > REORDERING_NS))
+    new = np.clip(stop - np.maximum(start, reach), 0, length)
+    if (gap[rank] & late).any():
+        new = _union(start, stop, rank, gap, new)
+    return Bytes(
+        distinct=np.bincount(gid, weights=new, minlength=count).astype(np.int64),
+        retransmissions=np.bincount(gid[repeated], minlength=count),
+    )
+
+
+def _reach_before(start: Ints, stop: Ints, rank: Ints, begins: Mask) -> Ints:
+    """The highest sequence offset that the rows before, of the same rank, reached; a first row's own start."""
+    span = np.int64(int(stop.max()) - int(start.min()) + 1)
+    lifted = np.maximum.accumulate(stop + rank * span)
+    reach = np.empty(len(start), np.int64)
+    reach[1:] = lifted[:-1] - rank[1:] * span
+    reach[begins] = start[begins]
+    return reach
+
+
+def _when_reached(when: Ints, stop: Ints, reach: Ints, begins: Mask) -> Ints:
+    """When the row came that reached highest so far."""
+    rows = np.arange(len(when))
+    higher = begins | (stop > reach)
+    last = np.maximum.accumulate(np.where(higher, rows, 0))
+    out = when.copy()
+    out[1:] = when[last[:-1]]
+    return out
+
+
+def _union(start: Ints, stop: Ints, rank: Ints, gap: Mask, new: Ints) -> Ints:
+    """New bytes anew for ranks with gaps: in order of sequence, what reaches beyond all before is new."""
+    rows = np.flatnonzero(gap[rank])
+    order = rows[np.lexsort((start[rows], rank[rows]))]
+    begins = np.ones(len(order), bool)
+    begins[1:] = rank[order[1:]] != rank[order[:-1]]
+    reach = _reach_before(start[order], stop[order], np.cumsum(begins) - 1, begins)
+    out = new.copy()
+    out[order] = np.maximum(stop[order] - np.maximum(start[order], reach), 0)
+    return out
