@@ -1,0 +1,97 @@
+"""Who serves a port, and which ports a process serves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from sockscope.model.tcp import TcpState
+from sockscope.sources.sockets import procfs
+from sockscope.sources.sockets.fd_scan import all_tgids
+from sockscope.sources.sockets.netns import in_netns, netns_of
+from sockscope.sources.sockets.owners import owners
+from sockscope.sources.sockets.sock_diag import TCP_QUERIES, UDP_QUERIES, Query, dump, state_mask
+
+_LISTEN = state_mask([TcpState.LISTEN])
+_UDP_UNCONNECTED = state_mask([TcpState.CLOSE])
+
+
+def descendants(tgids: Iterable[int]) -> list[int]:
+    """The processes and all that descend from them, parents first; never sockscope itself or what it started."""
+    children = procfs.children_of_all()
+    own = os.getpid()
+    out: dict[int, None] = {}
+    waiting = list(tgids)
+    while waiting:
+        tgid = waiting.pop(0)
+        if tgid in out or tgid == own:
+            continue
+        out[tgid] = None
+        waiting.extend(sorted(children.get(tgid, [])))
+    return list(out)
+
+
+def listening_ports(tgids: Collection[int], *, udp: bool = False) -> list[int]:
+    """TCP ports on which these processes listen (`udp`: UDP ports they have bound, too), ascending.
+
+    The sockets are looked up in each process's own network namespace.
+
+    Raises:
+        CannotObserveError: sock_diag is refused, or the namespace cannot be entered.
+    """
+    held, _ = owners(tgids)
+    ports: set[int] = set()
+    for pid in _one_of_each_netns(tgids):
+        rows = in_netns(pid, lambda: _servers(None, udp=udp))
+        ports.update(rows["local_port"][np.isin(rows["inode"], held["inode"])].tolist())
+    return sorted(ports - {0})
+
+
+def tgids_of_port(port: int) -> list[int]:
+    """Every process that holds a listener of the port (TCP, else a bound UDP socket), and their descendants.
+
+    Where nothing listens in our own network namespace, those of other processes (containers) are searched.
+    Where nothing listens at all, the owners of connections with that local port count.
+
+    Returns:
+        tgids, those that hold the listener first; empty: nobody serves it.
+
+    Raises:
+        CannotObserveError: sock_diag is refused.
+    """
+    for pid in (None, *_one_of_each_netns(all_tgids(), but=netns_of())):
+        try:
+            rows = in_netns(pid, lambda: _servers(port, udp=True))
+            if not len(rows):
+                rows = in_netns(pid, lambda: dump(ports=[port], local_ports_only=True, tcp_info=False))
+        except PermissionError:
+            continue
+        inodes = rows["inode"][rows["inode"] != 0]
+        if len(inodes):
+            held, _ = owners(inodes=inodes)
+            return descendants(np.unique(held["tgid"]).tolist())
+    return []
+
+
+def _servers(port: int | None, *, udp: bool) -> npt.NDArray[np.void]:
+    """Listeners (and bound UDP sockets) of the calling thread's network namespace, SOCKET_DTYPE."""
+    ports = None if port is None else [port]
+
+    def rows(families: tuple[Query, ...], states: int) -> npt.NDArray[np.void]:
+        return dump(families=families, ports=ports, local_ports_only=True, states=states, tcp_info=False)
+
+    tcp = rows(TCP_QUERIES, _LISTEN)
+    return np.concatenate([tcp, rows(UDP_QUERIES, _UDP_UNCONNECTED)]) if udp else tcp
+
+
+def _one_of_each_netns(tgids: Iterable[int], *, but: int = 0) -> list[int]:
+    """A process for each network namespace among them."""
+    found: dict[int, int] = {}
+    for tgid in tgids:
+        netns = netns_of(tgid)
+        if netns not in (0, but):
+            found.setdefault(netns, tgid)
+    return list(found.values())
