@@ -19,7 +19,7 @@ import numpy.typing as npt
 from sockscope.model.events import Events, Section
 from sockscope.model.packets import Packets
 
-_Starts = npt.NDArray[np.int64]
+_Places = npt.NDArray[np.int64]
 
 _HEADERS: Final = (
     b"authorization:",  # Proxy-Authorization ends in it
@@ -32,12 +32,20 @@ _AUTH: Final = b"\r\nauth\r\n$"
 _INLINE_AUTH: Final = re.compile(rb"auth[ \t]+")
 _BULK_HEADER: Final = re.compile(rb"\d{1,9}\r\n")
 _JSON_VALUE: Final = re.compile(rb'"[ \t]*:[ \t]*"')
-_BLANK: Final = re.compile(rb"[ \t]*")
 
 _LINE_END: Final = re.compile(rb"[\r\n]")
-_FORM_END: Final = re.compile(rb"[&;\s\"'<>#]")
 _QUOTE_END: Final = re.compile(rb'(?:[^"\\\r\n]|\\.)*')
 _STAR: Final = 0x2A
+_BLANKS: Final = 8
+"""Blanks after a header's colon that are kept as they are."""
+
+
+def _among(wanted: bytes) -> npt.NDArray[np.bool_]:
+    return np.isin(np.arange(256), np.frombuffer(wanted, np.uint8))
+
+
+_IS_LINE_END: Final = _among(b"\r\n")
+_IS_FORM_END: Final = _among(b"&; \t\r\n\v\f\"'<>#")
 
 
 def redact(payload: bytes) -> bytes:
@@ -74,13 +82,13 @@ def redact_packets(packets: Packets) -> Packets:
     return packets if raw is packets.raw else Packets(records=packets.records, raw=raw)
 
 
-def _payload_sections(events: Events) -> tuple[_Starts, _Starts]:
+def _payload_sections(events: Events) -> tuple[_Places, _Places]:
     """Start and end of every payload section in the blob, in blob order: all events stepped through at once."""
     blob = events.blob
     at = events.records["blob_offset"].astype(np.int64)
     stop = np.minimum(at + events.records["blob_bytes"].astype(np.int64), len(blob))
-    starts: list[_Starts] = []
-    ends: list[_Starts] = []
+    starts: list[_Places] = []
+    ends: list[_Places] = []
     live = (at >= 0) & (at + 8 <= stop)
     at, stop = at[live], stop[live]
     while len(at):
@@ -101,36 +109,65 @@ def _payload_sections(events: Events) -> tuple[_Starts, _Starts]:
     return all_starts[order], np.concatenate(ends)[order]
 
 
-def _mask(data: npt.NDArray[np.uint8], starts: _Starts, ends: _Starts) -> None:
+def _mask(data: npt.NDArray[np.uint8], starts: _Places, ends: _Places) -> None:
     """Mask every credential inside the regions [start, end), which are sorted and do not overlap."""
     # Searching a lowered copy for fixed words is some ten times faster than one regex that ignores case.
     text = data.tobytes().lower()
 
-    def region_end(at: int) -> int:
-        index = int(np.searchsorted(starts, at, side="right")) - 1
-        return int(ends[index]) if index >= 0 and at < ends[index] else -1
-
-    for word in _HEADERS:
-        for at in _found(text, word):
-            end = region_end(at)
-            if at + len(word) < end:
-                _star(data, _skip(text, _BLANK, at + len(word), end), _until(text, _LINE_END, at + len(word), end))
-    for word in _FORM:
-        for at in _found(text, word):
-            after = at + len(word)
-            end = region_end(at)
-            if after >= end:
-                continue
-            if text[after] == 0x3D:  # =
-                _star(data, after + 1, _until(text, _FORM_END, after + 1, end))
-            elif text[after] == 0x22 and (opening := _JSON_VALUE.match(text, after, end)):
-                value = _QUOTE_END.match(text, opening.end(), end)
-                _star(data, opening.end(), value.end() if value else end)
+    headers = _positions(text, _HEADERS)
+    if len(headers):
+        stop = _region_ends(starts, ends, headers)
+        _star_all(data, headers, _next_of(data, _IS_LINE_END, headers, stop))
+    names = _positions(text, _FORM)
+    names = names[names < len(text)]
+    values = names[data[names] == 0x3D] + 1  # =
+    if len(values):
+        stop = _region_ends(starts, ends, values)
+        _star_all(data, values, _next_of(data, _IS_FORM_END, values, stop))
+    for at in names[data[names] == 0x22].tolist():  # "
+        end = _region_end(starts, ends, at)
+        if opening := _JSON_VALUE.match(text, at, max(at, end)):
+            value = _QUOTE_END.match(text, opening.end(), end)
+            _star(data, opening.end(), value.end() if value else end)
     for at in _found(text, _AUTH):
-        end = region_end(at)
-        if end >= 0:
-            _mask_auth(data, text, at + len(_AUTH), end)
+        _mask_auth(data, text, at + len(_AUTH), _region_end(starts, ends, at))
     _mask_inline_auth(data, text, starts, ends)
+
+
+def _positions(text: bytes, words: tuple[bytes, ...]) -> _Places:
+    """Where each word ends, in order."""
+    found = [np.array(_found(text, word), np.int64) + len(word) for word in words]
+    return np.sort(np.concatenate(found))
+
+
+def _region_ends(starts: _Places, ends: _Places, places: _Places) -> _Places:
+    """The end of the region that each place is in; the place itself where it is in none."""
+    index = np.searchsorted(starts, places - 1, side="right") - 1
+    return np.where(index >= 0, np.maximum(ends[index], places), places)
+
+
+def _region_end(starts: _Places, ends: _Places, place: int) -> int:
+    return int(_region_ends(starts, ends, np.array([place], np.int64))[0])
+
+
+def _next_of(data: npt.NDArray[np.uint8], wanted: npt.NDArray[np.bool_], places: _Places, limits: _Places) -> _Places:
+    """For each place the next byte that is wanted, or its limit."""
+    terminators = np.append(np.flatnonzero(wanted[data]), len(data))
+    found: _Places = np.minimum(terminators[np.searchsorted(terminators, places)], limits)
+    return found
+
+
+def _star_all(data: npt.NDArray[np.uint8], begins: _Places, stops: _Places) -> None:
+    """Mask [begin, stop) of each, but for blanks at its beginning."""
+    for _ in range(_BLANKS):
+        blank = (begins < stops) & np.isin(data[np.minimum(begins, len(data) - 1)], (0x20, 0x09))
+        if not blank.any():
+            break
+        begins = begins + blank
+    lengths = np.maximum(stops - begins, 0)
+    # Every byte of every range as one index: ranges may be many, but they are short.
+    offsets = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    data[np.repeat(begins, lengths) + offsets] = _STAR
 
 
 def _found(text: bytes, word: bytes) -> list[int]:
@@ -170,7 +207,7 @@ def _mask_auth(data: npt.NDArray[np.uint8], text: bytes, at: int, end: int) -> N
             return
 
 
-def _mask_inline_auth(data: npt.NDArray[np.uint8], text: bytes, starts: _Starts, ends: _Starts) -> None:
+def _mask_inline_auth(data: npt.NDArray[np.uint8], text: bytes, starts: _Places, ends: _Places) -> None:
     """redis' inline form, `AUTH secret`: only at the beginning of a payload, where it cannot be prose."""
     for at in _found(text, b"auth "):
         index = int(np.searchsorted(starts, at))
