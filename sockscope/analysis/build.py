@@ -1,0 +1,65 @@
+"""From tables to a joined session: order, replay, assign, join, sum up."""
+
+from __future__ import annotations
+
+from sockscope.analysis import flows as wire
+from sockscope.analysis.assign import assign_connections, assign_descriptors
+from sockscope.analysis.join import join
+from sockscope.analysis.known import complete_open_files, unix_peers
+from sockscope.analysis.order import replay_order
+from sockscope.analysis.replay import Replay
+from sockscope.analysis.session import Session
+from sockscope.analysis.socket_rows import group_sockets
+from sockscope.analysis.totals import sum_up
+from sockscope.model.events import Events
+from sockscope.model.info import SessionInfo
+from sockscope.model.packets import Packets
+from sockscope.model.seed import Seed
+from sockscope.model.sockets import Sockets
+
+
+def build_session(*, info: SessionInfo, seed: Seed, events: Events, packets: Packets, sockets: Sockets) -> Session:
+    """Join what was recorded. Pure: the same tables give the same session.
+
+    Args:
+        info: facts of the session; an empty `info.syscalls.engine` means that there were no syscalls.
+        seed: the target as found at attach.
+        events: rows in any order, those of one tracer in its own.
+        packets: in capture order, CLOCK_REALTIME.
+        sockets: rows of all snapshots.
+    """
+    order, effective_ns = replay_order(events)
+    replay = Replay(seed, unix_peers(sockets))
+    replay.feed(events, order, effective_ns=effective_ns)
+    assignment = assign_descriptors(replay, events)
+    complete_open_files(replay, events, sockets, assignment)
+    packet_ns = wire.monotonic_ns(packets, info.clock_samples)
+    flows, packet_flow = wire.build_flows(packets, packet_ns)
+    groups = group_sockets(sockets)
+    joined = join(state=replay, info=info, groups=groups, flows=flows, assignment=assignment)
+    event_connection, event_reason = assign_connections(replay, events, assignment, joined.connections)
+    sum_up(joined, events, order, event_connection, effective_ns)
+    return Session(
+        info=info,
+        seed=seed,
+        events=events,
+        packets=packets,
+        sockets=sockets,
+        order=order,
+        effective_ns=effective_ns,
+        event_connection=event_connection,
+        event_open_file=assignment.open_file,
+        event_descriptor=assignment.descriptor,
+        event_table=assignment.table,
+        event_reason=event_reason,
+        packet_flow=packet_flow,
+        packet_ns=packet_ns,
+        socket_connection=joined.socket_connection(),
+        processes=replay.processes,
+        tables=replay.tables,
+        descriptors=replay.descriptors,
+        open_files=replay.open_files,
+        interests=replay.interests,
+        connections=joined.connections,
+        flows=flows,
+    )

@@ -1,0 +1,113 @@
+"""Blob sections read in bulk, and the few structures that replay needs out of them."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import numpy.typing as npt
+
+from sockscope.model.events import Events, Section, unpack_sections
+from sockscope.model.sockaddr import Address, decode_sockaddr
+
+HEADER_BYTES = 8
+SOL_SOCKET = 1
+SCM_RIGHTS = 1
+
+
+def has_section(events: Events, rows: npt.NDArray[np.int64], kind: Section) -> npt.NDArray[np.bool_]:
+    """Which of these events carry a section of this kind that holds something.
+
+    Walks the headers of all blobs at once: as many numpy steps as the longest chain has sections.
+
+    Args:
+        rows: shape (k,), event rows.
+
+    Returns:
+        shape (k,), bool.
+    """
+    found = np.zeros(len(rows), np.bool_)
+    start = events.records["blob_offset"][rows].astype(np.int64)
+    end = np.minimum(start + events.records["blob_bytes"][rows].astype(np.int64), len(events.blob))
+    live = np.nonzero(start + HEADER_BYTES <= end)[0]
+    at = start[live]
+    blob = events.blob
+    while len(live):
+        length = (
+            blob[at + 4].astype(np.int64)
+            | blob[at + 5].astype(np.int64) << 8
+            | blob[at + 6].astype(np.int64) << 16
+            | blob[at + 7].astype(np.int64) << 24
+        )
+        after = at + HEADER_BYTES + length
+        hit = (blob[at] == kind) & (length > 0) & (after <= end[live])
+        found[live[hit]] = True
+        going = ~hit & (after + HEADER_BYTES <= end[live])
+        live, at = live[going], after[going]
+    return found
+
+
+def section_of(blob: bytes | memoryview, kind: Section) -> bytes | None:
+    """The first section of this kind in one event's blob, or None."""
+    for found, errno, data in unpack_sections(blob):
+        if found == kind and not (errno and not data):
+            return data
+    return None
+
+
+def rights_fds(control: bytes) -> list[int]:
+    """Descriptor numbers of every SCM_RIGHTS message in a raw msg_control.
+
+    Source: cmsg(3), unix(7); struct cmsghdr is size_t len, int level, int type on 64-bit.
+    """
+    fds: list[int] = []
+    at = 0
+    while at + 16 <= len(control):
+        length, level, kind = struct.unpack_from("<Qii", control, at)
+        if length < 16:
+            break
+        data = control[at + 16 : at + length]
+        if level == SOL_SOCKET and kind == SCM_RIGHTS:
+            count = len(data) // 4
+            fds.extend(struct.unpack_from(f"<{count}i", data))
+        at += (length + 7) & ~7
+    return fds
+
+
+def fd_pair(blob: bytes | memoryview) -> tuple[int, int] | None:
+    """What socketpair or pipe gave back."""
+    data = section_of(blob, Section.FD_PAIR)
+    if data is None or len(data) < 8:
+        return None
+    first, second = struct.unpack_from("<ii", data)
+    return first, second
+
+
+def epoll_event(blob: bytes | memoryview) -> tuple[int, int]:
+    """(events, data) of epoll_ctl's struct epoll_event; (0, 0) where it was not copied."""
+    for kind, _, data in unpack_sections(blob):
+        if kind == Section.EPOLL_EVENTS and len(data) >= 12:
+            events, value = struct.unpack_from("<IQ", data)
+            return events, value
+        if kind == Section.EPOLL_EVENTS_ALIGNED and len(data) >= 16:
+            events, value = struct.unpack_from("<I4xQ", data)
+            return events, value
+    return 0, 0
+
+
+def socket_address(blob: bytes | memoryview) -> Address | None:
+    """The address that the call passed or returned."""
+    data = section_of(blob, Section.SOCKADDR)
+    return decode_sockaddr(data) if data is not None else None
+
+
+def text_of(blob: bytes | memoryview, kind: Section) -> str:
+    """A PATH or COMM section as text, or empty."""
+    data = section_of(blob, kind)
+    return data.rstrip(b"\0").decode("utf-8", "backslashreplace") if data else ""
+
+
+def message_bytes(blob: bytes | memoryview) -> int:
+    """Sum of the message lengths that sendmmsg or recvmmsg reported."""
+    data = section_of(blob, Section.MMSG_LENS) or b""
+    return sum(struct.unpack_from(f"<{len(data) // 4}I", data))
