@@ -1,0 +1,510 @@
+/* The wait loop of one tracer process: what each stop means, and how the tracee goes on.
+ *
+ * Source: ptrace(2), kernel/ptrace.c. Entry and exit are told by PTRACE_GET_SYSCALL_INFO, never by counting. */
+#define _GNU_SOURCE
+#include "engine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* glibc 2.17's headers lack some; the numbers are the kernel's (include/uapi/linux/ptrace.h). */
+enum { GET_SYSCALL_INFO = 0x420e, SEIZE = 0x4206, INTERRUPT = 0x4207, LISTEN = 0x4208 };
+enum { EV_FORK = 1, EV_VFORK, EV_CLONE, EV_EXEC, EV_EXIT = 6, EV_SECCOMP, EV_STOP = 128 };
+enum { OPTIONS = 1 | 1 << EV_FORK | 1 << EV_VFORK | 1 << EV_CLONE | 1 << EV_EXEC | 1 << EV_EXIT,
+       OPTION_SECCOMP = 1 << EV_SECCOMP, OPTION_EXITKILL = 1 << 20 };
+enum { OP_ENTRY = 1, OP_EXIT, OP_SECCOMP };
+enum { CALL_CLONE = 80, CALL_CLONE3, CALL_FORK, CALL_VFORK };
+enum { ERESTARTSYS = 512, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK = 516 };
+enum { CLONE_VM_ = 0x100, CLONE_VFORK_ = 0x4000, CLONE_THREAD_ = 0x10000,
+       CLONE_OF_PTHREADS = 0x100 | 0x200 | 0x400 | 0x800 | CLONE_THREAD_ };
+#if defined(__x86_64__)
+#define NATIVE_ARCH 0xC000003Eu /* AUDIT_ARCH_X86_64 */
+#else
+#define NATIVE_ARCH 0xC00000B7u /* AUDIT_ARCH_AARCH64 */
+#endif
+/* A stop writes at most a few records; the largest sections together stay below this. */
+enum { ROOM_RECORDS = 16, ROOM_BLOB = 512 * 1024 };
+enum { RUN_TICK = 0, RUN_FULL, RUN_STOP, RUN_END };
+#define HELD_MAX_NS 500000000LL
+enum { HELD_STOPPED = 1, HELD_DEAD };
+
+struct syscall_info {
+    uint8_t op, pad[3];
+    uint32_t arch;
+    uint64_t ip, sp;
+    union {
+        struct {
+            uint64_t nr, args[6];
+        } entry;
+        struct {
+            int64_t ret;
+            uint8_t is_error;
+        } exit;
+        uint64_t room[10];
+    };
+};
+
+struct state S = {.guard_fd = -1};
+
+static void on_wait(int32_t tid, int status, int64_t now);
+
+static int is_restart(int64_t ret)
+{
+    return ret == -ERESTARTSYS || ret == -ERESTARTNOINTR || ret == -ERESTARTNOHAND || ret == -ERESTART_RESTARTBLOCK;
+}
+
+static void resume(const struct task *t, int sig)
+{
+    /* With the seccomp filter only a call of interest needs its exit stop. ESRCH: killed meanwhile. */
+    ptrace(S.seccomp && !t->cur.on ? PTRACE_CONT : PTRACE_SYSCALL, t->tid, NULL, (void *)(long)sig);
+}
+
+/* A 32-bit program cannot be followed: it is let go, counted, and never touched again. */
+static void let_go(struct task *t, int64_t now)
+{
+    S.foreign++;
+    emit_task(t, TASK_DETACH, now, 0, 0, 0);
+    ptrace(PTRACE_DETACH, t->tid, NULL, NULL);
+    task_drop(t);
+}
+
+static void swap_calls(struct task *t)
+{
+    struct call c = t->cur;
+    t->cur = t->interrupted;
+    t->interrupted = c;
+}
+
+static void on_entry(struct task *t, uint64_t nr, const uint64_t *args, int64_t now)
+{
+    if (t->interrupted.on && (nr == S.nr_restart || (nr == t->interrupted.nr &&
+                                                     !memcmp(args, t->interrupted.args, sizeof t->interrupted.args)))) {
+        /* The kernel restarts it: for the program it is one call. */
+        swap_calls(t);
+        t->interrupted.on = 0;
+        return;
+    }
+    t->cur.on = 1;
+    t->cur.nr = nr;
+    t->cur.flags = 0;
+    t->cur.enter_ns = now;
+    t->cur.in_bytes = 0;
+    memcpy(t->cur.args, args, sizeof t->cur.args);
+    if (nr < MAX_NR && S.plans[nr].call) {
+        if (nr == S.nr_execve)
+            t->silent = 0;
+        copy_at_entry(t, &t->cur);
+    }
+}
+
+static void on_exit_stop(struct task *t, int64_t ret, int64_t now)
+{
+    if (!t->cur.on) {
+        /* The end of the fork that made it, or of a call that began before the attach. */
+        struct regs r;
+        if (!t->born && !read_regs(t->tid, &r) && r.nr >= 0) {
+            t->cur.nr = (uint64_t)r.nr;
+            memcpy(t->cur.args, r.args, sizeof r.args);
+            t->cur.enter_ns = -1;
+            t->cur.flags = NO_ENTRY;
+            t->cur.on = 1;
+        }
+        t->born = 0;
+        if (!t->cur.on)
+            return;
+    }
+    t->born = 0;
+    if (is_restart(ret)) {
+        if (t->interrupted.on)
+            emit_call(t, &t->interrupted, -EINTR, now, 0);
+        swap_calls(t);
+        t->cur.on = 0;
+        return;
+    }
+    if (t->cur.nr == S.nr_sigreturn) {
+        /* A handler ended. What the interrupted call gives is in the result register now. */
+        if (t->interrupted.on && ret == -EINTR)
+            emit_call(t, &t->interrupted, -EINTR, now, 0);
+        t->cur.on = 0;
+        return;
+    }
+    emit_call(t, &t->cur, ret, now, 0);
+}
+
+/* The first stop after PTRACE_SEIZE: what was the thread doing? False: let go. */
+static int first_stop(struct task *t, int event, int64_t now)
+{
+    struct regs r;
+    int error = read_regs(t->tid, &r);
+    t->attaching = 0;
+    if (error == -ENOEXEC) {
+        let_go(t, now);
+        return 0;
+    }
+    if (error || r.nr < 0 || event == EV_EXIT)
+        return 1;
+    struct call c = {.on = 1, .flags = NO_ENTRY, .nr = (uint64_t)r.nr, .enter_ns = -1};
+    memcpy(c.args, r.args, sizeof c.args);
+    if (event && event != EV_STOP)
+        t->cur = c; /* in the middle of a fork or exec: its exit stop comes */
+    else if (is_restart(r.ret))
+        t->interrupted = c;
+    else if (c.nr != S.nr_sigreturn && c.nr != S.nr_restart)
+        emit_call(t, &c, r.ret, now, r.ret == -EINTR && event == EV_STOP ? TRACER_EINTR : 0);
+    return 1;
+}
+
+static void on_syscall_stop(struct task *t, int64_t now)
+{
+    struct syscall_info i;
+    if (ptrace(GET_SYSCALL_INFO, t->tid, (void *)sizeof i, &i) <= 0)
+        return;
+    if (i.op == OP_EXIT)
+        on_exit_stop(t, i.exit.ret, now);
+    if (i.arch != NATIVE_ARCH) {
+        let_go(t, now);
+        return;
+    }
+    if (i.op == OP_ENTRY || i.op == OP_SECCOMP)
+        on_entry(t, i.entry.nr, i.entry.args, now);
+    resume(t, 0);
+}
+
+static uint64_t event_message(int32_t tid)
+{
+    unsigned long message = 0;
+    ptrace(PTRACE_GETEVENTMSG, tid, NULL, &message);
+    return message;
+}
+
+static long status_number(int32_t tid, const char *key)
+{
+    char path[64], text[1024];
+    snprintf(path, sizeof path, "/proc/%d/status", tid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    ssize_t got = read(fd, text, sizeof text - 1);
+    close(fd);
+    text[got > 0 ? got : 0] = 0;
+    const char *at = strstr(text, key);
+    return at ? strtol(at + strlen(key), NULL, 10) : -1;
+}
+
+static uint64_t clone_flags(const struct task *t, int event, int32_t child)
+{
+    const struct call *c = &t->cur;
+    uint16_t call = c->on && c->nr < MAX_NR ? S.plans[c->nr].call : 0;
+    uint64_t flags;
+    if (call == CALL_CLONE && c->args[0])
+        return c->args[0] & ~0xffULL; /* the low byte is the exit signal */
+    if (call == CALL_CLONE3) {
+        if (c->in_bytes >= 16) {
+            memcpy(&flags, c->in + 8, sizeof flags); /* behind the section header */
+            return flags;
+        }
+        if (remote_read(t->tid, &flags, c->args[0], sizeof flags) == sizeof flags)
+            return flags;
+    }
+    if (event == EV_VFORK)
+        return CLONE_VFORK_ | CLONE_VM_;
+    return event == EV_CLONE && status_number(child, "\nTgid:") == t->tgid ? CLONE_OF_PTHREADS : 0;
+}
+
+static void introduce(struct task *parent, struct task *child, uint64_t flags, int64_t now)
+{
+    child->tgid = flags & CLONE_THREAD_ ? parent->tgid : child->tid;
+    child->mask = parent->mask;
+    child->known = child->born = 1;
+    guard_tell(GUARD_NEW, child->tid, child->mask);
+    emit_task(parent, TASK_NEW, now, (uint32_t)child->tid, (uint32_t)child->tgid, flags);
+    if (child->held) {
+        child->held = 0;
+        on_wait(child->tid, child->held_status, now);
+    }
+}
+
+/* Source: ptrace(2), "execve(2) under ptrace": the tid becomes the tgid, the former one is the message. */
+static void on_exec(struct task *t, int64_t now)
+{
+    int32_t tid = t->tid, former = (int32_t)event_message(tid);
+    struct task *caller = former != tid ? task_get(former) : NULL;
+    if (caller) {
+        if (!t->exited)
+            emit_task(t, TASK_EXIT, now, 0, 0, 0);
+        task_drop(t);
+        guard_tell(GUARD_GONE, former, -1);
+        S.by_tid[former] = NULL;
+        S.by_tid[tid] = caller;
+        caller->tid = tid;
+        guard_tell(GUARD_NEW, tid, caller->mask);
+        t = caller;
+    }
+    t->exited = t->group_stopped = 0;
+    struct event *e = emit_task(t, TASK_EXEC, now, (uint32_t)former, 0, 0);
+    if (e) {
+        char path[64], text[4096];
+        snprintf(path, sizeof path, "/proc/%d/exe", tid);
+        ssize_t got = readlink(path, text, sizeof text);
+        add_section(e, SEC_PATH, got < 0 ? errno & 255 : 0, text, got < 0 ? 0 : (uint32_t)got);
+        snprintf(path, sizeof path, "/proc/%d/comm", tid);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        got = fd >= 0 ? read(fd, text, sizeof text) : 0;
+        if (fd >= 0)
+            close(fd);
+        add_section(e, SEC_COMM, 0, text, got > 0 ? (uint32_t)got - 1 : 0);
+    }
+    resume(t, 0);
+}
+
+static void end_calls(struct task *t)
+{
+    if (t->interrupted.on)
+        emit_call(t, &t->interrupted, 0, -1, ENTERED_ONLY);
+    if (t->cur.on)
+        emit_call(t, &t->cur, 0, -1, ENTERED_ONLY);
+}
+
+static void on_exit_event(struct task *t, uint64_t status, int64_t now)
+{
+    if (t->exited)
+        return;
+    end_calls(t);
+    emit_task(t, TASK_EXIT, now, status, 0, 0);
+    t->exited = 1;
+}
+
+static void on_signal(struct task *t, int sig, int64_t now)
+{
+    siginfo_t info;
+    memset(&info, 0, sizeof info);
+    ptrace(PTRACE_GETSIGINFO, t->tid, NULL, &info);
+    /* si_pid means something only where a process sent it; a fault has an address there. */
+    int sent = info.si_code <= 0 || sig == SIGCHLD;
+    emit_task(t, TASK_SIGNAL, now, (uint64_t)sig, (uint64_t)(int64_t)info.si_code, sent ? (uint32_t)info.si_pid : 0);
+    resume(t, sig);
+}
+
+static void on_event_stop(struct task *t, int sig, int64_t now)
+{
+    if (sig == SIGSTOP || sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU) {
+        if (!t->group_stopped)
+            emit_task(t, TASK_STOP, now, (uint64_t)sig, 0, 0);
+        t->group_stopped = 1;
+        ptrace(LISTEN, t->tid, NULL, NULL); /* stays stopped; SIGCONT is reported */
+        return;
+    }
+    t->group_stopped = 0;
+    resume(t, 0);
+}
+
+static void hold(int32_t tid, int status, int64_t now)
+{
+    struct task *t = task_add(tid);
+    t->held = WIFSTOPPED(status) ? HELD_STOPPED : HELD_DEAD;
+    t->held_status = status;
+    t->held_ns = now;
+}
+
+static void on_wait(int32_t tid, int status, int64_t now)
+{
+    struct task *t = task_get(tid);
+    if (tid == S.root && !WIFSTOPPED(status)) {
+        S.root_ended = 1;
+        S.root_status = status;
+    }
+    if (!t || !t->known) {
+        hold(tid, status, now); /* until its parent's event tells of it */
+        return;
+    }
+    if (!WIFSTOPPED(status)) {
+        on_exit_event(t, (uint64_t)status, now);
+        task_drop(t);
+        return;
+    }
+    int event = status >> 16, sig = WSTOPSIG(status);
+    if (t->attaching && !first_stop(t, event, now))
+        return;
+    switch (event) {
+    case EV_FORK:
+    case EV_VFORK:
+    case EV_CLONE: {
+        int32_t child = (int32_t)event_message(tid);
+        if (child > 0)
+            introduce(t, task_add(child), clone_flags(t, event, child), now);
+        resume(t, 0);
+        return;
+    }
+    case EV_EXEC:
+        on_exec(t, now);
+        return;
+    case EV_EXIT:
+        on_exit_event(t, event_message(tid), now);
+        resume(t, 0);
+        return;
+    case EV_SECCOMP:
+        on_syscall_stop(t, now);
+        return;
+    case EV_STOP:
+        on_event_stop(t, sig, now);
+        return;
+    }
+    if (sig == (SIGTRAP | 0x80))
+        on_syscall_stop(t, now);
+    else
+        on_signal(t, sig, now);
+}
+
+/* A held child whose parent was killed before its event: nobody else will tell of it. */
+static void adopt_stale(int64_t now)
+{
+    for (int32_t i = 0; i < S.task_count; i++) {
+        struct task *t = S.all[i];
+        if (!t->held || now - t->held_ns < HELD_MAX_NS)
+            continue;
+        if (t->held == HELD_DEAD) {
+            task_drop(t);
+            i--;
+            continue;
+        }
+        long tgid = status_number(t->tid, "\nTgid:"), ppid = status_number(t->tid, "\nPPid:");
+        struct task parent = {.tid = (int32_t)(tgid == t->tid ? ppid : tgid), .mask = t->mask};
+        parent.tgid = parent.tid;
+        introduce(&parent, t, tgid == t->tid ? 0 : CLONE_OF_PTHREADS, now);
+    }
+}
+
+static int has_room(void)
+{
+    return S.record_max - S.record_count >= ROOM_RECORDS && S.blob_max - S.blob_count >= ROOM_BLOB;
+}
+
+/* What Python calls. */
+
+static void on_alarm(int sig) { (void)sig; S.ticked = 1; }
+static void on_term(int sig) { (void)sig; S.stop = 1; }
+
+void ss_init(const void *plans, uint32_t bytes, uint32_t payload, int guard_fd, uint32_t nr_restart,
+             uint32_t nr_sigreturn, uint32_t nr_execve, int tick_ms)
+{
+    memcpy(S.plans, plans, bytes < sizeof S.plans ? bytes : sizeof S.plans);
+    S.payload = payload;
+    S.guard_fd = guard_fd;
+    S.nr_restart = nr_restart;
+    S.nr_sigreturn = nr_sigreturn;
+    S.nr_execve = nr_execve;
+    /* No SA_RESTART: the tick ends a wait. It repeats, so one that falls before the wait is made good by the next. */
+    struct sigaction a = {.sa_handler = on_alarm};
+    sigaction(SIGALRM, &a, NULL);
+    a.sa_handler = on_term;
+    sigaction(SIGTERM, &a, NULL);
+    sigaction(SIGHUP, &a, NULL);
+    struct itimerval every = {{0, tick_ms * 1000}, {0, tick_ms * 1000}};
+    setitimer(ITIMER_REAL, &every, NULL);
+}
+
+void ss_set_buffer(void *records, uint32_t record_max, void *blob, uint32_t blob_max, int dropping)
+{
+    S.records = records;
+    S.record_max = record_max;
+    S.blob = blob;
+    S.blob_max = blob_max;
+    S.record_count = S.blob_count = 0;
+    S.dropping = dropping;
+}
+
+void ss_used(uint64_t out[6])
+{
+    out[0] = S.record_count;
+    out[1] = S.blob_count;
+    out[2] = S.event_count;
+    out[3] = S.dropped;
+    out[4] = S.foreign;
+    out[5] = (uint64_t)S.task_count;
+}
+
+/* Come under trace. 0 or -errno. Its first stop is asked for by ss_interrupt. */
+int ss_seize(int32_t tid, int32_t tgid, int32_t mask, int launched)
+{
+    long options = OPTIONS | (launched ? OPTION_SECCOMP | OPTION_EXITKILL : 0);
+    if (ptrace(SEIZE, tid, NULL, (void *)options))
+        return -errno;
+    struct task *t = task_add(tid);
+    t->tgid = tgid;
+    t->mask = mask;
+    t->known = 1;
+    t->attaching = !launched;
+    guard_tell(GUARD_NEW, tid, mask);
+    emit_task(t, TASK_ATTACH, now_ns(), 0, 0, 0);
+    if (launched) {
+        S.root = tid;
+        S.seccomp = 1;
+        t->silent = 1;
+    }
+    return 0;
+}
+
+int ss_interrupt(int32_t tid) { return ptrace(INTERRUPT, tid, NULL, NULL) ? -errno : 0; }
+
+int ss_run(void)
+{
+    for (;;) {
+        int status;
+        if (S.stop)
+            return RUN_STOP;
+        if (S.ticked) {
+            S.ticked = 0;
+            adopt_stale(now_ns());
+            return RUN_TICK;
+        }
+        if (!S.dropping && !has_room())
+            return RUN_FULL;
+        if (!S.task_count)
+            return RUN_END;
+        pid_t tid = wait4(-1, &status, __WALL, NULL);
+        if (tid > 0)
+            on_wait(tid, status, now_ns());
+        else if (errno == ECHILD)
+            return RUN_END;
+    }
+}
+
+/* Write what is still in the kernel, and the detaching, of every task. 1: no room, call again. The detaching itself
+ * is the end of this process: the kernel lets every tracee go on from wherever it is, without the EINTR that
+ * PTRACE_INTERRUPT would cost an idle server (kernel/ptrace.c, exit_ptrace). No stop is left unresumed here. */
+int ss_finish(void)
+{
+    int64_t now = now_ns();
+    for (; S.finish_at < S.task_count; S.finish_at++) {
+        struct task *t = S.all[S.finish_at];
+        if (!S.dropping && !has_room())
+            return 1;
+        if (!t->known || t->exited)
+            continue;
+        end_calls(t);
+        emit_task(t, TASK_DETACH, now, 0, 0, 0);
+    }
+    return 0;
+}
+
+/* tid and tgid of every task, pairs; their count. */
+int32_t ss_tasks(int32_t *pairs, int32_t max)
+{
+    int32_t n = 0;
+    for (; n < S.task_count && n < max; n++) {
+        pairs[2 * n] = S.all[n]->tid;
+        pairs[2 * n + 1] = S.all[n]->tgid;
+    }
+    return n;
+}
+
+/* The launched command's wait status; -1: runs. */
+int ss_root_status(void) { return S.root_ended ? S.root_status : -1; }

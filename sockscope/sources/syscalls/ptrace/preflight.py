@@ -1,0 +1,205 @@
+"""Why a process cannot be traced, said before it is touched.
+
+Source: ptrace(2) "Ptrace access mode checking", proc_pid_status(5), Documentation/admin-guide/LSM/Yama.rst.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from sockscope.errors import CannotObserveError, UsageError
+from sockscope.sources.syscalls.abi import Machine
+
+YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
+CAP_SYS_PTRACE = 1 << 19
+KTHREADD = 2
+ELF_CLASS_32 = 1
+
+
+def check_machine() -> Machine:
+    """The architecture, where this machine's processes can be traced.
+
+    Raises:
+        CannotObserveError: not Linux, or neither x86_64 nor aarch64.
+    """
+    if sys.platform != "linux":
+        raise CannotObserveError(
+            f"tracing needs Linux, this is {sys.platform}",
+            help_text="sockscope analyze works here, on recordings and captures",
+        )
+    machine = platform.machine()
+    if machine not in set(Machine):
+        raise CannotObserveError(f"tracing is not made for {machine}", help_text="x86_64 and aarch64 are")
+    return Machine(machine)
+
+
+def check_target(tgid: int) -> None:
+    """Return if the process can be traced.
+
+    Raises:
+        CannotObserveError: why not, and what to do.
+    """
+    check_machine()
+    status = read_status(tgid)
+    if int(status["Tgid"]) != tgid:
+        raise CannotObserveError(
+            f"{tgid} is a thread of process {status['Tgid']}", help_text=f"name the process: {status['Tgid']}"
+        )
+    name = f"process {tgid} ({status['Name']})"
+    if status["State"][:1] in "ZX":
+        raise CannotObserveError(
+            f"{name} is a zombie: it has ended and waits for its parent, process {status['PPid']}",
+            help_text="there is nothing left to trace; look at the parent",
+        )
+    if status.get("Kthread") == "1" or tgid == KTHREADD or int(status["PPid"]) == KTHREADD:
+        raise CannotObserveError(f"{name} is a kernel thread", help_text="only programs can be traced")
+    if tgid in _own_line():
+        raise CannotObserveError(
+            f"{name} is sockscope itself or started it", help_text="name the server's process, not this one's"
+        )
+    check_untraced(tgid, status)
+    _check_access(tgid, name, status)
+    _check_class(tgid, name)
+
+
+def read_status(pid: int) -> Mapping[str, str]:
+    """/proc/PID/status, key → text.
+
+    Raises:
+        CannotObserveError: no such process.
+    """
+    try:
+        # A negative or zero number is no process either, and "/proc/-1" is no file.
+        text = Path(f"/proc/{pid}/status").read_text(errors="backslashreplace")
+    except (FileNotFoundError, ProcessLookupError):
+        raise CannotObserveError(
+            f"there is no process {pid}", help_text="it may have ended; sockscope diagnose --port finds it by its port"
+        ) from None
+    pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return {key: value.strip() for key, value in pairs}
+
+
+def check_untraced(tgid: int, status: Mapping[str, str]) -> None:
+    """Raises CannotObserveError, naming the tracer, where there is one."""
+    tracer = int(status.get("TracerPid", "0"))
+    if not tracer:
+        return
+    try:
+        comm = Path(f"/proc/{tracer}/comm").read_text().strip()
+    except OSError:
+        comm = "?"
+    raise CannotObserveError(
+        f"process {tgid} ({status['Name']}) is already traced by process {tracer} ({comm})",
+        help_text=f"a process has one tracer: end {comm} ({tracer}) first",
+    )
+
+
+def permission_error(tgid: int) -> CannotObserveError:
+    """Why the kernel says EPERM for this process, and the mend."""
+    status = read_status(tgid)
+    name = f"process {tgid} ({status['Name']})"
+    own = read_status(os.getpid())
+    capable = bool(int(own.get("CapEff", "0"), 16) & CAP_SYS_PTRACE)
+    owners = set(status.get("Uid", "").split()[:3])
+    scope = _yama_scope()
+    if scope == 3:
+        return CannotObserveError(
+            f"no permission to trace {name}: Yama forbids tracing on this machine (ptrace_scope=3)",
+            help_text="set kernel.yama.ptrace_scope to 1 in /etc/sysctl.d and restart the machine",
+        )
+    if capable:
+        return CannotObserveError(
+            f"no permission to trace {name} though this process has CAP_SYS_PTRACE",
+            help_text="a security module or a container's seccomp profile forbids it: docker run --cap-add SYS_PTRACE",
+        )
+    if os.geteuid() == 0:
+        return CannotObserveError(
+            f"no permission to trace {name}: root here lacks CAP_SYS_PTRACE",
+            help_text="start the container with --cap-add SYS_PTRACE",
+        )
+    if owners != {str(os.geteuid())}:
+        return CannotObserveError(
+            f"no permission to trace {name}: it belongs to user id {'/'.join(sorted(owners))}",
+            help_text="run sockscope with sudo",
+        )
+    if scope:
+        return CannotObserveError(
+            f"no permission to trace {name}: Yama allows it to root only (ptrace_scope={scope})",
+            help_text="run sockscope with sudo, or: sudo sysctl kernel.yama.ptrace_scope=0",
+        )
+    return CannotObserveError(
+        f"no permission to trace {name}: it is protected (set-user-id, or not dumpable)",
+        help_text="run sockscope with sudo",
+    )
+
+
+def check_command(program: str) -> str:
+    """The path of a command to launch.
+
+    Raises:
+        UsageError: not found, or not executable.
+    """
+    found = _which(program)
+    if found is not None:
+        return found
+    if os.sep in program and os.path.exists(program):
+        raise UsageError(f"command cannot be executed: {program}", help_text=f"chmod +x {program}")
+    raise UsageError(f"command not found: {program}", help_text="check its name and PATH, or give its full path")
+
+
+def _which(program: str) -> str | None:
+    import shutil
+
+    return shutil.which(program) if program else None
+
+
+def _yama_scope() -> int:
+    try:
+        return int(YAMA.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _own_line() -> set[int]:
+    """This process and everyone that started it."""
+    line: set[int] = set()
+    pid = os.getpid()
+    while pid > 0 and pid not in line:
+        line.add(pid)
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            break
+    return line
+
+
+def _check_access(tgid: int, name: str, status: Mapping[str, str]) -> None:
+    """Opening its memory asks the kernel the same question as attaching, and changes nothing."""
+    try:
+        os.close(os.open(f"/proc/{tgid}/mem", os.O_RDONLY | os.O_CLOEXEC))
+    except PermissionError:
+        raise permission_error(tgid) from None
+    except (FileNotFoundError, ProcessLookupError):
+        raise gone_error(tgid, status["Name"]) from None
+
+
+def gone_error(tgid: int, comm: str = "?") -> CannotObserveError:
+    """For a target that ended while it was being attached to."""
+    return CannotObserveError(f"process {tgid} ({comm}) ended during the attach", help_text="start it again and retry")
+
+
+def _check_class(tgid: int, name: str) -> None:
+    try:
+        with open(f"/proc/{tgid}/exe", "rb") as file:
+            head = file.read(5)
+    except OSError:
+        # Deleted in another mount namespace, say; the loop looks at the registers too.
+        return
+    if head[:4] == b"\x7fELF" and head[4:5] == bytes([ELF_CLASS_32]):
+        raise CannotObserveError(
+            f"{name} is a 32-bit program, which sockscope cannot trace", help_text="trace a 64-bit build of it"
+        )
