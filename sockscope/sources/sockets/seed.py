@@ -16,8 +16,11 @@ import numpy.typing as npt
 
 from sockscope.model.seed import SEED_EPOLL_DTYPE, SEED_FD_DTYPE, FileKind, Seed, SeedProcess
 from sockscope.sources.sockets import procfs
+from sockscope.sources.sockets.listeners import descendants, listening_ports, tgids_of_port
 from sockscope.sources.sockets.netns import netns_of
 from sockscope.sources.sockets.open_files import Slot, group_open_files, share_files_table
+
+__all__ = ["descendants", "listening_ports", "read_seed", "tgids_of_port"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,79 @@
+"""One look at the host's sockets, for `sockscope snapshot`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable
+
+import numpy as np
+
+from sockscope.errors import CannotObserveError
+from sockscope.model.snapshot import Snapshot, causes
+from sockscope.model.sockaddr import Family
+from sockscope.model.sockets import Sockets
+from sockscope.model.tcp import TcpState
+from sockscope.sources.sockets import procfs
+from sockscope.sources.sockets.fd_scan import FdScan
+from sockscope.sources.sockets.listeners import descendants
+from sockscope.sources.sockets.netns import in_netns
+from sockscope.sources.sockets.owners import owner_table
+from sockscope.sources.sockets.sock_diag import ALL_STATES, TCP_QUERIES, Query, dump, state_mask
+
+
+def look(
+    *,
+    scan: FdScan,
+    families: Iterable[Query] = TCP_QUERIES,
+    ports: Collection[int] | None = None,
+    pid: int | None = None,
+    states: Collection[TcpState] | None = None,
+    tcp_info: bool = False,
+) -> Snapshot:
+    """Sockets with their owners.
+
+    Args:
+        scan: of the descriptors of all processes, under way since before.
+        ports: only TCP and UDP sockets with one of them at either end.
+        pid: only sockets that this process or a descendant holds, and those that wait in its listeners'
+            queues; looked up in its network namespace.
+        states: only these.
+
+    Raises:
+        CannotObserveError: no such process, or sock_diag is refused.
+    """
+    if pid is not None and procfs.read_stat(pid) is None:
+        raise CannotObserveError(f"there is no process {pid}", help_text="`sockscope snapshot` alone shows who holds what")
+    mask = ALL_STATES if states is None else state_mask(states)
+    realtime_ns = time.time_ns()
+    rows = in_netns(pid, lambda: dump(families=families, ports=ports, states=mask, tcp_info=tcp_info))
+    if mask == ALL_STATES and ports is None:
+        listeners = rows[(rows["state"] == TcpState.LISTEN) & (rows["protocol"] == 6)]
+    else:
+        # Also wanted where the filter hides them: they tell what waits for accept.
+        listeners = in_netns(pid, lambda: dump(states=state_mask([TcpState.LISTEN]), tcp_info=False))
+    held, unreadable = owner_table(scan)
+    if pid is not None:
+        mine = np.isin(held["tgid"], descendants([pid]))
+        inodes = held["inode"][mine]
+        served = listeners["local_port"][np.isin(listeners["inode"], inodes)]
+        queued = (rows["inode"] == 0) & (rows["family"] != Family.UNIX) & np.isin(rows["local_port"], served)
+        rows = rows[queued | np.isin(rows["inode"], inodes)]
+    if ports is not None or pid is not None or states is not None:
+        held = held[np.isin(held["inode"], rows["inode"])]
+    owned = np.isin(rows["inode"], held["inode"])
+    return Snapshot(
+        sockets=Sockets(records=rows, owners=held),
+        causes=causes(rows, owned, listeners, unreadable_count=unreadable),
+        comms=_comms(np.unique(held["tgid"]).tolist()),
+        realtime_ns=realtime_ns,
+        unreadable_count=unreadable,
+    )
+
+
+def _comms(tgids: Iterable[int]) -> dict[int, str]:
+    """The names of processes; `?` for one that ended meanwhile."""
+    out: dict[int, str] = {}
+    for tgid in tgids:
+        data = procfs.read_file(f"/proc/{tgid}/comm")
+        out[tgid] = data.rstrip(b"\n").decode("utf-8", "backslashreplace") if data else "?"
+    return out
