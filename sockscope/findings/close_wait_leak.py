@@ -1,0 +1,284 @@
+"""The peer has gone and the program does not close.
+
+What it reports:
+    TCP connections in CLOSE_WAIT that the program keeps: the peer's FIN has arrived, the program was
+    told (a read returned 0, or epoll said EPOLLRDHUP), and since then it neither sent anything nor
+    closed its descriptor, while it had time and went on with other things.
+
+Why it matters:
+    CLOSE_WAIT has no timeout: only the program can end it. Each one costs a descriptor and a socket,
+    until accept fails with EMFILE. The peer's side stays in FIN_WAIT2 for as long.
+
+Evidence:
+    The read that returned 0 (or the epoll event), the peer's FIN on the wire, the state in the
+    last snapshot, the last thing the program did with the connection, and what its thread did next.
+
+Example:
+    `recvfrom(7, "", 4096, 0) = 0` at +1.204 s, then `epoll_ctl(4, EPOLL_CTL_DEL, 7)`, and never
+    `close(7)`.
+
+Mend:
+    Close the descriptor on every path on which a read returns 0 or fails: in a `finally`, a `with`
+    block, a destructor. Taking it out of the event loop does not close it.
+
+False positives:
+    Half-close is legal: a program may go on sending after the peer's FIN, and one that does is not
+    reported, nor one that waits for room to send. A request not answered yet is given 10 s (a slow
+    backend), others 1 s. A program that was never told and does not look is reported as info only, until
+    10 s have passed: it may be about to write, and will find out then. A connection pool notices at
+    its next use: client connections that were not told are left at info.
+
+References:
+    RFC 9293 section 3.6 (closing a connection); recv(2) (return value 0); epoll_ctl(2) EPOLLRDHUP.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sockscope.analysis.session import Session
+from sockscope.findings.evidence import (
+    GRACE_NS,
+    NS_PER_S,
+    from_event,
+    from_proc,
+    kept,
+    plural,
+    program,
+    share,
+    since_start,
+    span,
+    who,
+)
+from sockscope.findings.halves import (
+    hang_up_event,
+    last_sample_evidence,
+    last_state,
+    local_fin_ns,
+    packet_evidence,
+    peer_fin_ns,
+    shutdown_event,
+    told_evidence,
+    was_reset,
+)
+from sockscope.findings.holding import (
+    DELIBERATE,
+    Copy,
+    copies,
+    held_until,
+    payload_moves,
+    tcp_connections,
+    uses_of,
+    waits_to_write,
+)
+from sockscope.model.connections import Connection, Role
+from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
+from sockscope.model.tcp import TcpFlag, TcpState
+
+RULE = Rule(
+    slug="close-wait-leak",
+    severity=Severity.ERROR,
+    summary="the peer has ended the connection and the program does not close its side",
+    yields_to=frozenset(
+        {
+            "fin-withheld",
+            "passed-fd-leak",
+            "unaccepted-connection",
+            "accept-result-misused",
+            "event-loop-spin",
+            "write-after-peer-close",
+        }
+    ),
+)
+
+_UNANSWERED_GRACE_NS = 10 * NS_PER_S
+"""A request may take this long to answer, also when its client has ended its half."""
+_UNTOLD_GRACE_NS = 2 * GRACE_NS
+_SURELY_UNTOLD_NS = 10 * NS_PER_S
+_SURELY_IDLE_NS = 5 * NS_PER_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Leak:
+    """One connection that is kept.
+
+    Attributes:
+        fin_ns: when the peer ended its half.
+        told_event: the read or epoll_wait that told; -1 for none.
+        last_use: the last event that used it for anything but learning of the end; -1 for none.
+        idle_ns: from being told (or the FIN) or the last use to the end of what was watched.
+        later_calls: what the told thread did afterwards.
+    """
+
+    connection: Connection
+    copy: Copy
+    fin_ns: int
+    told_event: int
+    last_use: int
+    idle_ns: int
+    until_ns: int
+    later_calls: int
+    unanswered: bool
+
+    @property
+    def grade(self) -> tuple[Severity, Confidence]:
+        told = self.told_event >= 0
+        if self.unanswered:
+            return Severity.WARNING, Confidence.POSSIBLE
+        if told and (self.later_calls or self.idle_ns >= _SURELY_IDLE_NS):
+            return Severity.ERROR, Confidence.CERTAIN
+        if told:
+            return Severity.WARNING, Confidence.LIKELY
+        if self.idle_ns >= _SURELY_UNTOLD_NS and self.connection.role is not Role.CLIENT:
+            return Severity.WARNING, Confidence.LIKELY
+        return Severity.INFO, Confidence.POSSIBLE
+
+
+def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
+    """One finding a program and manner (told or not)."""
+    candidates = [c for c in tcp_connections(session) if c.id not in explained]
+    writers = {_program_of(session, c) for c in session.connections if c.written_bytes and c.open_file >= 0}
+    groups: defaultdict[tuple[str, bool, Severity], list[_Leak]] = defaultdict(list)
+    for connection in candidates:
+        leak = _judge(session, connection, answers=_program_of(session, connection) in writers)
+        if leak is not None:
+            groups[program(session, leak.copy.tgid), leak.told_event >= 0, leak.grade[0]].append(leak)
+    for (name, _, _), leaks in groups.items():
+        total = sum(1 for c in tcp_connections(session) if _program_of(session, c) == name)
+        yield _finding(session, leaks, total)
+
+
+def _program_of(session: Session, connection: Connection) -> str:
+    descriptors = session.open_files[connection.open_file].descriptors
+    if not descriptors:
+        return ""
+    return program(session, session.tgid_of_table(session.descriptors[descriptors[0]].table))
+
+
+def _judge(session: Session, connection: Connection, *, answers: bool) -> _Leak | None:
+    fin_ns = peer_fin_ns(session, connection)
+    if fin_ns is None:
+        return None
+    held = copies(session, connection.open_file)
+    if not held or all(copy.descriptor.ended in DELIBERATE for copy in held):
+        return None
+    # Several may hold it; the one that was told, or used it last, is the one to close it.
+    holding = [copy for copy in held if copy.descriptor.ended not in DELIBERATE]
+    copy = max(holding, key=lambda one: int(session.effective_ns[one.uses[-1]]) if len(one.uses) else -1)
+    until = held_until(session, copy)
+    if was_reset(session, connection, until) or last_state(session, connection, fin_ns) not in (
+        None,
+        TcpState.CLOSE_WAIT,
+    ):
+        return None
+    own_fin = local_fin_ns(session, connection)
+    if (own_fin is not None and own_fin < until) or shutdown_event(session, connection, writing=True) >= 0:
+        return None
+    told_event = connection.eof_event if connection.eof_event >= 0 else hang_up_event(session, connection)
+    uses = uses_of(session, session.events_of(connection.id))
+    if waits_to_write(session, uses):
+        return None
+    reads, writes = payload_moves(session, uses)
+    moves = sorted((int(event) for event in (*reads, *writes)), key=lambda event: int(session.effective_ns[event]))
+    last_use = moves[-1] if moves else -1
+    since = int(session.effective_ns[told_event]) if told_event >= 0 else fin_ns
+    if last_use >= 0:
+        since = max(since, int(session.effective_ns[last_use]))
+    idle = until - since
+    unanswered = answers and last_use >= 0 and last_use in set(map(int, reads))
+    grace = GRACE_NS if told_event >= 0 else _UNTOLD_GRACE_NS
+    if idle < (_UNANSWERED_GRACE_NS if unanswered else grace):
+        return None
+    return _Leak(
+        connection=connection,
+        copy=copy,
+        fin_ns=fin_ns,
+        told_event=told_event,
+        last_use=last_use,
+        idle_ns=idle,
+        until_ns=until,
+        later_calls=_later_calls(session, told_event, connection.id),
+        unanswered=unanswered,
+    )
+
+
+def _later_calls(session: Session, told_event: int, connection: int) -> int:
+    """What the thread that was told has done since, with other things."""
+    if told_event < 0:
+        return 0
+    told = session.events.records[told_event]
+    later = session.events_of_tid(int(told["tid"]))
+    later = later[session.effective_ns[later] > session.effective_ns[told_event]]
+    return int((session.event_connection[later] != connection).sum())
+
+
+def _finding(session: Session, leaks: list[_Leak], total: int) -> Finding:
+    leaks.sort(key=lambda leak: -leak.idle_ns)
+    worst = leaks[0]
+    severity, confidence = worst.grade
+    fds = f"fd {worst.copy.descriptor.fd}"
+    count = len(leaks)
+    ended = since_start(session, worst.fin_ns)
+    if worst.told_event >= 0:
+        told_at = since_start(session, int(session.effective_ns[worst.told_event]))
+        manner = (
+            f"In the worst case {who(session, worst.copy.tgid)} was told on {fds} at {told_at} and then neither "
+            f"sent nor closed for {span(worst.idle_ns)}"
+        )
+        manner += (
+            f", while the same thread made {plural(worst.later_calls, 'other call')}." if worst.later_calls else "."
+        )
+        title = f"{plural(count, 'connection')} in CLOSE_WAIT: told of the end, never closed"
+        remedy = (
+            f"Close the descriptor where the read returns 0 (here {fds}), on every path: no longer watching it "
+            "does not close it."
+        )
+    else:
+        manner = (
+            f"In the worst case the FIN came at {ended}, and {who(session, worst.copy.tgid)} has not read "
+            f"{fds} to its end, nor written, for {span(worst.idle_ns)}."
+        )
+        title = f"{plural(count, 'connection')} in CLOSE_WAIT: the program does not look"
+        remedy = (
+            f"Keep {fds} in the set that is waited on (EPOLLIN or EPOLLRDHUP, POLLIN), read it until 0 is returned, "
+            "and close it then; or give idle connections a time limit."
+        )
+    if worst.unanswered:
+        manner += " Its last request was never answered: it may still be at work on it."
+    explanation = (
+        f"The peers of {share(count, total)} have ended their half (first FIN of these at "
+        f"{since_start(session, min(leak.fin_ns for leak in leaks))}), and the program keeps its own open. {manner}"
+    )
+    return Finding(
+        rule=RULE.slug,
+        severity=severity,
+        confidence=confidence,
+        title=title,
+        tgid=worst.copy.tgid,
+        comm=session.comm(worst.copy.tgid),
+        fd=worst.copy.descriptor.fd,
+        connections=tuple(leak.connection.id for leak in leaks),
+        count=count,
+        worst=worst.connection.id,
+        explanation=explanation,
+        remedy=remedy,
+        evidence=kept(_evidence(session, worst)),
+    )
+
+
+def _evidence(session: Session, leak: _Leak) -> Iterator[Evidence]:
+    connection = leak.connection
+    wire = packet_evidence(
+        session, connection, from_peer=True, flags=TcpFlag.FIN, note="the peer's FIN: CLOSE_WAIT begins"
+    )
+    yield from told_evidence(session, leak.told_event)
+    yield from wire
+    if leak.last_use >= 0:
+        yield from_event(session, leak.last_use, "the last bytes moved")
+    yield from last_sample_evidence(session, connection, "the last snapshot that shows it")
+    yield from_proc(
+        leak.until_ns,
+        f"{who(session, leak.copy.tgid)} fd {leak.copy.descriptor.fd}: not closed {span(leak.idle_ns)} later",
+    )

@@ -1,0 +1,141 @@
+"""The two halves of a TCP connection: when each side ended its own, and how the program was told."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+from sockscope.analysis.session import Session
+from sockscope.findings.evidence import from_event, from_packet, from_socket
+from sockscope.model.calls import Call
+from sockscope.model.connections import Connection, Flow
+from sockscope.model.events import Section
+from sockscope.model.findings import Evidence
+from sockscope.model.sockaddr import encode_key
+from sockscope.model.tcp import TcpFlag, TcpState
+
+EPOLLHUP = 0x10
+EPOLLRDHUP = 0x2000
+_PEER_HAS_ENDED = frozenset({TcpState.CLOSE_WAIT, TcpState.LAST_ACK, TcpState.CLOSING})
+
+
+def flow_of(session: Session, connection: Connection) -> Flow | None:
+    """The connection on the wire; None where no packet of it was captured."""
+    return session.flows[connection.flow] if connection.flow >= 0 else None
+
+
+def local_fin_ns(session: Session, connection: Connection) -> int | None:
+    """When the target's FIN was seen on the wire."""
+    flow = flow_of(session, connection)
+    return flow.fin_ns[connection.local_side] if flow else None
+
+
+def local_rst_ns(session: Session, connection: Connection) -> int | None:
+    """When the target's first RST was seen on the wire."""
+    flow = flow_of(session, connection)
+    return flow.rst_ns[connection.local_side] if flow else None
+
+
+def was_reset(session: Session, connection: Connection, before_ns: int) -> bool:
+    """Whether either side sent RST before that time."""
+    flow = flow_of(session, connection)
+    return flow is not None and any(at is not None and at < before_ns for at in flow.rst_ns)
+
+
+def peer_fin_ns(session: Session, connection: Connection) -> int | None:
+    """When the peer ended its half: its FIN on the wire, else the end of file read, else the first such snapshot.
+
+    A read also returns 0 after the program's own shutdown(SHUT_RD): where there are packets, they decide.
+    """
+    flow = flow_of(session, connection)
+    on_wire = flow.fin_ns[1 - connection.local_side] if flow else None
+    if on_wire is not None:
+        return on_wire
+    if flow is not None and not session.info.packets.lost_count:
+        return None
+    if connection.eof_ns is not None and shutdown_event(session, connection) < 0:
+        return connection.eof_ns
+    for row in session.samples_of(connection.id):
+        if int(session.sockets.records["state"][row]) in _PEER_HAS_ENDED:
+            return int(session.sockets.records["time_ns"][row])
+    return None
+
+
+def shutdown_event(session: Session, connection: Connection, *, writing: bool = False) -> int:
+    """The program's first successful shutdown(2) of it (`writing`: of its own half); -1 for none."""
+    events = session.events_of(connection.id)
+    rows = session.events.records[events]
+    fits = (rows["call"] == Call.shutdown) & (rows["ret"] == 0)
+    if writing:
+        fits &= rows["args"][:, 1] != 0  # SHUT_RD is 0
+    found = events[fits]
+    return int(found[0]) if len(found) else -1
+
+
+def last_state(session: Session, connection: Connection, after_ns: int) -> TcpState | None:
+    """The state in the last snapshot taken after that time; None where there was none."""
+    rows = session.samples_of(connection.id)
+    rows = rows[session.sockets.records["time_ns"][rows] > after_ns]
+    if not len(rows):
+        return None
+    state = int(session.sockets.records["state"][rows[-1]])
+    return TcpState(state) if state in TcpState._value2member_map_ else TcpState.UNKNOWN
+
+
+def hang_up_event(session: Session, connection: Connection) -> int:
+    """The first epoll_wait that said EPOLLRDHUP or EPOLLHUP of the connection; -1 for none."""
+    watched = [i for i in session.interests if i.open_file == connection.open_file]
+    for interest in watched:
+        waits = session.events_of_open_file(interest.epoll)
+        for wait in waits[session.effective_ns[waits] >= interest.added_ns]:
+            if _says_hang_up(session, int(wait), interest.data):
+                return int(wait)
+    return -1
+
+
+def _says_hang_up(session: Session, wait: int, data: int) -> bool:
+    if int(session.events.records["ret"][wait]) <= 0:
+        return False
+    packed = session.events.section(wait, Section.EPOLL_EVENTS)
+    if packed is not None:
+        return any(d == data and e & (EPOLLRDHUP | EPOLLHUP) for e, d in _pairs("<IQ", packed))
+    aligned = session.events.section(wait, Section.EPOLL_EVENTS_ALIGNED)
+    return aligned is not None and any(d == data and e & (EPOLLRDHUP | EPOLLHUP) for e, d in _pairs("<I4xQ", aligned))
+
+
+def _pairs(layout: str, packed: bytes) -> list[tuple[int, int]]:
+    size = struct.calcsize(layout)
+    return [(e, d) for e, d in struct.iter_unpack(layout, packed[: len(packed) // size * size])]
+
+
+def packet_row(session: Session, connection: Connection, *, from_peer: bool, flags: TcpFlag) -> int:
+    """The first packet of that side with all these flags; -1 for none."""
+    sender = connection.peer if from_peer else connection.local
+    rows = session.packets_of(connection.id)
+    if sender is None or not len(rows):
+        return -1
+    packets = session.packets.records[rows]
+    key = np.frombuffer(encode_key(sender), np.uint8)
+    fits = (packets["sport"] == sender.port) & (packets["src"] == key).all(axis=1)
+    fits &= (packets["flags"] & int(flags)) == int(flags)
+    return int(rows[int(np.argmax(fits))]) if fits.any() else -1
+
+
+def packet_evidence(
+    session: Session, connection: Connection, *, from_peer: bool, flags: TcpFlag, note: str
+) -> list[Evidence]:
+    """That packet as evidence; empty where it was not captured."""
+    row = packet_row(session, connection, from_peer=from_peer, flags=flags)
+    return [from_packet(session, row, note)] if row >= 0 else []
+
+
+def told_evidence(session: Session, event: int) -> list[Evidence]:
+    """How the program was told of the peer's FIN."""
+    return [from_event(session, event, "told: the peer has ended its half")] if event >= 0 else []
+
+
+def last_sample_evidence(session: Session, connection: Connection, note: str = "") -> list[Evidence]:
+    """What the last snapshot that shows the connection says of it."""
+    rows = session.samples_of(connection.id)
+    return [from_socket(session, int(rows[-1]), note)] if len(rows) else []
