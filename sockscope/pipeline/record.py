@@ -22,7 +22,7 @@ from sockscope.pipeline import clock
 from sockscope.pipeline.options import RecordOptions
 from sockscope.pipeline.targets import make_engine, resolve
 from sockscope.recording.writer import Writer
-from sockscope.sources.packets.live import Capture, interfaces_for
+from sockscope.sources.packets.live import Capture
 from sockscope.sources.sockets.sampler import Sampler
 from sockscope.sources.sockets.seed import listening_ports, read_seed
 from sockscope.sources.syscalls.engine import Engine
@@ -132,12 +132,11 @@ class _Recording:
         if not self._options.packets:
             return
         capture = Capture(
-            interfaces=interfaces_for(None),
+            interfaces=(),
             ports=sorted(self._ports),
             path=self._writer.packets_path,
             snap_bytes=HEADER_BYTES + self._options.payload_bytes,
             netns_pid=self._foreign_netns(),
-            redact=self._options.redact,
         )
         try:
             capture.start()
@@ -236,6 +235,7 @@ class _Recording:
         if self._capture is not None:
             capture, self._capture = self._capture, None
             packets = capture.stop()
+            self._notes.extend(capture.notes())
         self._clocks.append(clock.sample())
         if self._writer.problem is not None:
             self._notes.append(self._writer.problem)
