@@ -146,7 +146,8 @@ class _Sorted:
         )
 
     def has(self, flag: TcpFlag) -> npt.NDArray[np.bool_]:
-        return np.not_equal(self.flags & np.uint8(flag), 0)
+        found: npt.NDArray[np.bool_] = (self.flags & np.uint8(flag)) != 0
+        return found
 
 
 def _openers(flow: Ints, direction: Ints, flags: npt.NDArray[np.uint8], count: int) -> Ints:

@@ -1,0 +1,253 @@
+"""The capture's helper process: rings drained into a pcapng file, apart from the main process and its GIL.
+
+Started by `sockscope.sources.packets.live.Capture` as `python -m sockscope.sources.packets.capture_process`;
+requests come by stdin, replies go to stdout. It ends, with all packets written, on STOP, at the end of stdin,
+on SIGTERM, and when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import select
+import signal
+import time
+from dataclasses import dataclass, field
+from types import FrameType
+
+from sockscope.model.sockaddr import Address
+from sockscope.sources.packets.capture_protocol import Operation, Reply, Request
+from sockscope.sources.packets.interfaces import interfaces_for
+from sockscope.sources.packets.pcapng_writer import (
+    enhanced_packets,
+    interface_description,
+    interface_statistics,
+    section_header,
+)
+from sockscope.sources.packets.ring import Ring
+
+RING_BYTES = 64 << 20
+"""Of all interfaces together; 128 000 packets, which is 0.6 s at 200 000 packets/s."""
+MIN_RING_BYTES = 4 << 20
+
+PAUSE_S = 0.04
+"""Between two looks at the rings. Waking for each packet would cost the server more than the capture itself."""
+
+_CLONE_NEWNET = 0x40000000
+_NO_RAW = "run as root, or grant it: sudo setcap cap_net_raw+ep on the Python interpreter"
+
+
+class _CannotStartError(Exception):
+    """Why the capture cannot start, and the mend."""
+
+    def __init__(self, reason: str, help_text: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.help_text = help_text
+
+
+@dataclass(slots=True)
+class _Sink:
+    """The file. It holds whole blocks at any time, unless the process is killed within one write."""
+
+    descriptor: int
+    good_bytes: int = 0
+    failure: str = ""
+
+    def write(self, block: bytes) -> bool:
+        """False where the disk takes no more: the file then ends after the last whole write."""
+        if self.failure:
+            return False
+        rest = memoryview(block)
+        try:
+            while rest:
+                rest = rest[os.write(self.descriptor, rest) :]
+        except OSError as error:
+            self.failure = error.strerror or "the file cannot be written"
+            with contextlib.suppress(OSError):
+                os.ftruncate(self.descriptor, self.good_bytes)
+                os.lseek(self.descriptor, self.good_bytes, os.SEEK_SET)
+            return False
+        self.good_bytes += len(block)
+        return True
+
+
+@dataclass(slots=True)
+class _Recorder:
+    """Rings, file and counts."""
+
+    rings: list[Ring]
+    sink: _Sink
+    seen_count: int = 0
+    unwritten_count: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def drain(self) -> int:
+        """Write what has come; the number of packets."""
+        count = 0
+        for number, ring in enumerate(self.rings):
+            ring.clear_error()
+            for taken in ring.take():
+                packets = len(taken.wire)
+                if self.sink.write(enhanced_packets(taken.data, taken.captured, taken.wire, taken.time_ns, number)):
+                    self.seen_count += packets
+                else:
+                    self.unwritten_count += packets
+                count += packets
+        if self.sink.failure and not self.notes:
+            self.notes.append(f"packet capture ended early: {self.sink.failure}")
+        return count
+
+    def reply(self) -> Reply:
+        for ring in self.rings:
+            ring.update_counts()
+        return Reply(
+            seen_count=self.seen_count,
+            lost_count=self.unwritten_count + sum(ring.dropped_count for ring in self.rings),
+            interfaces=[ring.interface for ring in self.rings],
+            notes=self.notes,
+        )
+
+    def finish(self) -> None:
+        """Drain, and let the file itself say what was lost."""
+        self.drain()
+        now_ns = time.time_ns()
+        for number, ring in enumerate(self.rings):
+            ring.update_counts()
+            self.sink.write(interface_statistics(number, now_ns, ring.received_count, ring.dropped_count))
+
+
+def _start(request: Request) -> _Recorder:
+    if request.netns_pid is not None:
+        _enter_namespace(request.netns_pid)
+    interfaces = tuple(request.interfaces) or interfaces_for(
+        [Address.inet(bytes.fromhex(packed), port) for packed, port in request.addresses]
+        or [Address.inet(bytes(4), 0)],
+        other_namespace=request.netns_pid is not None,
+    )
+    rings: list[Ring] = []
+    for interface in interfaces:
+        try:
+            rings.append(
+                Ring(
+                    interface,
+                    request.ports,
+                    snap_bytes=request.snap_bytes,
+                    ring_bytes=max(RING_BYTES // len(interfaces), MIN_RING_BYTES),
+                )
+            )
+        except PermissionError as error:
+            raise _CannotStartError("no permission to capture packets (CAP_NET_RAW)", _NO_RAW) from error
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                raise _CannotStartError(
+                    f"no network interface named {interface}", "ip -brief link shows them"
+                ) from error
+            raise _CannotStartError(f"cannot capture on {interface}: {error.strerror}") from error
+    try:
+        descriptor = os.open(request.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _CannotStartError(
+            f"cannot write {request.path}: {error.strerror}", "name a folder that can be written"
+        ) from error
+    sink = _Sink(descriptor)
+    sink.write(
+        section_header("sockscope") + b"".join(interface_description(r.interface, r.link, r.snap_bytes) for r in rings)
+    )
+    return _Recorder(rings, sink)
+
+
+def _enter_namespace(pid: int) -> None:
+    """setns(2) to the network namespace of a process."""
+    try:
+        descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _CannotStartError(f"cannot open the network namespace of process {pid}: {error.strerror}") from error
+    libc = ctypes.CDLL(None, use_errno=True)
+    failed = libc.setns(descriptor, _CLONE_NEWNET)
+    os.close(descriptor)
+    if failed:
+        reason = os.strerror(ctypes.get_errno())
+        raise _CannotStartError(
+            f"cannot enter the network namespace of process {pid}: {reason}", "run as root (CAP_SYS_ADMIN)"
+        )
+
+
+class _Control:
+    """Requests from stdin, as they come."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._parent = os.getppid()
+        self.ended = False
+
+    def end(self, _number: int = 0, _frame: FrameType | None = None) -> None:
+        self.ended = True
+
+    def wait(self, seconds: float | None) -> list[Request]:
+        """Requests that came within the time."""
+        if os.getppid() != self._parent:
+            # Parent gone; stdin may be held open by a process that it forked.
+            self.ended = True
+        if self.ended:
+            return []
+        readable, _, _ = select.select([0], [], [], seconds)
+        if not readable:
+            return []
+        said = os.read(0, 1 << 16)
+        if not said:
+            self.ended = True
+        *lines, self._rest = (self._rest + said).split(b"\n")
+        return [Request.of(line) for line in lines if line]
+
+
+def _answer(reply: Reply) -> None:
+    # Nobody may be there to read it any more.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, reply.line())
+
+
+def main() -> None:
+    """Serve one capture."""
+    control = _Control()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, control.end)
+    first: list[Request] = []
+    while not first and not control.ended:
+        first = control.wait(1.0)
+    if not first:
+        return
+    try:
+        recorder = _start(first[0])
+    except _CannotStartError as error:
+        _answer(Reply(error=error.reason, help_text=error.help_text))
+        return
+    _answer(recorder.reply())
+    _serve(recorder, control, first[1:])
+
+
+def _serve(recorder: _Recorder, control: _Control, requests: list[Request]) -> None:
+    stopping = False
+    while not stopping and not control.ended:
+        for request in requests:
+            if request.operation == Operation.PORTS:
+                for ring in recorder.rings:
+                    ring.set_ports(request.ports)
+            elif request.operation == Operation.STOP:
+                stopping = True
+                break
+            _answer(recorder.reply())
+        if not stopping:
+            busy = recorder.drain() * 512 > RING_BYTES // 8
+            requests = control.wait(0 if busy else PAUSE_S)
+    recorder.finish()
+    if stopping:
+        _answer(recorder.reply())
+    for ring in recorder.rings:
+        ring.close()
+
+
+if __name__ == "__main__":
+    main()
