@@ -68,7 +68,7 @@ def causes(
     owned: npt.NDArray[np.bool_],
     listeners: npt.NDArray[np.void],
     *,
-    unreadable_count: int = 0,
+    owners_may_hide: bool = False,
 ) -> npt.NDArray[np.uint8]:
     """The cause of every row's state.
 
@@ -79,7 +79,7 @@ def causes(
         records: shape (n,), SOCKET_DTYPE.
         owned: shape (n,), whether an owner was found.
         listeners: SOCKET_DTYPE, the listening sockets of the same namespace (state LISTEN), filtered or not.
-        unreadable_count: processes that could not be looked into.
+        owners_may_hide: not every process could be looked into.
 
     Returns:
         Shape (n,), uint8, `Cause`.
@@ -98,7 +98,7 @@ def causes(
     in_queue = np.isin(records["local_port"], waiting)
     close_wait = tcp & (state == TcpState.CLOSE_WAIT)
     out[close_wait & owned] = Cause.OWNED
-    out[open_ & ~owned & ~no_inode] = Cause.HIDDEN_OWNER if unreadable_count else Cause.ORPHANED
+    out[open_ & ~owned & ~no_inode] = Cause.HIDDEN_OWNER if owners_may_hide else Cause.ORPHANED
     out[open_ & no_inode] = Cause.ORPHANED
     out[open_ & no_inode & in_queue] = Cause.NEVER_ACCEPTED
     closing = tcp & np.isin(state, [TcpState.FIN_WAIT1, TcpState.FIN_WAIT2, TcpState.CLOSING, TcpState.LAST_ACK])

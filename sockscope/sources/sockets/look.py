@@ -42,7 +42,9 @@ def look(
         CannotObserveError: no such process, or sock_diag is refused.
     """
     if pid is not None and procfs.read_stat(pid) is None:
-        raise CannotObserveError(f"there is no process {pid}", help_text="`sockscope snapshot` alone shows who holds what")
+        raise CannotObserveError(
+            f"there is no process {pid}", help_text="`sockscope snapshot` alone shows who holds what"
+        )
     mask = ALL_STATES if states is None else state_mask(states)
     realtime_ns = time.time_ns()
     rows = in_netns(pid, lambda: dump(families=families, ports=ports, states=mask, tcp_info=tcp_info))
