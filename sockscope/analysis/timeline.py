@@ -1,0 +1,187 @@
+"""One connection's story: its syscalls in every process, its packets, the kernel's states, in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sockscope.analysis.describe import describe_view
+from sockscope.analysis.describe_view import View
+from sockscope.analysis.describe_words import words_of
+from sockscope.analysis.http1 import Http1State
+from sockscope.analysis.session import Ids, Session
+from sockscope.analysis.timeline_events import EventPicker
+from sockscope.analysis.timeline_wire import WireTeller
+from sockscope.model.calls import READS
+from sockscope.model.connections import Connection, Protocol
+from sockscope.model.events import Events
+from sockscope.model.report import Lane, TimelineItem
+from sockscope.model.tcp import TcpState
+
+_EVENT, _PACKET, _SAMPLE, _GONE = range(4)
+_NO_BYTES = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ticket:
+    """What will become an item: cheap, so that a long story is cut before anything is decoded."""
+
+    time_ns: int
+    source: int
+    ref: int
+
+
+class Timelines:
+    """Makes timelines of a session's connections when asked (a `model.report.Timelines`).
+
+    What all connections need (which wait came before which call, who watches which descriptor) is
+    worked out once, at the first call.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._picker = EventPicker(session)
+
+    def __call__(self, connection: int, *, limit: int = 200) -> list[TimelineItem]:
+        """The story of one connection, in order of time.
+
+        Over `limit` items the middle is left out, and one item says how much.
+        """
+        session = self._session
+        one = session.connections[connection]
+        tickets = self._tickets(one)
+        tickets.sort(key=lambda ticket: (ticket.time_ns, ticket.source != _PACKET, ticket.ref))
+        limit = max(limit, 3)
+        if len(tickets) <= limit:
+            return self._tell(one, tickets)
+        # The end tells more of what went wrong than the beginning: it gets the odd place.
+        first = (limit - 1) // 2
+        last = limit - 1 - first
+        left_out = tickets[first:-last]
+        gap = TimelineItem(
+            time_ns=left_out[0].time_ns,
+            duration_ns=left_out[-1].time_ns - left_out[0].time_ns,
+            lane=Lane.KERNEL,
+            actor="--",
+            name="…",
+            text=f"… {len(left_out)} more events …",
+            words="left out here",
+        )
+        return [*self._tell(one, tickets[:first]), gap, *self._tell(one, tickets[-last:])]
+
+    def _tickets(self, connection: Connection) -> list[_Ticket]:
+        session = self._session
+        events = self._picker.of(connection)
+        records = session.events.records
+        began = np.where(records["enter_ns"][events] >= 0, records["enter_ns"][events], records["exit_ns"][events])
+        tickets = [
+            _Ticket(time_ns=time_ns, source=_EVENT, ref=ref)
+            for time_ns, ref in zip(began.tolist(), events.tolist(), strict=True)
+        ]
+        packets = session.packets_of(connection.id)
+        tickets += [
+            _Ticket(time_ns=time_ns, source=_PACKET, ref=ref)
+            for time_ns, ref in zip(session.packet_ns[packets].tolist(), packets.tolist(), strict=True)
+        ]
+        samples = _telling_samples(session, connection)
+        tickets += [
+            _Ticket(time_ns=time_ns, source=_SAMPLE, ref=ref)
+            for time_ns, ref in zip(session.sockets.records["time_ns"][samples].tolist(), samples.tolist(), strict=True)
+        ]
+        if connection.gone_ns is not None:
+            tickets.append(_Ticket(time_ns=connection.gone_ns, source=_GONE, ref=-1))
+        return tickets
+
+    def _tell(self, connection: Connection, tickets: list[_Ticket]) -> list[TimelineItem]:
+        state = Http1State()
+        wire = WireTeller(self._session, connection)
+        items = []
+        for ticket in tickets:
+            if ticket.source == _EVENT:
+                items.append(self._event(connection, ticket.ref, state))
+            elif ticket.source == _PACKET:
+                items.append(wire.item(ticket.ref))
+            elif ticket.source == _SAMPLE:
+                items.append(_sample(self._session, ticket.ref))
+            else:
+                items.append(
+                    TimelineItem(
+                        time_ns=ticket.time_ns,
+                        duration_ns=0,
+                        lane=Lane.KERNEL,
+                        actor="--",
+                        name="gone",
+                        text="no longer in the kernel's tables",
+                    )
+                )
+        return items
+
+    def _event(self, connection: Connection, event: int, state: Http1State) -> TimelineItem:
+        session = self._session
+        view = View.of(session.events, event)
+        words = words_of(view, state if session.event_connection[event] == connection.id else None)
+        if connection.protocol is Protocol.UDP and view.call in READS and view.returned and view.ret == 0:
+            words = "read an empty datagram"
+        return TimelineItem(
+            time_ns=view.time_ns,
+            duration_ns=view.duration_ns,
+            lane=Lane.SYSCALL,
+            actor=actor(session, session.events, event),
+            name=view.call.name,
+            text=describe_view(view),
+            words=words,
+            ref=event,
+            failed=bool(view.errno),
+        )
+
+
+def timeline(session: Session, connection: int, *, limit: int = 200) -> list[TimelineItem]:
+    """One connection's timeline; for many of them keep a `Timelines`."""
+    return Timelines(session)(connection, limit=limit)
+
+
+def actor(session: Session, events: Events, event: int) -> str:
+    """`comm[tgid]`, or `comm[tgid/tid]` for a thread that does not lead its process."""
+    row = events.records[event]
+    tgid, tid = int(row["tgid"]), int(row["tid"])
+    return f"{session.comm(tgid)}[{tgid}]" if tid == tgid else f"{session.comm(tgid)}[{tgid}/{tid}]"
+
+
+def _telling_samples(session: Session, connection: Connection) -> Ids:
+    """Socket rows that show a new state, or in CLOSE_WAIT another receive queue."""
+    rows = session.samples_of(connection.id)
+    if not len(rows):
+        return _NO_BYTES
+    picked = session.sockets.records[rows]
+    state, recv_q = picked["state"], picked["recv_q"]
+    telling = np.ones(len(rows), np.bool_)
+    telling[1:] = (state[1:] != state[:-1]) | ((state[1:] == TcpState.CLOSE_WAIT) & (recv_q[1:] != recv_q[:-1]))
+    found: Ids = rows[telling]
+    return found
+
+
+_STATE_WORDS = {
+    TcpState.CLOSE_WAIT: "the peer has ended its half, the program has not closed",
+    TcpState.FIN_WAIT2: "the program has closed, the peer has not",
+    TcpState.LAST_ACK: "both have closed, the last acknowledgement is due",
+    TcpState.TIME_WAIT: "closed; the port is kept for stray segments",
+    TcpState.SYN_RECV: "the handshake is not complete",
+}
+
+
+def _sample(session: Session, row: int) -> TimelineItem:
+    sample = session.sockets.records[row]
+    number = int(sample["state"])
+    state = TcpState(number) if number in TcpState._value2member_map_ else TcpState.UNKNOWN
+    owner = "" if int(sample["inode"]) or state == TcpState.TIME_WAIT else ", owned by no process"
+    return TimelineItem(
+        time_ns=int(sample["time_ns"]),
+        duration_ns=0,
+        lane=Lane.KERNEL,
+        actor="--",
+        name=state.name,
+        text=f"{state.name} recv-q {int(sample['recv_q'])} send-q {int(sample['send_q'])}{owner}",
+        words=_STATE_WORDS.get(state, ""),
+        ref=row,
+    )
