@@ -208,3 +208,10 @@ def evidence_marks(items: Sequence[TimelineItem], evidence: Sequence[Evidence]) 
         if found is not None:
             marks.setdefault(found, number_)
     return marks
+
+
+def to_ascii(text: str) -> str:
+    """For a terminal without UTF-8: our own signs in their ASCII spelling, all else by backslashes."""
+    for sign, plain in (("→", "->"), ("←", "<-"), ("·", "-"), ("–", "-"), ("…", "..."), ("µ", "u"), ("⋮", ":")):
+        text = text.replace(sign, plain)
+    return text.encode("ascii", "backslashreplace").decode("ascii")

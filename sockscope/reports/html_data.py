@@ -1,0 +1,147 @@
+"""Connections and timelines as columns for the page's script: compact, and bounded in bytes.
+
+Every text is an index into one list of distinct strings. Timelines are kept whole for connections with
+findings, then for the others in order until the budget is spent; the page says for how many.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from sockscope.model.findings import Evidence
+from sockscope.model.report import ConnectionRow, Lane, Report, TimelineItem
+from sockscope.reports import format as words
+from sockscope.reports.escape import safe
+
+TIMELINE_BUDGET_BYTES = 10_000_000
+"""Of the page's 15 MB; a connection's row takes about 200 bytes beside it."""
+FINDING_LIMIT = 400
+"""Items kept of a connection with findings."""
+OTHER_LIMIT = 80
+LANES = {Lane.WIRE: 0, Lane.KERNEL: 1, Lane.SYSCALL: 2}
+
+Columns: TypeAlias = dict[str, list[int]]
+Timeline: TypeAlias = list[list[int]]
+"""Eight columns: time since the item before (ns; the first since the session's start), duration (ns, -1 open),
+lane, actor, name, text, words (string indexes), and bits: 1 failed, 2 evidence, 4 primary evidence."""
+Page: TypeAlias = dict[str, "int | str | list[str] | list[list[int]] | Columns | dict[int, Timeline] | list[str]"]
+
+
+class Strings:
+    """Distinct strings in order of first use, made safe to show; counts the bytes they will take."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.json_bytes = 0
+        self._index: dict[str, int] = {}
+
+    def __call__(self, text: str) -> int:
+        index = self._index.get(text)
+        if index is None:
+            index = self._index[text] = len(self.texts)
+            shown = safe(text)
+            self.texts.append(shown)
+            # `<`, `>` and `&` grow from one byte to six when made inert.
+            self.json_bytes += len(json.dumps(shown)) + 1 + 5 * sum(map(shown.count, "<>&"))
+        return index
+
+
+def page_data(report: Report) -> tuple[Page, int]:
+    """What the page's script reads, and for how many connections the timeline is in it."""
+    strings = Strings()
+    timelines = _timelines(report, strings)
+    comms = {process.tgid: process.comm for process in report.processes}
+    return {
+        "version": 1,
+        "duration": max(0, report.info.ended_ns - report.info.started_ns),
+        "rules": [finding.rule for finding in report.findings],
+        "titles": [safe(finding.title) for finding in report.findings],
+        "severities": [finding.severity.label for finding in report.findings],
+        "connections": _connections(report, strings, comms),
+        "findings": [list(row.finding_indexes) for row in report.connections],
+        "timelines": timelines,
+        "strings": strings.texts,
+    }, len(timelines)
+
+
+def _connections(report: Report, strings: Strings, comms: dict[int, str]) -> Columns:
+    columns: Columns = {}
+    start = report.info.started_ns
+
+    def add(**values: int) -> None:
+        for name, value in values.items():
+            columns.setdefault(name, []).append(value)
+
+    for row in report.connections:
+        c = row.connection
+        held = ", ".join(f"{words.process_name(comms.get(tgid, '?'), tgid)} fd {fd}" for tgid, fd in c.owners)
+        add(
+            id=c.id,
+            protocol=strings(c.protocol.value),
+            role=strings(c.role.value),
+            local=strings(words.address(c.local)),
+            peer=strings(words.address(c.peer)),
+            state=strings(words.state_name(c)),
+            first=c.first_ns - start,
+            last=c.last_ns - start,
+            read=c.read_bytes,
+            written=c.written_bytes,
+            recv_q=c.recv_q,
+            send_q=c.send_q,
+            never_accepted=int(c.never_accepted),
+            held=strings("nobody: not accepted" if c.never_accepted else held),
+            processes=strings(", ".join(words.process_name(comms.get(t, "?"), t) for t in row.processes)),
+            events=row.event_count,
+            packets=row.packet_count,
+            summary=strings(row.summary),
+        )
+    return columns
+
+
+def _timelines(report: Report, strings: Strings) -> dict[int, Timeline]:
+    """Connection id → timeline, the most wanted first, until the budget is spent."""
+    kept: dict[int, Timeline] = {}
+    spent = 0
+    for row in _most_wanted(report):
+        limit = FINDING_LIMIT if row.finding_indexes else OTHER_LIMIT
+        items = report.timelines(row.connection.id, limit=limit)
+        facts = [fact for i in row.finding_indexes for fact in report.findings[i].evidence]
+        timeline = _timeline(items, facts, report, strings)
+        spent += len(json.dumps(timeline, separators=(",", ":"))) + 12
+        kept[row.connection.id] = timeline
+        if spent + strings.json_bytes > TIMELINE_BUDGET_BYTES:
+            break
+    return kept
+
+
+def _most_wanted(report: Report) -> Iterable[ConnectionRow]:
+    worst = {finding.worst for finding in report.findings}
+    return sorted(report.connections, key=lambda row: (row.connection.id not in worst, not row.finding_indexes))
+
+
+def _timeline(items: Sequence[TimelineItem], facts: Sequence[Evidence], report: Report, strings: Strings) -> Timeline:
+    marks = words.evidence_marks(items, facts)
+    primaries = {(f.evidence[0].source, f.evidence[0].ref) for f in report.findings if f.evidence}
+    columns: Timeline = [[] for _ in range(8)]
+    before = report.info.started_ns
+    for index, item in enumerate(items):
+        bits = int(item.failed)
+        if index in marks:
+            fact = facts[marks[index]]
+            bits |= 2 | (4 if (fact.source, fact.ref) in primaries else 0)
+        row = (
+            item.time_ns - before,
+            item.duration_ns,
+            LANES[item.lane],
+            strings(item.actor),
+            strings(item.name),
+            strings(item.text),
+            strings(item.words),
+            bits,
+        )
+        before = item.time_ns
+        for column, value in zip(columns, row, strict=True):
+            column.append(value)
+    return columns

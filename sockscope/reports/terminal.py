@@ -1,0 +1,102 @@
+"""The diagnosis on a terminal: findings first, worst first; then what was watched and how well."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.text import Text
+
+from sockscope.model.findings import Finding, Severity
+from sockscope.model.report import Report
+from sockscope.reports import format as words
+from sockscope.reports.escape import safe
+from sockscope.reports.terminal_summary import summary
+from sockscope.reports.terminal_timeline import story
+
+STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
+INDENT = 2
+
+
+def print_report(report: Report, *, console: Console, verbose: bool = False) -> None:
+    """Print the whole report.
+
+    What came from the target is printed as text only: no control sequence, no markup. Lines that do
+    not fit are folded, never cut.
+
+    Args:
+        console: where to; its width, colours and encoding are kept.
+        verbose: whole timelines, all evidence and up to 100 connections instead of the telling ones.
+    """
+    ascii_only = not console.encoding.lower().replace("_", "-").startswith("utf")
+    _line(console, _heading(report), ascii_only)
+    for finding in report.findings:
+        _line(console, Text(), ascii_only)
+        _finding(console, report, finding, verbose=verbose, ascii_only=ascii_only)
+    _line(console, Text(), ascii_only)
+    for part in summary(report, console=console, verbose=verbose, ascii_only=ascii_only):
+        console.print(part)
+    _line(console, _closing(report), ascii_only)
+
+
+def _line(console: Console, text: Text, ascii_only: bool, indent: int = 0) -> None:
+    plain = _plain_ascii(text) if ascii_only else text
+    console.print(Padding(plain, (0, 0, 0, indent), expand=False) if indent else plain, overflow="fold")
+
+
+def _plain_ascii(text: Text) -> Text:
+    """The same text for a terminal without UTF-8."""
+    return Text(words.to_ascii(text.plain), style=text.style)
+
+
+def _heading(report: Report) -> Text:
+    text = Text()
+    text.append(safe(words.target_words(report.info)), "bold")
+    text.append(f"  watched for {words.watched(report.info)}", "dim")
+    if report.findings:
+        text.append(f"  {words.severity_counts(report.findings)}", STYLES[report.findings[0].severity])
+    return text
+
+
+def _closing(report: Report) -> Text:
+    style = STYLES[report.findings[0].severity] if report.findings else "bold green"
+    return Text(words.verdict(report), style)
+
+
+def _finding(console: Console, report: Report, finding: Finding, *, verbose: bool, ascii_only: bool) -> None:
+    title = Text()
+    title.append(finding.severity.label.upper(), STYLES[finding.severity])
+    title.append("  ")
+    title.append(finding.rule, "bold cyan")
+    title.append("  ")
+    title.append(safe(finding.title), "bold")
+    _line(console, title, ascii_only)
+    _line(console, _who(finding), ascii_only, INDENT)
+    console.print()
+    for paragraph in finding.explanation.split("\n"):
+        _line(console, Text(safe(paragraph)), ascii_only, INDENT)
+    if finding.holder is not None:
+        holder = Text("Held by: ", "bold")
+        holder.append(safe(words.process_name(finding.holder.comm, finding.holder.tgid)), "magenta")
+        holder.append(f" fd {finding.holder.fd}")
+        _line(console, holder, ascii_only, INDENT)
+    mend = Text("Mend: ", "bold green")
+    mend.append(safe(finding.remedy))
+    _line(console, mend, ascii_only, INDENT)
+    _line(console, Text(f"More: sockscope rules {finding.rule}", "dim"), ascii_only, INDENT)
+    told = story(report, finding, verbose=verbose, ascii_only=ascii_only)
+    if told is not None:
+        console.print()
+        console.print(Padding(Group(*told), (0, 0, 0, INDENT), expand=False))
+
+
+def _who(finding: Finding) -> Text:
+    text = Text()
+    text.append(safe(words.process_name(finding.comm, finding.tgid)), "magenta")
+    if finding.fd is not None:
+        text.append(f" fd {finding.fd}")
+    if finding.connections:
+        text.append(f" · {words.counted(len(finding.connections), 'connection')}")
+    if finding.count != len(finding.connections) and finding.count > 1:
+        text.append(f" · {words.number(finding.count)} times")
+    text.append(f" · {finding.confidence.value}", "dim")
+    return text
