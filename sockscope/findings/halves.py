@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 
-from sockscope.analysis.session import Session
+from sockscope.analysis.session import Ids, Session
 from sockscope.findings.evidence import from_event, from_packet, from_socket
 from sockscope.model.calls import Call
 from sockscope.model.connections import Connection, Flow
@@ -139,3 +139,35 @@ def last_sample_evidence(session: Session, connection: Connection, note: str = "
     """What the last snapshot that shows the connection says of it."""
     rows = session.samples_of(connection.id)
     return [from_socket(session, int(rows[-1]), note)] if len(rows) else []
+
+
+def _from_peer(session: Session, connection: Connection, before_ns: int | None) -> Ids:
+    """Packet rows that carry the peer's payload."""
+    rows = session.packets_of(connection.id)
+    if connection.peer is None or not len(rows):
+        return rows[:0]
+    packets = session.packets.records[rows]
+    key = np.frombuffer(encode_key(connection.peer), np.uint8)
+    fits = (packets["sport"] == connection.peer.port) & (packets["src"] == key).all(axis=1)
+    fits &= packets["payload_bytes"] > 0
+    if before_ns is not None:
+        fits &= session.packet_ns[rows] <= before_ns
+    found: Ids = rows[fits]
+    return found
+
+
+def arrived_bytes(session: Session, connection: Connection, before_ns: int) -> int:
+    """Bytes of the peer's stream seen up to that time; what was sent again counts once."""
+    rows = _from_peer(session, connection, before_ns)
+    if not len(rows):
+        return 0
+    packets = session.packets.records[rows]
+    ends = packets["seq"] + packets["payload_bytes"]  # modulo 2**32, as TCP counts
+    offsets = (ends - packets["seq"][0]).astype(np.int32)
+    return int(offsets.max())
+
+
+def last_payload_row(session: Session, connection: Connection) -> int:
+    """The peer's last packet with payload; -1 for none."""
+    rows = _from_peer(session, connection, None)
+    return int(rows[-1]) if len(rows) else -1

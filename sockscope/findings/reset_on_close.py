@@ -1,0 +1,209 @@
+"""Closed with unread data: the peer gets a reset instead of an end.
+
+What it reports:
+    Connections that the program closed while bytes of the peer were still unread. Linux answers such a
+    close with RST instead of FIN.
+
+Why it matters:
+    A RST throws away what the peer has received and not read yet, so the answer that was written just
+    before the close may be lost: the client sees "connection reset by peer" instead of the 413, the
+    error page, the farewell.
+
+Evidence:
+    The close, the RST on the wire right after it without a FIN before, how many bytes had arrived and
+    how many were read, and the last answer written.
+
+Example:
+    60 068 bytes arrived, 1 024 were read, `sendto(4, "HTTP/1.1 413 …")`, `close(4)`, RST 40 µs later.
+
+Mend:
+    After the last write: shutdown(fd, SHUT_WR), read and throw away what still comes (with a limit in
+    time and bytes), then close ("lingering close"). Or read the whole request before answering.
+
+False positives:
+    SO_LINGER with 0 resets on purpose and is not reported. Neither is a TLS close_notify left unread.
+    Where nothing was written, or long before, or the program is the client, nothing is lost: info only.
+
+References:
+    RFC 1122 section 4.2.2.13; RFC 9112 section 9.6 (tear-down); net/ipv4/tcp.c __tcp_close().
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sockscope.analysis.session import Session
+from sockscope.findings.evidence import (
+    GRACE_NS,
+    NS_PER_MS,
+    from_event,
+    from_packet,
+    from_proc,
+    kept,
+    plural,
+    program,
+    share,
+    since_start,
+    span,
+    who,
+)
+from sockscope.findings.halves import arrived_bytes, flow_of, last_payload_row, packet_evidence
+from sockscope.findings.holding import DELIBERATE, Copy, copies, payload_moves, tcp_connections
+from sockscope.model.calls import Call
+from sockscope.model.connections import Connection, Role
+from sockscope.model.findings import Confidence, Evidence, Finding, Need, Rule, Severity, Skip
+from sockscope.model.tcp import TcpFlag
+
+RULE = Rule(
+    slug="reset-on-close",
+    severity=Severity.WARNING,
+    summary="closed with unread data: the peer gets RST and may lose the answer",
+    needs=frozenset({Need.SYSCALLS, Need.PACKETS}),
+)
+
+_PROMPTLY_NS = 50 * NS_PER_MS
+_EARLY_NS = NS_PER_MS
+"""A packet may be stamped a little before the close that caused it."""
+_SOL_SOCKET, _SO_LINGER = 1, 13
+_TLS_ALERT = 0x15
+_ALERT_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reset:
+    connection: Connection
+    copy: Copy
+    rst_ns: int
+    unread_bytes: int
+    arrived_bytes: int
+    last_write: int
+    """-1: nothing was written."""
+
+    def severity(self, session: Session) -> Severity:
+        closed_ns = self.copy.descriptor.closed_ns or 0
+        fresh = self.last_write >= 0 and closed_ns - int(session.effective_ns[self.last_write]) < GRACE_NS
+        return Severity.WARNING if fresh and self.connection.role is not Role.CLIENT else Severity.INFO
+
+
+def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
+    """One finding a program and severity."""
+    groups: defaultdict[tuple[str, Severity], list[_Reset]] = defaultdict(list)
+    totals: defaultdict[str, int] = defaultdict(int)
+    for connection in tcp_connections(session):
+        held = copies(session, connection.open_file)
+        if held:
+            totals[program(session, held[0].tgid)] += 1
+        case = _judge(session, connection, held)
+        if case is not None and connection.id not in explained:
+            groups[program(session, case.copy.tgid), case.severity(session)].append(case)
+    for (name, severity), cases in groups.items():
+        yield _finding(session, cases, severity, totals[name])
+
+
+def _judge(session: Session, connection: Connection, held: list[Copy]) -> _Reset | None:
+    flow = flow_of(session, connection)
+    rst_ns = flow.rst_ns[connection.local_side] if flow else None
+    if flow is None or rst_ns is None or not held:
+        return None
+    fin_ns, peer_rst_ns = flow.fin_ns[connection.local_side], flow.rst_ns[1 - connection.local_side]
+    if any(at is not None and at <= rst_ns for at in (fin_ns, peer_rst_ns)):
+        return None
+    last = max(held, key=lambda copy: copy.descriptor.closed_ns or session.info.ended_ns)
+    closed_ns = last.descriptor.closed_ns
+    if closed_ns is None or last.descriptor.ended not in DELIBERATE:
+        return None
+    if not -_EARLY_NS <= rst_ns - closed_ns <= _PROMPTLY_NS or _lingers(session, connection):
+        return None
+    if not connection.witnessed or flow.syn_ns is None:
+        return None
+    arrived = arrived_bytes(session, connection, rst_ns)
+    unread = arrived - connection.read_bytes
+    if unread <= 0 or _is_tls_alert(session, connection, unread):
+        return None
+    _, writes = payload_moves(session, session.events_of(connection.id))
+    return _Reset(
+        connection=connection,
+        copy=last,
+        rst_ns=rst_ns,
+        unread_bytes=unread,
+        arrived_bytes=arrived,
+        last_write=int(writes[-1]) if len(writes) else -1,
+    )
+
+
+def _lingers(session: Session, connection: Connection) -> bool:
+    """SO_LINGER was set: a reset may be wanted."""
+    rows = session.events.records[session.events_of_open_file(connection.open_file)]
+    options = (rows["call"] == Call.setsockopt) & (rows["args"][:, 1] == _SOL_SOCKET)
+    return bool((options & (rows["args"][:, 2] == _SO_LINGER)).any())
+
+
+def _is_tls_alert(session: Session, connection: Connection, unread: int) -> bool:
+    if unread > _ALERT_BYTES:
+        return False
+    row = last_payload_row(session, connection)
+    return row >= 0 and session.packets.payload_of(row)[:2] in (bytes([_TLS_ALERT, 3]),)
+
+
+def _finding(session: Session, cases: list[_Reset], severity: Severity, total: int) -> Finding:
+    cases.sort(key=lambda case: -case.unread_bytes)
+    worst = cases[0]
+    one = worst.copy.descriptor
+    count, name = len(cases), who(session, worst.copy.tgid)
+    closed_ns = one.closed_ns or 0
+    told = (
+        f"{name} closed {share(count, total)} with data of the peer unread. In the worst case "
+        f"{plural(worst.arrived_bytes, 'byte')} had arrived and {worst.connection.read_bytes} were read when "
+        f"fd {one.fd} was closed at {since_start(session, closed_ns)}: the kernel sent RST "
+        f"{span(max(0, worst.rst_ns - closed_ns))} later, and no FIN"
+    )
+    if severity > Severity.INFO:
+        written_ns = int(session.effective_ns[worst.last_write])
+        told += (
+            f". The last answer had been written only {span(max(0, closed_ns - written_ns))} before: what of it the "
+            "peer had not read by then is lost."
+        )
+    elif worst.last_write < 0:
+        told += ". Nothing had been written, so no answer is lost."
+    else:
+        told += "."
+    return Finding(
+        rule=RULE.slug,
+        severity=severity,
+        confidence=Confidence.CERTAIN,
+        title=f"{plural(count, 'connection')} reset: closed with unread data",
+        tgid=worst.copy.tgid,
+        comm=session.comm(worst.copy.tgid),
+        fd=one.fd,
+        connections=tuple(case.connection.id for case in cases),
+        count=count,
+        worst=worst.connection.id,
+        explanation=told,
+        remedy=(
+            f"Before close({one.fd}): shutdown({one.fd}, SHUT_WR), then read until 0 is returned (at most a few "
+            "seconds); or read the whole request before answering."
+        ),
+        evidence=kept(_evidence(session, worst)),
+    )
+
+
+def _evidence(session: Session, case: _Reset) -> Iterator[Evidence]:
+    one = case.copy.descriptor
+    note = f"{case.unread_bytes} bytes unread"
+    if one.closed_event >= 0:
+        yield from_event(session, one.closed_event, note)
+    yield from packet_evidence(session, case.connection, from_peer=False, flags=TcpFlag.RST, note="instead of a FIN")
+    reads, _ = payload_moves(session, session.events_of(case.connection.id))
+    if len(reads):
+        yield from_event(session, int(reads[-1]), "the last read")
+    if case.last_write >= 0:
+        yield from_event(session, case.last_write, "the answer that may be lost")
+    row = last_payload_row(session, case.connection)
+    if row >= 0:
+        yield from_packet(session, row, "the last data of the peer")
+    text = f"{case.arrived_bytes} bytes arrived, {case.connection.read_bytes} read"
+    yield from_proc(int(np.int64(case.rst_ns)), text)
