@@ -12,13 +12,14 @@ from sockscope.analysis.control import EBADF, HAS_FD, IS_READ, IS_SOCKET_CALL, I
 from sockscope.analysis.replay_state import ReplayState
 from sockscope.model.calls import Call
 from sockscope.model.connections import Connection
-from sockscope.model.descriptors import Ended, How
+from sockscope.model.descriptors import Descriptor, Ended, How
 from sockscope.model.events import EventFlag, Events, Unassigned
 from sockscope.model.ids import NO_ID
 from sockscope.model.seed import FileKind
 
 Ids = npt.NDArray[np.int64]
 Column = npt.NDArray[np.int32]
+Flags = npt.NDArray[np.bool_]
 FOREVER = np.iinfo(np.int64).max
 COMPOSITE_LIMIT = 1 << 62
 
@@ -92,28 +93,29 @@ def assign_descriptors(state: ReplayState, events: Events) -> Assignment:
     table = _tables(state, records["tid"], records["tgid"], began)
     descriptor = np.full(count, NO_ID, np.int64)
     if state.touched:
-        touched = np.array(state.touched, np.int64)
+        touched = np.frombuffer(state.touched, np.int64).reshape(-1, 2)
         descriptor[touched[:, 0]] = touched[:, 1]
     fds: Ids = records["args"][:, 0].astype(np.uint32).view(np.int32).astype(np.int64)
     rows = np.nonzero(HAS_FD[records["call"]] & (table >= 0) & (descriptor < 0))[0]
-    found = _look_up(state, table[rows], fds[rows], began[rows], over[rows])
-    descriptor[rows] = found
-    usable = (found < 0) & (records["ret"][rows] >= 0) & (records["flags"][rows] & EventFlag.ENTERED_ONLY == 0)
-    unknown = rows[usable & (fds[rows] >= 0)]
+    index = DescriptorIndex(state)
+    descriptor[rows] = index.find(table[rows], fds[rows], began[rows], over[rows])
+    works = (records["ret"][rows] >= 0) & ((records["flags"][rows] & EventFlag.ENTERED_ONLY) == 0)
+    unknown = rows[(descriptor[rows] < 0) & works & (fds[rows] >= 0)]
     if len(unknown):
-        _infer(state, events, unknown, table, fds, began)
-        descriptor[unknown] = _look_up(state, table[unknown], fds[unknown], began[unknown], over[unknown])
+        _infer(state, index, table[unknown], fds[unknown], began[unknown], IS_SOCKET_CALL[records["call"][unknown]])
+        index = DescriptorIndex(state)
+        descriptor[unknown] = index.find(table[unknown], fds[unknown], began[unknown], over[unknown])
     file_of = np.array([d.open_file for d in state.descriptors] or [NO_ID], np.int64)
     open_file = np.where(descriptor >= 0, file_of[descriptor], NO_ID)
     _tell_sockets(state, records, open_file)
     target = np.full(count, NO_ID, np.int64)
     if state.targets:
-        pairs = np.array(state.targets, np.int64)
+        pairs = np.frombuffer(state.targets, np.int64).reshape(-1, 2)
         target[pairs[:, 0]] = pairs[:, 1]
     spliced = np.nonzero((records["call"] == Call.splice) & (table >= 0))[0]
     if len(spliced):
         outs = records["args"][spliced, 2].astype(np.uint32).view(np.int32).astype(np.int64)
-        into = _look_up(state, table[spliced], outs, began[spliced], over[spliced])
+        into = index.find(table[spliced], outs, began[spliced], over[spliced])
         target[spliced] = np.where(into >= 0, file_of[into], NO_ID)
     return Assignment(
         table=table.astype(np.int32),
@@ -152,73 +154,75 @@ def _group(table: Ids, fd: Ids) -> Ids:
     return table << 32 | (fd & 0xFFFF_FFFF)
 
 
-def descriptor_intervals(state: ReplayState) -> tuple[Intervals, Ids]:
-    """An index of all descriptors by (table, fd) and time of birth, and when each was closed."""
-    rows = np.array(
-        [(d.table, d.fd, d.opened_ns, FOREVER if d.closed_ns is None else d.closed_ns) for d in state.descriptors],
-        np.int64,
-    ).reshape(-1, 4)
-    starts = rows[:, 2].copy()
-    unseen = [
-        d.id
-        for d in state.descriptors
-        if d.how == How.SNAPSHOT or (d.how == How.INFERRED and d.opened_ns <= state.tables[d.table].created_ns)
-    ]
-    # Nobody saw them begin, so whatever came before the snapshot is theirs too.
-    starts[unseen] = 0
-    return Intervals(_group(rows[:, 0], rows[:, 1]), starts), rows[:, 3]
+_UNSEEN = (How.SNAPSHOT, How.INFERRED)
 
 
-def _look_up(state: ReplayState, tables: Ids, fds: Ids, began: Ids, over: Ids) -> Ids:
-    index, closed = descriptor_intervals(state)
-    if not len(closed):
-        return np.full(len(tables), NO_ID, np.int64)
-    groups = _group(tables, fds)
-    found = index.find(groups, began)
-    missed = np.nonzero((found < 0) | (closed[found] < began))[0]
-    if len(missed):
-        # Born while the call was under way (or stamped a little late): what was there when it returned.
-        later = index.find(groups[missed], over[missed])
-        found[missed] = np.where((later >= 0) & (closed[later] >= over[missed]), later, NO_ID)
-    return found
+def _as_old(state: ReplayState, descriptor: Descriptor) -> bool:
+    """Inferred, and as far as is known as old as its table."""
+    return descriptor.opened_ns <= state.tables[descriptor.table].created_ns
 
 
-def _infer(state: ReplayState, events: Events, rows: Ids, table: Ids, fds: Ids, began: Ids) -> None:
-    """Descriptors that only data events show: one a gap between known generations of the number."""
-    index, _ = descriptor_intervals(state)
-    groups = _group(table[rows], fds[rows])
-    before = index.find(groups, began[rows])
-    _, first, which = np.unique(np.stack([groups, before]), axis=1, return_index=True, return_inverse=True)
-    which = which.reshape(-1)
-    socket_use = np.zeros(len(first), np.bool_)
-    np.logical_or.at(socket_use, which, IS_SOCKET_CALL[events.records["call"][rows]])
+class DescriptorIndex:
+    """All descriptors by (files table, fd) and time."""
+
+    def __init__(self, state: ReplayState) -> None:
+        every, count = state.descriptors, len(state.descriptors)
+        tables = np.fromiter((d.table for d in every), np.int64, count)
+        fds = np.fromiter((d.fd for d in every), np.int64, count)
+        starts = np.fromiter((d.opened_ns for d in every), np.int64, count)
+        closed = (FOREVER if d.closed_ns is None else d.closed_ns for d in every)
+        self._closed: Ids = np.fromiter(closed, np.int64, count)
+        # Nobody saw some of them begin, so whatever came before the snapshot is theirs too.
+        unseen = [d.id for d in every if d.how in _UNSEEN and (d.how == How.SNAPSHOT or _as_old(state, d))]
+        starts[unseen] = 0
+        self._intervals = Intervals(_group(tables, fds), starts)
+
+    def find(self, tables: Ids, fds: Ids, began: Ids, over: Ids) -> Ids:
+        """What each number named when the call was entered, else when it returned: shape (k,), -1 nothing."""
+        if not len(self._closed):
+            return np.full(len(tables), NO_ID, np.int64)
+        groups = _group(tables, fds)
+        found = self._intervals.find(groups, began)
+        missed = np.nonzero((found < 0) | (self._closed[found] < began))[0]
+        if len(missed):
+            # Born while the call was under way (or stamped a little late).
+            later = self._intervals.find(groups[missed], over[missed])
+            found[missed] = np.where((later >= 0) & (self._closed[later] >= over[missed]), later, NO_ID)
+        return found
+
+    def before(self, tables: Ids, fds: Ids, when: Ids) -> Ids:
+        """The last descriptor born by then under each number, closed or not."""
+        return self._intervals.find(_group(tables, fds), when)
+
+
+def _infer(state: ReplayState, index: DescriptorIndex, tables: Ids, fds: Ids, began: Ids, by_socket: Flags) -> None:
+    """Descriptors that only data events show: one for each gap between known generations of the number."""
+    before = index.before(tables, fds, began)
+    gaps, first, which = np.unique(
+        np.stack([_group(tables, fds), before]), axis=1, return_index=True, return_inverse=True
+    )
+    socket_use = np.bincount(which.reshape(-1), weights=by_socket, minlength=len(first)) > 0
+    births: dict[int, list[int]] = {group: [] for group in gaps[0].tolist()}
+    for known in state.descriptors:
+        at = births.get(known.table << 32 | (known.fd & 0xFFFF_FFFF))
+        if at is not None:
+            at.append(known.opened_ns)
     for gap, at in enumerate(first.tolist()):
-        owner = state.tables[int(table[rows[at]])]
-        fd = int(fds[rows[at]])
-        previous = int(before[at])
-        since = owner.created_ns if previous < 0 else state.descriptors[previous].closed_ns or owner.created_ns
+        table = state.tables[int(tables[at])]
+        fd, used_ns, previous = int(fds[at]), int(began[at]), int(before[at])
+        since = state.descriptors[previous].closed_ns if previous >= 0 else None
+        if since is None:
+            since = table.created_ns
         file = state.new_file(FileKind.SOCKET if socket_use[gap] else FileKind.OTHER, since)
-        live = owner.live.get(fd)
-        made = state.put(owner, fd, file.id, How.INFERRED, since, NO_ID)
-        following = (
-            [
-                d
-                for d in state.descriptors
-                if d.table == owner.id and d.fd == fd and d.opened_ns >= since and d is not made
-            ]
-            if live is not None or (owner.id, fd) in state.last_closed
-            else []
-        )
-        if live is not None:
-            owner.live[fd] = live
-        ends = min((d.opened_ns for d in following if d.opened_ns >= int(began[rows[at]])), default=owner.ended_ns)
+        live = table.live.get(fd)
+        made = state.put(table, fd, file.id, How.INFERRED, since, NO_ID)
+        ends = min((ns for ns in births[int(gaps[0][gap])] if ns > used_ns), default=None)
         if ends is not None:
-            made.closed_ns = ends
-            made.ended = Ended.REUSED if following else Ended.EXIT
-            state.holder_count[file.id] -= 1
-            file.released_ns = ends
-            if live is None:
-                del owner.live[fd]
+            state.release(made, ends, NO_ID, Ended.REUSED)
+        elif table.ended_ns is not None:
+            state.release(made, table.ended_ns, NO_ID, Ended.EXIT)
+        if live is not None:
+            table.live[fd] = live
 
 
 def _tell_sockets(state: ReplayState, records: npt.NDArray[np.void], open_file: Ids) -> None:

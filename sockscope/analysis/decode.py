@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.model.events import Events, Section, unpack_sections
+from sockscope.model.events import Events, Section
 from sockscope.model.sockaddr import Address, decode_sockaddr
 
 HEADER_BYTES = 8
@@ -47,11 +47,23 @@ def has_section(events: Events, rows: npt.NDArray[np.int64], kind: Section) -> n
     return found
 
 
+_HEADER = struct.Struct("<BBHI")
+_EPOLL_EVENT = struct.Struct("<IQ")
+_EPOLL_EVENT_ALIGNED = struct.Struct("<I4xQ")
+
+
 def section_of(blob: bytes | memoryview, kind: Section) -> bytes | None:
     """The first section of this kind in one event's blob, or None."""
-    for found, errno, data in unpack_sections(blob):
-        if found == kind and not (errno and not data):
-            return data
+    # The same walk as unpack_sections, without a generator and a copy for each section passed by.
+    at, size = 0, len(blob)
+    while at + HEADER_BYTES <= size:
+        found, errno, _, length = _HEADER.unpack_from(blob, at)
+        at += HEADER_BYTES
+        if at + length > size:
+            return None
+        if found == kind and (length or not errno):
+            return bytes(blob[at : at + length])
+        at += length
     return None
 
 
@@ -85,13 +97,14 @@ def fd_pair(blob: bytes | memoryview) -> tuple[int, int] | None:
 
 def epoll_event(blob: bytes | memoryview) -> tuple[int, int]:
     """(events, data) of epoll_ctl's struct epoll_event; (0, 0) where it was not copied."""
-    for kind, _, data in unpack_sections(blob):
-        if kind == Section.EPOLL_EVENTS and len(data) >= 12:
-            events, value = struct.unpack_from("<IQ", data)
-            return events, value
-        if kind == Section.EPOLL_EVENTS_ALIGNED and len(data) >= 16:
-            events, value = struct.unpack_from("<I4xQ", data)
-            return events, value
+    data = section_of(blob, Section.EPOLL_EVENTS)
+    if data is not None and len(data) >= 12:
+        events, value = _EPOLL_EVENT.unpack_from(data)
+        return events, value
+    data = section_of(blob, Section.EPOLL_EVENTS_ALIGNED)
+    if data is not None and len(data) >= 16:
+        events, value = _EPOLL_EVENT_ALIGNED.unpack_from(data)
+        return events, value
     return 0, 0
 
 

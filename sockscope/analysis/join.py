@@ -17,12 +17,12 @@ import numpy.typing as npt
 from sockscope.analysis.assign import Assignment
 from sockscope.analysis.replay_state import ReplayState
 from sockscope.analysis.socket_rows import (
+    IPPROTO_TCP,
+    IPPROTO_UDP,
     SOCK_DGRAM,
     EndKey,
     SocketGroups,
     end_key,
-    row_addresses,
-    row_protocol,
 )
 from sockscope.model.connections import Connection, Flow, Protocol, Role
 from sockscope.model.descriptors import OpenFile
@@ -96,13 +96,9 @@ def served_ports(state: ReplayState, info: SessionInfo, groups: SocketGroups, ha
     ports = set(info.target.ports)
     for file in state.open_files:
         number = groups.by_inode.get(file.inode) if file.inode else None
-        if number is not None:
-            row = groups.sockets.records[groups.last[number]]
-            if int(row["family"]) != Family.UNIX:
-                if int(row["state"]) == TcpState.LISTEN:
-                    file.listening = True
-                if file.local is None and file.listening:
-                    file.local = row_addresses(row)[0]
+        if number is not None and groups.of.state[number] == TcpState.LISTEN and not groups.is_udp(number):
+            file.listening = True
+            _learn(groups, file, number)
         if file.listening and file.local is not None and file.local.family in INET:
             ports.add(file.local.port)
     if not has_syscalls and not ports:
@@ -152,13 +148,10 @@ def _take_flow(work: Join, connection: Connection, began_ns: int) -> None:
 
 def _of_open_file(work: Join, file: OpenFile, used: bool) -> None:
     group = _group_of(work, file)
-    row = work.groups.sockets.records[work.groups.last[group]] if group >= 0 else None
-    if row is not None:
-        if int(row["state"]) == TcpState.LISTEN and int(row["protocol"]) != 17:
-            return
-        _learn(file, row)
+    if group >= 0:
+        _learn(work.groups, file, group)
     protocol = _protocol(file)
-    if protocol is None or not _is_connection(work, file, protocol, used, row):
+    if protocol is None or not _is_connection(work, file, protocol, used, group):
         return
     listener = work.state.open_files[file.listener] if file.listener >= 0 else None
     local = file.local
@@ -187,19 +180,17 @@ def _of_open_file(work: Join, file: OpenFile, used: bool) -> None:
         file.local = made.local
 
 
-def _learn(file: OpenFile, row: np.void) -> None:
+def _learn(groups: SocketGroups, file: OpenFile, group: int) -> None:
     """What the kernel says of a socket that the syscalls left open."""
-    local, peer = row_addresses(row)
-    file.family = file.family or int(row["family"])
+    file.family = file.family or groups.of.family[group]
     if not file.socket_type:
-        kind = int(row["type"])
-        file.socket_type = kind or (SOCK_DGRAM if int(row["protocol"]) == 17 else 1)
+        file.socket_type = groups.of.type[group] or (SOCK_DGRAM if groups.of.protocol[group] == IPPROTO_UDP else 1)
     if file.inode == 0:
-        file.inode = int(row["inode"])
-    if local is not None and (file.local is None or (local.family in INET and file.local.port == 0)):
-        file.local = local
+        file.inode = groups.inode[group]
+    if file.local is None or (file.local.family in INET and file.local.port == 0):
+        file.local = groups.local(group)
     if file.peer is None:
-        file.peer = peer
+        file.peer = groups.peer(group)
 
 
 def _protocol(file: OpenFile) -> Protocol | None:
@@ -210,7 +201,7 @@ def _protocol(file: OpenFile) -> Protocol | None:
     return None
 
 
-def _is_connection(work: Join, file: OpenFile, protocol: Protocol, used: bool, row: np.void | None) -> bool:
+def _is_connection(work: Join, file: OpenFile, protocol: Protocol, used: bool, group: int) -> bool:
     if protocol == Protocol.UDP:
         return used
     if protocol == Protocol.UNIX and file.socket_type == SOCK_DGRAM:
@@ -220,7 +211,7 @@ def _is_connection(work: Join, file: OpenFile, protocol: Protocol, used: bool, r
     created = file.created_event
     if created >= 0 and any(work.state.descriptors[d].how.value == "accept" for d in file.descriptors[:1]):
         return True
-    return row is not None and protocol == Protocol.UNIX and int(row["peer_inode"]) != 0
+    return group >= 0 and protocol == Protocol.UNIX and work.groups.of.peer_inode[group] != 0
 
 
 def _role(work: Join, file: OpenFile, protocol: Protocol, connected: bool) -> Role:
@@ -255,18 +246,16 @@ def _group_of(work: Join, file: OpenFile) -> int:
         local = work.state.open_files[file.listener].local
     if local is None:
         return NO_ID
-    rows = groups.sockets.records
-    ends = file.released_ns
+    of, ends = groups.of, file.released_ns
     for number in groups.by_key.get(end_key(file.peer, local.port), ()):
         if work.group_connection[number] >= 0:
             continue
-        first, last = rows[groups.first[number]], rows[groups.last[number]]
-        # The row may show it in the accept queue long before, or in TIME_WAIT long after.
-        if int(last["time_ns"]) < file.created_ns and int(last["state"]) not in _QUEUED:
+        # Rows may show it in the accept queue long before, or in TIME_WAIT long after.
+        if of.last_ns[number] < file.created_ns and of.state[number] not in _QUEUED:
             continue
-        if ends is not None and int(first["time_ns"]) > ends and int(first["inode"]):
+        if ends is not None and of.first_ns[number] > ends and of.first_inode[number]:
             continue
-        if any(local.packed) and row_addresses(last)[0] != local:
+        if any(local.packed) and groups.local(number) != local:
             continue
         return number
     return NO_ID
@@ -287,7 +276,7 @@ def _of_sockets(work: Join) -> None:
     wanted = (
         (work.group_connection < 0)
         & (rows["family"] != Family.UNIX)
-        & (rows["protocol"] == 6)
+        & (rows["protocol"] == IPPROTO_TCP)
         & (rows["state"] != TcpState.LISTEN)
         & (rows["peer_port"] != 0)
     )
@@ -298,24 +287,22 @@ def _of_sockets(work: Join) -> None:
     spaces = {p.netns for p in work.state.processes.values() if p.netns}
     if spaces:
         wanted &= np.isin(rows["netns"], np.array([0, *sorted(spaces)], np.uint64))
-    final = int(groups.snapshot_ids[-1])
+    of = groups.of
     for number in np.nonzero(wanted)[0].tolist():
-        row = rows[number]
-        local, peer = row_addresses(row)
-        first_ns = int(groups.sockets.records[groups.first[number]]["time_ns"])
-        state = int(row["state"])
+        local = groups.local(number)
+        first_ns = of.first_ns[number]
         made = Connection(
             id=len(work.connections),
-            protocol=row_protocol(row),
+            protocol=groups.protocol(number),
             role=_row_role(work, local.port if local else 0),
             local=local,
-            peer=peer,
+            peer=groups.peer(number),
             first_ns=first_ns,
-            last_ns=int(row["time_ns"]),
-            inode=int(groups.inode[number]),
-            never_accepted=int(row["inode"]) == 0
-            and int(row["snapshot"]) == final
-            and state in (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT),
+            last_ns=of.last_ns[number],
+            inode=groups.inode[number],
+            never_accepted=of.inode[number] == 0
+            and of.snapshot[number] == groups.final_snapshot
+            and of.state[number] in (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT),
         )
         _take_flow(work, made, first_ns)
         _add(work, made, number)
@@ -363,19 +350,18 @@ def _add(work: Join, made: Connection, group: int) -> None:
     work.connections.append(made)
     if group < 0:
         return
-    groups = work.groups
+    of = work.groups.of
     work.group_connection[group] = made.id
-    last = groups.sockets.records[groups.last[group]]
-    made.inode = made.inode or int(groups.inode[group])
-    made.cookie = int(last["cookie"])
-    made.netns = int(last["netns"])
-    number = int(last["state"])
-    made.state = TcpState(number) if number in TcpState._value2member_map_ else TcpState.UNKNOWN
-    made.state_ns = int(last["time_ns"])
-    made.recv_q = int(last["recv_q"])
-    made.send_q = int(last["send_q"])
-    made.first_ns = min(made.first_ns, int(groups.sockets.records[groups.first[group]]["time_ns"]))
+    made.inode = made.inode or work.groups.inode[group]
+    made.cookie = of.cookie[group]
+    made.netns = of.netns[group]
+    made.state = _STATES.get(of.state[group], TcpState.UNKNOWN)
+    made.state_ns = of.last_ns[group]
+    made.recv_q = of.recv_q[group]
+    made.send_q = of.send_q[group]
+    made.first_ns = min(made.first_ns, of.first_ns[group])
     made.last_ns = max(made.last_ns, made.state_ns)
-    after = int(np.searchsorted(groups.snapshot_ids, int(last["snapshot"]), "right"))
-    if after < len(groups.snapshot_ids):
-        made.gone_ns = int(groups.snapshot_ns[after])
+    made.gone_ns = of.gone_ns[group] if of.gone_ns[group] >= 0 else None
+
+
+_STATES = {int(state): state for state in TcpState}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sockscope.analysis.assign import Assignment, descriptor_intervals
+from sockscope.analysis.assign import Assignment, DescriptorIndex
 from sockscope.analysis.decode import socket_address
 from sockscope.analysis.replay_state import ReplayState
 from sockscope.model.calls import Call
@@ -65,10 +65,10 @@ def _from_owners(state: ReplayState, sockets: Sockets) -> None:
     if not owners:
         return
     wanted = np.array(owners, np.int64)
-    index, closed = descriptor_intervals(state)
-    at = index.find(wanted[:, 0] << 32 | wanted[:, 1], np.full(len(wanted), when, np.int64))
+    now = np.full(len(wanted), when, np.int64)
+    at = DescriptorIndex(state).find(wanted[:, 0], wanted[:, 1], now, now)
     for descriptor, inode in zip(at.tolist(), wanted[:, 2].tolist(), strict=True):
-        if descriptor < 0 or closed[descriptor] < when:
+        if descriptor < 0:
             continue
         file = state.open_files[state.descriptors[descriptor].open_file]
         if file.inode or (file.witnessed and file.kind != FileKind.SOCKET):

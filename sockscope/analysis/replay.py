@@ -76,19 +76,19 @@ class Replay(ReplayState):
         blob_at = picked["blob_offset"].astype(np.int64)
         blob = events.blob.data if len(events.blob) else memoryview(b"")
         has_fd = HAS_FD[picked["call"]]
-        entered_only = int(EventFlag.ENTERED_ONLY)
+        entered_only, task_exit = int(EventFlag.ENTERED_ONLY), int(Call.task_exit)
         step = Step()
         columns = zip(
             rows.tolist(), picked["call"].tolist(), times.tolist(), picked["enter_ns"].tolist(),
             picked["tgid"].tolist(), picked["tid"].tolist(), picked["ret"].tolist(), picked["flags"].tolist(),
-            args[:, 0].astype(np.uint32).view(np.int32).tolist(), args[:, :4].tolist(),
+            args[:, 0].astype(np.uint32).view(np.int32).tolist(), *(args[:, at].tolist() for at in range(4)),
             blob_at.tolist(), (blob_at + picked["blob_bytes"]).tolist(), has_fd.tolist(), handled.tolist(),
             strict=True,
         )  # fmt: skip
         task_table, tables, touched = self.task_table, self.tables, self.touched
-        for row, call, ns, enter, tgid, tid, ret, flags, fd, args4, start, end, named, wanted in columns:
+        for row, call, ns, enter, tgid, tid, ret, flags, fd, a0, a1, a2, a3, start, end, named, wanted in columns:
             table = task_table.get(tid)
-            if table is None and call != Call.task_exit:
+            if table is None and call != task_exit:
                 table = replay_tasks.adopt(self, tid, tgid, ns)
             if not wanted or table is None or (flags & entered_only and call not in COUNTS_UNRETURNED):
                 continue
@@ -100,12 +100,16 @@ class Replay(ReplayState):
             step.tid = tid
             step.ret = ret
             step.fd = fd
-            step.a0, step.a1, step.a2, step.a3 = args4
+            step.a0 = a0
+            step.a1 = a1
+            step.a2 = a2
+            step.a3 = a3
             step.blob = blob[start:end] if end > start else b""
             step.table = tables[table]
             step.descriptor = NO_ID
             if named:
                 step.descriptor = self.named(step)
                 if step.descriptor >= 0:
-                    touched.append((step.event, step.descriptor))
+                    touched.append(step.event)
+                    touched.append(step.descriptor)
             HANDLERS[call](self, step)

@@ -280,7 +280,8 @@ def epoll_ctl(state: ReplayState, step: Step) -> None:
     epoll.kind = FileKind.EPOLL
     descriptor = state.known(step, fd, FileKind.OTHER)
     file = state.descriptors[descriptor].open_file
-    state.targets.append((step.event, file))
+    state.targets.append(step.event)
+    state.targets.append(file)
     operation = step.a1 & 0xFFFF_FFFF
     interests = state.by_epoll.setdefault(epoll.id, {})
     if operation == EPOLL_CTL_DEL:

@@ -4,6 +4,7 @@ what was not seen.
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,8 +62,8 @@ class ReplayState:
     Attributes:
         task_table: tid → files table id of every live task.
         spans: (tid, ns, table id or -1): when each task began to use which table.
-        touched: (event, descriptor) of each replayed event with a descriptor in args[0].
-        targets: (event, open file) that epoll_ctl was about.
+        touched: event, descriptor, event, descriptor, … of each replayed event with a descriptor in args[0].
+        targets: event, open file, … that epoll_ctl was about.
         connects: open file → (event, ns entered) of the connect that began its connection.
     """
 
@@ -75,8 +76,8 @@ class ReplayState:
         self.task_table: dict[int, int] = {}
         self.task_process: dict[int, int] = {}
         self.spans: list[tuple[int, int, int]] = []
-        self.touched: list[tuple[int, int]] = []
-        self.targets: list[tuple[int, int]] = []
+        self.touched = array("q")
+        self.targets = array("q")
         self.connects: dict[int, tuple[int, int]] = {}
         self.unix_peers = dict(unix_peers or {})
         # Counts kept beside the model: live descriptors an open file, tasks a table.
@@ -178,7 +179,9 @@ class ReplayState:
             cloexec=cloexec,
         )
         self.descriptors.append(descriptor)
-        self.open_files[open_file].descriptors.append(descriptor.id)
+        file = self.open_files[open_file]
+        file.descriptors.append(descriptor.id)
+        file.released_ns = None
         self.holder_count[open_file] += 1
         table.live[fd] = descriptor.id
         return descriptor
@@ -226,10 +229,16 @@ class ReplayState:
         """A second descriptor for the open file that `source` names."""
         into = table if table is not None else step.table
         live = into.live.get(fd)
-        if live is not None:
-            ended = Ended.REPLACED if step.call in _TAKES_OVER else Ended.REUSED
-            self.release(self.descriptors[live], step.ns, step.event, ended)
         file = self.descriptors[source].open_file
+        if live is not None:
+            old = self.descriptors[live]
+            if old.how == How.SNAPSHOT and old.opened_ns >= step.ns:
+                if old.open_file == file:
+                    # The snapshot ran while the target did, and shows this very copy.
+                    old.how, old.opened_ns, old.opened_event = how, step.ns, step.event
+                    old.source, old.cloexec = source, cloexec
+                return old
+            self.release(old, step.ns, step.event, Ended.REPLACED if step.call in _TAKES_OVER else Ended.REUSED)
         return self.put(into, fd, file, how, step.ns, step.event, source, cloexec)
 
     def release(self, descriptor: Descriptor, ns: int, event: int, ended: Ended) -> None:

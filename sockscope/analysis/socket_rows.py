@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.model.connections import Protocol
-from sockscope.model.sockaddr import Address, Family, encode_key, from_key
+from sockscope.model.ids import NO_ID
+from sockscope.model.sockaddr import V4_MAPPED_PREFIX, Address, Family, from_key
 from sockscope.model.sockets import Sockets
 from sockscope.model.tcp import TcpState
 
@@ -18,13 +19,36 @@ IPPROTO_TCP = 6
 IPPROTO_UDP = 17
 SOCK_DGRAM = 2
 
-EndKey = bytes
-"""Peer address (16 bytes, v4-mapped), peer port, local port (2 bytes each, little endian)."""
+EndKey = tuple[bytes, int, int]
+"""Peer address (4 or 16 bytes), peer port, local port: what names a connection to a listener
+without its local address."""
 
 
 def end_key(peer: Address, local_port: int) -> EndKey:
-    """What identifies a connection to a listener without its local address."""
-    return encode_key(peer) + peer.port.to_bytes(2, "little") + local_port.to_bytes(2, "little")
+    return (peer.packed, peer.port, local_port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketColumns:
+    """What the last (or first) row of each group says, as plain lists: read one by one, numpy is slow."""
+
+    first_ns: list[int]
+    first_inode: list[int]
+    last_ns: list[int]
+    family: list[int]
+    protocol: list[int]
+    type: list[int]
+    state: list[int]
+    inode: list[int]
+    """Of the last row, 0 where no process holds it."""
+    cookie: list[int]
+    peer_inode: list[int]
+    netns: list[int]
+    recv_q: list[int]
+    send_q: list[int]
+    snapshot: list[int]
+    gone_ns: list[int]
+    """The first snapshot that no longer shows it, or -1."""
 
 
 @dataclass(kw_only=True)
@@ -35,24 +59,55 @@ class SocketGroups:
         group: shape (rows,), the group of each row.
         first, last: its first and last row.
         inode: the last inode that was not 0 (a socket in the accept queue has none yet).
+        of: their rows' values.
         by_key: end key → groups, oldest first (TCP and UDP with a peer).
         by_inode: inode → group.
+        listen_ports: every local TCP port that some row shows in LISTEN.
+        final_snapshot: number of the last one, -1 where there are none.
     """
 
     sockets: Sockets
     group: Ids
     first: Ids
     last: Ids
-    inode: Ids
+    inode: list[int]
+    of: SocketColumns
+    final_snapshot: int
     by_key: dict[EndKey, list[int]] = field(default_factory=dict)
     by_inode: dict[int, int] = field(default_factory=dict)
     listen_ports: frozenset[int] = frozenset()
-    snapshot_ns: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
-    """When each snapshot was taken, by its place in `snapshot_ids`."""
-    snapshot_ids: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
+    _addresses: dict[tuple[bytes, int], Address] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.last)
+
+    def local(self, group: int) -> Address | None:
+        """The local address of a group; the name of a unix socket."""
+        row = self.sockets.records[self.last[group]]
+        if self.of.family[group] == Family.UNIX:
+            path = bytes(row["path"])
+            name = b"\0" + path[1:] if path[:1] == b"@" else b"" if path == b"*" else path
+            return Address(family=Family.UNIX, packed=name)
+        # Servers have few local addresses and many connections.
+        key = (row["local"].tobytes(), int(row["local_port"]))
+        known = self._addresses.get(key)
+        if known is None:
+            known = self._addresses[key] = from_key(*key)
+        return known
+
+    def peer(self, group: int) -> Address | None:
+        """The peer of a group; None where it has none (or is a unix socket)."""
+        row = self.sockets.records[self.last[group]]
+        port = int(row["peer_port"])
+        return from_key(row["peer"].tobytes(), port) if port else None
+
+    def is_udp(self, group: int) -> bool:
+        return self.of.protocol[group] == IPPROTO_UDP
+
+    def protocol(self, group: int) -> Protocol:
+        if self.of.family[group] == Family.UNIX:
+            return Protocol.UNIX
+        return Protocol.UDP if self.of.protocol[group] == IPPROTO_UDP else Protocol.TCP
 
 
 def group_sockets(sockets: Sockets) -> SocketGroups:
@@ -74,12 +129,37 @@ def group_sockets(sockets: Sockets) -> SocketGroups:
         group=group,
         first=first,
         last=last,
-        inode=inode,
-        snapshot_ids=ids.astype(np.int64),
-        snapshot_ns=rows["time_ns"][where].astype(np.int64),
+        inode=inode.tolist(),
+        of=_columns(rows, first, last, ids, rows["time_ns"][where]),
+        final_snapshot=int(ids[-1]) if len(ids) else -1,
     )
     _index(made)
     return made
+
+
+def _columns(
+    rows: npt.NDArray[np.void], first: Ids, last: Ids, ids: npt.NDArray[np.uint32], taken_ns: Ids
+) -> SocketColumns:
+    ends = rows[last]
+    after = np.searchsorted(ids, ends["snapshot"], "right")
+    times = np.append(taken_ns, NO_ID)
+    return SocketColumns(
+        first_ns=rows["time_ns"][first].tolist(),
+        first_inode=rows["inode"][first].tolist(),
+        last_ns=ends["time_ns"].tolist(),
+        family=ends["family"].tolist(),
+        protocol=ends["protocol"].tolist(),
+        type=ends["type"].tolist(),
+        state=ends["state"].tolist(),
+        inode=ends["inode"].tolist(),
+        cookie=ends["cookie"].tolist(),
+        peer_inode=ends["peer_inode"].tolist(),
+        netns=ends["netns"].tolist(),
+        recv_q=ends["recv_q"].tolist(),
+        send_q=ends["send_q"].tolist(),
+        snapshot=ends["snapshot"].tolist(),
+        gone_ns=times[after].tolist(),
+    )
 
 
 def _identify(rows: npt.NDArray[np.void]) -> Ids:
@@ -122,7 +202,7 @@ def _identify(rows: npt.NDArray[np.void]) -> Ids:
 
 def _index(groups: SocketGroups) -> None:
     rows = groups.sockets.records[groups.last]
-    for number, inode in enumerate(groups.inode.tolist()):
+    for number, inode in enumerate(groups.inode):
         if inode:
             groups.by_inode[inode] = number
     inet = rows["family"] != Family.UNIX
@@ -130,31 +210,14 @@ def _index(groups: SocketGroups) -> None:
         rows["local_port"][inet & (rows["state"] == TcpState.LISTEN) & (rows["protocol"] == IPPROTO_TCP)].tolist()
     )
     ends = np.nonzero(inet & (rows["peer_port"] != 0))[0]
-    key = np.zeros((len(ends), 20), np.uint8)
-    key[:, :16] = rows["peer"][ends]
-    key[:, 16:18] = rows["peer_port"][ends].astype("<u2").view(np.uint8).reshape(-1, 2)
-    key[:, 18:20] = rows["local_port"][ends].astype("<u2").view(np.uint8).reshape(-1, 2)
+    by_age = ends[np.argsort(groups.sockets.records["time_ns"][groups.first[ends]], kind="stable")]
+    picked = rows[by_age]
+    packed = picked["peer"].tobytes()
     by_key: defaultdict[EndKey, list[int]] = defaultdict(list)
-    packed = key.tobytes()
-    by_age = np.argsort(groups.sockets.records["time_ns"][groups.first[ends]], kind="stable").tolist()
-    numbers = ends.tolist()
-    for at in by_age:
-        by_key[packed[at * 20 : at * 20 + 20]].append(numbers[at])
+    columns = zip(by_age.tolist(), picked["peer_port"].tolist(), picked["local_port"].tolist(), strict=True)
+    for at, (number, peer_port, local_port) in enumerate(columns):
+        peer = packed[at * 16 : at * 16 + 16]
+        if peer.startswith(V4_MAPPED_PREFIX):
+            peer = peer[12:]
+        by_key[(peer, peer_port, local_port)].append(number)
     groups.by_key = dict(by_key)
-
-
-def row_addresses(row: np.void) -> tuple[Address | None, Address | None]:
-    """(local, peer) of one row; None for what it does not say."""
-    if int(row["family"]) == Family.UNIX:
-        path = bytes(row["path"])
-        name = b"\0" + path[1:] if path[:1] == b"@" else b"" if path == b"*" else path
-        return Address(family=Family.UNIX, packed=name), None
-    local = from_key(row["local"].tobytes(), int(row["local_port"]))
-    peer_port = int(row["peer_port"])
-    return local, from_key(row["peer"].tobytes(), peer_port) if peer_port else None
-
-
-def row_protocol(row: np.void) -> Protocol:
-    if int(row["family"]) == Family.UNIX:
-        return Protocol.UNIX
-    return Protocol.UDP if int(row["protocol"]) == IPPROTO_UDP else Protocol.TCP
