@@ -1,0 +1,101 @@
+"""What each process does at rest, in words: the wait it comes back to, and how often."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+import numpy as np
+
+from sockscope.analysis.control import by_call
+from sockscope.analysis.describe_values import fd_sets, poll_entries
+from sockscope.analysis.describe_view import View
+from sockscope.analysis.describe_words import duration, timeout_of
+from sockscope.analysis.session import Session
+from sockscope.model.calls import EPOLL_WAITS, READS, WAITS, Call
+from sockscope.model.events import EventFlag, Section
+
+_IS_WAIT: Final = by_call(WAITS)
+_BLOCKS: Final = WAITS | READS | {Call.accept, Call.accept4, Call.connect, Call.wait4, Call.waitid}
+_AT_LEAST: Final = 2
+"""Timeouts that make a habit."""
+_PROCESSES_SHOWN: Final = 16
+_FDS_SHOWN: Final = 4
+_LOOKED_AT: Final = 64
+
+
+def idle_words(session: Session) -> tuple[str, ...]:
+    """One line a habit: `python3[812]: poll([fd 3], 500 ms) again and again: wakes every 500 ms to look around`.
+
+    A thread that blocks without a limit when the session ends is told too: `nginx[33]: blocked in
+    epoll_wait(5) without a time limit`. Threads of one process that do the same are one line.
+    """
+    lines: list[str] = []
+    told = 0
+    for tgid, process in sorted(session.processes.items()):
+        habits = Counter(filter(None, (_habit(session, tid) for tid in sorted(process.tids))))
+        if not habits:
+            continue
+        told += 1
+        if told > _PROCESSES_SHOWN:
+            continue
+        for text, threads in habits.most_common(3):
+            many = f" ({threads} threads)" if threads > 1 else ""
+            lines.append(f"{session.comm(tgid)}[{tgid}]{many}: {text}")
+    if told > _PROCESSES_SHOWN:
+        lines.append(f"and {told - _PROCESSES_SHOWN} more processes")
+    return tuple(lines)
+
+
+def _habit(session: Session, tid: int) -> str:
+    rows = session.events_of_tid(tid)
+    if not len(rows):
+        return ""
+    records = session.events.records
+    idle = rows[_IS_WAIT[records["call"][rows]]]
+    picked = records[idle]
+    timed_out = (picked["ret"] == 0) & (picked["flags"] & EventFlag.ENTERED_ONLY == 0)
+    # A wait with no time limit set to 0 comes back at once: that is looking, not resting.
+    timed_out &= (picked["exit_ns"] - picked["enter_ns"] > 1_000_000) | (picked["enter_ns"] < 0)
+    idle = idle[timed_out]
+    if len(idle) >= _AT_LEAST:
+        # The same call with the same limit again and again: the most frequent one stands for the thread.
+        recent = [View.of(session.events, row) for row in idle[-_LOOKED_AT:].tolist()]
+        limits = Counter((view.call, timeout_of(view)) for view in recent)
+        (call, limit_ns), times = limits.most_common(1)[0]
+        if times >= _AT_LEAST:
+            ends = np.sort(records["exit_ns"][idle])
+            period_ns = int(np.median(np.diff(ends)))
+            if limit_ns is not None and abs(period_ns - limit_ns) < limit_ns // 10:
+                period_ns = limit_ns
+            view = next(view for view in reversed(recent) if view.call == call)
+            return f"{call_words(view)} again and again: wakes every {duration(period_ns)} to look around"
+    last_row = int(rows[np.argmax(records["enter_ns"][rows])])
+    view = View.of(session.events, last_row)
+    if view.returned or view.call not in _BLOCKS:
+        return ""
+    if view.call in WAITS:
+        limit_ns = timeout_of(view)
+        limit = "without a time limit" if limit_ns is None else f"for up to {duration(limit_ns)}"
+        return f"blocked in {call_words(view, limit=False)} {limit}"
+    return f"blocked in {call_words(view)}"
+
+
+def call_words(view: View, *, limit: bool = True) -> str:
+    """A wait in short: `poll([fd 3], 500 ms)`, `epoll_wait(5)`, `accept4(3)`."""
+    limit_ns = timeout_of(view) if limit and view.call in WAITS else None
+    tail = f", {duration(limit_ns)}" if limit_ns is not None else ""
+    if view.call in EPOLL_WAITS:
+        return f"{view.call.name}({view.int_arg(0)}{tail})"
+    if view.call in (Call.poll, Call.ppoll):
+        fds = [fd for fd, _, _ in poll_entries(view.sections.get(Section.POLLFDS, b"")) if fd >= 0]
+        return f"{view.call.name}({_fds(fds)}{tail})"
+    if view.call in (Call.select, Call.pselect6):
+        reads, writes, others = fd_sets(view.sections.get(Section.FDSETS_IN, b""), view.int_arg(0))
+        return f"{view.call.name}({_fds(sorted({*reads, *writes, *others}))}{tail})"
+    return f"{view.call.name}({view.int_arg(0)})"
+
+
+def _fds(fds: list[int]) -> str:
+    shown = ", ".join(f"fd {fd}" for fd in fds[:_FDS_SHOWN])
+    return f"[{shown}{', …' if len(fds) > _FDS_SHOWN else ''}]"

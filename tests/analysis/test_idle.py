@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from sockscope.analysis.idle import idle_words
+from sockscope.model.calls import Call
+from sockscope.model.events import EventFlag
+from tests.analysis.builders import Script
+
+POLL = ((3, 1, 0),)
+MS = 1_000_000
+
+
+def test_polling_with_its_period() -> None:
+    script = Script().process(812, comm="python3")
+    for tick in range(5):
+        script.event(812, 812, Call.poll, 4096, 1, 500, poll=POLL, at=tick * 500 * MS, took=499 * MS)
+    assert idle_words(script.session()) == (
+        "python3[812]: poll([fd 3], 500 ms) again and again: wakes every 500 ms to look around",
+    )
+
+
+def test_blocked_without_a_limit() -> None:
+    script = Script().process(33, comm="nginx", tids=(33, 34, 35))
+    script.event(33, 33, Call.epoll_wait, 4096, 512, -1, fd=5, flags=EventFlag.ENTERED_ONLY)
+    script.event(33, 34, Call.accept4, fd=3, flags=EventFlag.ENTERED_ONLY)
+    script.event(33, 35, Call.accept4, fd=3, flags=EventFlag.ENTERED_ONLY)
+    assert idle_words(script.session()) == (
+        "nginx[33] (2 threads): blocked in accept4(3)",
+        "nginx[33]: blocked in epoll_wait(5) without a time limit",
+    )
+
+
+def test_a_limit_not_reached() -> None:
+    script = Script().process(33, comm="redis")
+    script.event(33, 33, Call.epoll_wait, 4096, 512, 60000, fd=5, flags=EventFlag.ENTERED_ONLY)
+    assert idle_words(script.session()) == ("redis[33]: blocked in epoll_wait(5) for up to 60 s",)
+
+
+def test_looking_without_waiting_is_no_rest() -> None:
+    script = Script().process(33)
+    for _ in range(5):
+        script.event(33, 33, Call.epoll_wait, 4096, 512, 0, fd=5)
+    assert idle_words(script.session()) == ()
+    assert idle_words(Script().session()) == ()

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+
+from sockscope.analysis.session import Session
+from sockscope.analysis.summary import Summaries, summarise
+from sockscope.model.calls import Call
+from sockscope.model.sockaddr import Address
+from sockscope.model.tcp import TcpFlag, TcpState
+from tests.analysis.builders import Script, address
+
+SERVER = address("127.0.0.1", 8080)
+CLIENT = address("127.0.0.1", 40112)
+P = TcpFlag.PSH | TcpFlag.ACK
+
+
+def server() -> Script:
+    script = Script(ports=(8080,)).process(77, comm="python3").seed_fd(77, 3, inode=11)
+    script.snapshot(at=0)
+    script.socket_row(SERVER, state=TcpState.LISTEN, inode=11, owners=((77, 3),))
+    script.event(77, 77, Call.accept4, 1, 1, 0, fd=3, ret=7, sockaddr=CLIENT)
+    return script
+
+
+def read(script: Script, payload: bytes, *, peer: Address | None = None) -> None:
+    script.event(77, 77, Call.recvfrom, 4096, 8192, 0, fd=7, ret=len(payload), payload=payload, sockaddr=peer)
+
+
+def write(script: Script, payload: bytes, ret: int = 0) -> None:
+    script.event(77, 77, Call.sendto, 4096, len(payload), 0, fd=7, ret=ret or len(payload), payload=payload)
+
+
+def only(session: Session) -> str:
+    (found,) = [c.id for c in session.connections if c.peer == CLIENT]
+    assert Summaries(session)(found) == summarise(session, found)
+    return summarise(session, found)
+
+
+def test_requests_and_answers() -> None:
+    script = server()
+    read(script, b"GET /index.html HTTP/1.1\r\n")
+    write(script, b"HTTP/1.1 200 OK\r\n")
+    write(script, b"abc", ret=598)
+    read(script, b"GET /x HTTP/1.1\r\n", peer=CLIENT)
+    write(script, b"HTTP/1.1 404 Not Found\r\n\r\n")
+    for _ in range(4):
+        read(script, b"POST /y HTTP/1.1\r\n")
+    assert (
+        only(script.session())
+        == "GET /index.html → 200, 615 bytes; GET /x → 404, 26 bytes; POST /y → no answer; +3 more"
+    )
+
+
+def test_what_is_not_http() -> None:
+    script = server()
+    read(script, b"*1\r\n$4\r\nPING\r\n")
+    write(script, b"+PONG\r\n", ret=1310)
+    assert only(script.session()) == "in 14 bytes, out 1 310 bytes"
+
+
+def test_nothing_moved() -> None:
+    assert only(server().session()) == ""
+
+
+@pytest.mark.parametrize(
+    ("payloads", "expected"),
+    [
+        ([(b"GET /a HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n")], "GET /a → 200"),
+        ([(b"hello", b"world!")], "in 5 bytes, out 6 bytes"),
+    ],
+)
+def test_from_packets_alone(payloads: list[tuple[bytes, bytes]], expected: str) -> None:
+    script = Script(ports=(8080,))
+    script.handshake(CLIENT, SERVER)
+    seq, ack = 1001, 5001
+    for came, went in payloads:
+        script.packet(CLIENT, SERVER, P, seq=seq, ack=ack, payload=came)
+        script.packet(SERVER, CLIENT, P, seq=ack, ack=seq + len(came), payload=went)
+    session = script.session()
+    assert [summarise(session, c.id) for c in session.connections] == [expected]
