@@ -178,7 +178,8 @@ def count_bytes(gid: Ints, when: Ints, seq: npt.NDArray[np.uint32], length: Ints
     late = start < reach
     gap = np.zeros(int(rank[-1]) + 1, bool)
     gap[rank[start > reach]] = True
-    # Bytes below the first segment seen came late too, but nothing tells whether they came before.
+    # Before the first segment seen: that one came too early.
+    gap[rank[start < 0]] = True
     repeated = late & (~gap[rank] | (when - _when_reached(when, stop, reach, begins) > REORDERING_NS))
     new = np.clip(stop - np.maximum(start, reach), 0, length)
     if (gap[rank] & late).any():

@@ -21,7 +21,7 @@ _RET = 0x06
 _AD_PKTTYPE = 0xFFFFF000 + 4
 _PACKET_OUTGOING = 4
 
-MAX_FILTER_PORTS = 1000
+MAX_FILTER_PORTS = 900
 """A program has at most 4096 instructions (BPF_MAXINSNS), four a port."""
 
 _VLANS = (0x8100, 0x88A8, 0x9100)

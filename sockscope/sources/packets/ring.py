@@ -117,6 +117,15 @@ class Ring:
 
     def set_ports(self, ports: Collection[int]) -> None:
         """Replace the filter; the kernel does it in one step, between two packets."""
+        try:
+            self._attach(ports)
+        except OSError as error:
+            # Before 6.9 a socket may hold only 20 KiB of options (net.core.optmem_max), long filters among them.
+            if error.errno != errno.ENOMEM:
+                raise
+            self._attach(())
+
+    def _attach(self, ports: Collection[int]) -> None:
         program = port_filter(ports, snap_bytes=self.snap_bytes, ethernet=self._ethernet, drop_outgoing=self._loopback)
         buffer = ctypes.create_string_buffer(program, len(program))
         # struct sock_fprog: u16 length, pointer.
