@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from sockscope.analysis import flows as wire
 from sockscope.analysis.assign import assign_connections, assign_descriptors
+from sockscope.analysis.clocks import measure_skew
 from sockscope.analysis.join import join
 from sockscope.analysis.known import complete_open_files, unix_peers
 from sockscope.analysis.order import replay_order
@@ -29,7 +31,8 @@ def build_session(*, info: SessionInfo, seed: Seed, events: Events, packets: Pac
         info: facts of the session; an empty `info.syscalls.engine` means that there were no syscalls.
         seed: the target as found at attach.
         events: rows in any order, those of one tracer in its own.
-        packets: in capture order, CLOCK_REALTIME.
+        packets: in capture order, CLOCK_REALTIME. How far they seem to be off is in the session's
+            `info.clock_skew_ns`; times are not corrected by it.
         sockets: rows of all snapshots.
     """
     with _no_collection():
@@ -60,7 +63,7 @@ def _build(info: SessionInfo, seed: Seed, events: Events, packets: Packets, sock
     joined = join(state=replay, info=info, groups=groups, flows=flows, assignment=assignment)
     event_connection, event_reason = assign_connections(replay, events, assignment, joined.connections)
     sum_up(joined, events, order, event_connection, effective_ns)
-    return Session(
+    session = Session(
         info=info,
         seed=seed,
         events=events,
@@ -84,3 +87,5 @@ def _build(info: SessionInfo, seed: Seed, events: Events, packets: Packets, sock
         connections=joined.connections,
         flows=flows,
     )
+    session.info = replace(info, clock_skew_ns=measure_skew(session))
+    return session
