@@ -10,10 +10,10 @@ from sockscope.errors import ExitCode, SockscopeError
 
 def main() -> None:
     """Entry point of the `sockscope` command."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(execute(sys.argv[1:]))
 
 
-def run(arguments: list[str]) -> int:
+def execute(arguments: list[str]) -> int:
     """Run one command line; its exit code. Never a traceback for a user's mistake."""
     import click
 

@@ -50,13 +50,13 @@ class Watcher:
 
     Attributes:
         on_ready: the target is under trace; gets its tgids.
-        on_events: every batch, already redacted.
+        on_events: every batch, already redacted, and up to when (CLOCK_MONOTONIC ns) nothing more will come.
         on_progress: about ten times a second.
         stop: set it (from anywhere) to end the session.
     """
 
     on_ready: Callable[[tuple[int, ...], Seed], None] = lambda tgids, seed: None
-    on_events: Callable[[Events], None] = lambda events: None
+    on_events: Callable[[Events, int], None] = lambda events, complete_ns: None
     on_progress: Callable[[Progress], None] = lambda progress: None
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -176,7 +176,7 @@ class _Recording:
             self._event_count += len(events)
             self._learn_ports(events)
             self._writer.write_events(events)
-            self._watcher.on_events(events)
+            self._watcher.on_events(events, batch.complete_ns)
             self._drain_sampler()
             now = time.monotonic()
             if now >= next_clock:

@@ -25,7 +25,7 @@ def test_each_command_has_help(command: str) -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from sockscope.cli import run; run(['--help']);"
+        "import sys; from sockscope.cli import execute; execute(['--help']);"
         "print([m for m in ('numpy','pyarrow','scapy','jinja2','psutil','ptrace') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
