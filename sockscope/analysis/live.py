@@ -1,0 +1,230 @@
+"""The live view: batches of events become lines, each with the connection it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from sockscope.analysis.control import by_call
+from sockscope.analysis.describe import describe_view
+from sockscope.analysis.describe_view import View
+from sockscope.analysis.describe_words import words_of
+from sockscope.analysis.http1 import Http1State
+from sockscope.analysis.live_names import Names
+from sockscope.analysis.order import replay_order
+from sockscope.analysis.replay import Replay
+from sockscope.analysis.session import Ids
+from sockscope.model.calls import FD_IN_ARG0, READS, WAITS, WRITES, Call
+from sockscope.model.descriptors import OpenFile
+from sockscope.model.events import EventFlag, Events
+from sockscope.model.live import LineKind, LiveBatch, LiveLine
+from sockscope.model.seed import FileKind, Seed
+from sockscope.model.sockaddr import Family
+
+_TASKS: Final = {Call.task_new, Call.task_exec, Call.task_exit, Call.task_signal, Call.task_stop, Call.task_detach}
+_SOCKET_CALLS: Final = frozenset(call for call in Call if Call.socket <= call <= Call.recvmmsg)
+_ON_SOCKETS: Final = READS | WRITES | {Call.close, Call.dup, Call.dup2, Call.dup3}
+"""Shown where the descriptor is a socket; files, pipes and terminals are left out."""
+_IS_SHOWN: Final = by_call(_TASKS | _SOCKET_CALLS | _ON_SOCKETS | WAITS | {Call.epoll_ctl})
+_LOOKED_AT: Final = 4
+"""Events looked at for one line of room."""
+_TELL_AGAIN_NS: Final = 10_000_000_000
+"""How long a repetition goes on before it is told again."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """One thread's wait that times out again and again."""
+
+    text: str
+    line: LiveLine
+    first_ns: int
+    told_ns: int
+    last_ns: int
+    count: int = 0
+    """Since it was last told."""
+    total: int = 0
+
+
+class LiveNarrator:
+    """Turns batches of events into lines.
+
+    Args:
+        seed: the target as found at attach.
+        labels: socket inode → peer, for the connections that were there at attach (sock_diag knows them).
+    """
+
+    def __init__(self, seed: Seed, labels: Mapping[int, str] | None = None) -> None:
+        self._replay = Replay(seed)
+        self._names = Names(self._replay)
+        self._labels = dict(labels or {})
+        self._held = Events.empty()
+        self._http: dict[int, Http1State] = {}
+        self._runs: dict[int, _Run] = {}
+        self._next_id = 0
+
+    def feed(self, events: Events, complete_ns: int, *, max_lines: int = 200) -> LiveBatch:
+        """Lines of what has become certain.
+
+        Args:
+            events: a batch as an engine delivers it.
+            complete_ns: up to when nothing more will come; what is later is held back for the next call.
+            max_lines: room there is; what goes beyond is counted, not told.
+        """
+        pending = Events.concat([self._held, events]) if len(self._held) else events
+        order, effective = replay_order(pending)
+        ripe = effective[order] <= complete_ns
+        self._held = _subset(pending, order[~ripe])
+        return self._tell(pending, order[ripe], effective, max_lines)
+
+    def finish(self, *, max_lines: int = 200) -> LiveBatch:
+        """What was held back, and the repetitions not yet told."""
+        pending, self._held = self._held, Events.empty()
+        order, effective = replay_order(pending)
+        told = self._tell(pending, order, effective, max_lines)
+        rest = [line for run in self._runs.values() if (line := _again(run)) is not None]
+        self._runs.clear()
+        lines = sorted([*told.lines, *rest], key=lambda line: line.time_ns)
+        return LiveBatch(lines=tuple(lines), left_out_count=told.left_out_count)
+
+    def _tell(self, events: Events, order: Ids, effective: Ids, max_lines: int) -> LiveBatch:
+        if not len(order):
+            return LiveBatch()
+        self._replay.feed(events, order, effective_ns=effective, first_id=self._next_id)
+        self._next_id += len(events)
+        self._names.update()
+        # What the offline join reads later; nobody reads it here.
+        del self._replay.touched[:], self._replay.targets[:]
+        shown = order[_IS_SHOWN[events.records["call"][order]]]
+        lines: list[LiveLine] = []
+        looked_at = 0
+        for row in shown[: max_lines * _LOOKED_AT].tolist():
+            if len(lines) >= max_lines:
+                break
+            looked_at += 1
+            lines.extend(self._lines(View.of(events, row), int(effective[row])))
+        self._forget()
+        return LiveBatch(lines=tuple(lines), left_out_count=len(shown) - looked_at)
+
+    def _lines(self, view: View, effective_ns: int) -> list[LiveLine]:
+        """None, one, or two lines: what ends a repetition also tells how often it was."""
+        file = self._file(view, effective_ns)
+        if (
+            view.call in _ON_SOCKETS
+            and view.call not in _SOCKET_CALLS
+            and (file is None or file.kind != FileKind.SOCKET)
+        ):
+            return []
+        line = self._line(view, file)
+        run = self._runs.get(view.tid)
+        if view.call in WAITS and view.ret == 0 and view.returned:
+            return self._repeat(view, line, run)
+        if run is None or view.is_task:
+            return [line]
+        del self._runs[view.tid]
+        ended = _again(run)
+        return [ended, line] if ended else [line]
+
+    def _repeat(self, view: View, line: LiveLine, run: _Run | None) -> list[LiveLine]:
+        if run is None or run.text != line.text:
+            self._runs[view.tid] = _Run(line.text, line, view.exit_ns, view.exit_ns, view.exit_ns)
+            ended = _again(run) if run else None
+            return [ended, line] if ended else [line]
+        run.count += 1
+        run.total += 1
+        run.last_ns = view.exit_ns
+        run.line = line
+        if view.exit_ns - run.told_ns < _TELL_AGAIN_NS:
+            return []
+        again = _again(run)
+        run.told_ns = view.exit_ns
+        run.count = 0
+        return [again] if again else []
+
+    def _file(self, view: View, effective_ns: int) -> OpenFile | None:
+        """The open file the event is about: for accept the new connection, else what args[0] names."""
+        if view.call in (Call.accept, Call.accept4) and not view.errno and view.returned:
+            return self._names.open_file(view.tid, view.ret, effective_ns)
+        if view.call == Call.epoll_ctl:
+            return self._names.open_file(view.tid, view.int_arg(2), effective_ns)
+        if view.call in FD_IN_ARG0 and view.call not in WAITS:
+            return self._names.open_file(view.tid, view.int_arg(0), effective_ns)
+        return None
+
+    def _line(self, view: View, file: OpenFile | None) -> LiveLine:
+        label = self._label(file)
+        state = self._http.setdefault(file.id, Http1State()) if file is not None and label else None
+        process = self._replay.processes.get(view.tgid)
+        return LiveLine(
+            time_ns=view.time_ns,
+            duration_ns=view.duration_ns,
+            tgid=view.tgid,
+            tid=view.tid,
+            comm=process.comm if process else "?",
+            connection=label,
+            text=describe_view(view),
+            words=words_of(view, state),
+            kind=_kind(view, file),
+            failed=bool(view.errno) and not view.flags & EventFlag.TRACER_EINTR,
+        )
+
+    def _label(self, file: OpenFile | None) -> str:
+        if file is None or file.listening:
+            return ""
+        if file.peer is not None and (file.peer.family != Family.UNIX or file.peer.packed):
+            return str(file.peer)
+        return self._labels.get(file.inode, "") if file.inode else ""
+
+    def _forget(self) -> None:
+        """HTTP standing of connections that are over."""
+        files = self._replay.open_files
+        for gone in [number for number in self._http if files[number].released_ns is not None]:
+            del self._http[gone]
+
+
+def _kind(view: View, file: OpenFile | None) -> LineKind:
+    if view.is_task:
+        return LineKind.TASK
+    if view.call in WAITS:
+        return LineKind.WAIT
+    accepted = view.call in (Call.accept, Call.accept4) and not view.errno
+    if accepted or (file is not None and not file.listening and (file.peer is not None or view.call in READS | WRITES)):
+        return LineKind.CONNECTION
+    return LineKind.SOCKET
+
+
+def _again(run: _Run) -> LiveLine | None:
+    """The line that tells a repetition; None where it never came again."""
+    if not run.count:
+        return None
+    line = run.line
+    return LiveLine(
+        time_ns=line.time_ns,
+        duration_ns=line.duration_ns,
+        tgid=line.tgid,
+        tid=line.tid,
+        comm=line.comm,
+        connection=line.connection,
+        text=line.text,
+        words=line.words,
+        kind=line.kind,
+        repeated=run.count,
+        period_ns=(run.last_ns - run.first_ns) // run.total,
+    )
+
+
+def _subset(events: Events, rows: Ids) -> Events:
+    """A table of these rows alone."""
+    if not len(rows):
+        return Events.empty()
+    rows = np.sort(rows)
+    records = events.records[rows].copy()
+    lengths = records["blob_bytes"].astype(np.int64)
+    begins = np.cumsum(lengths) - lengths
+    places = np.arange(int(lengths.sum())) - np.repeat(begins, lengths)
+    blob = events.blob[np.repeat(records["blob_offset"].astype(np.int64), lengths) + places]
+    records["blob_offset"] = begins.astype(np.uint64)
+    return Events(records=records, blob=blob)

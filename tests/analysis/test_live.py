@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import pytest
+
+from sockscope.analysis.live import LiveNarrator
+from sockscope.model.calls import Call
+from sockscope.model.events import Events
+from sockscope.model.live import LineKind, LiveBatch, LiveLine
+from tests.analysis.builders import START_NS, Script, address
+
+CLIENT = address("127.0.0.1", 40112)
+REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+FOREVER = 1 << 62
+MS = 1_000_000
+
+
+def flask(connections: int = 1) -> Script:
+    script = Script().process(77, comm="python3").seed_fd(77, 3, inode=11)
+    for _ in range(3):
+        script.event(77, 77, Call.poll, 4096, 1, 500, ret=0, poll=[(3, 1, 0)], took=500 * MS)
+        script.now_ns += 500 * MS
+    for number in range(connections):
+        tid = 812 + number
+        script.event(77, 77, Call.poll, 4096, 1, 500, ret=1, poll=[(3, 1, 1)])
+        peer = address("127.0.0.1", 40112 + number)
+        script.event(77, 77, Call.accept4, 1, 1, 0, fd=3, ret=7, sockaddr=peer)
+        script.thread(77, tid)
+        script.event(77, tid, Call.recvfrom, 4096, 8192, 0, fd=7, ret=len(REQUEST), payload=REQUEST)
+        script.event(77, tid, Call.write, 4096, 5, fd=2, ret=5, payload=b"log\r\n")
+        script.event(77, tid, Call.sendto, 4096, 17, 0, fd=7, ret=17, payload=b"HTTP/1.1 200 OK\r\n")
+        script.event(77, tid, Call.close, fd=7)
+    return script
+
+
+def told(lines: tuple[LiveLine, ...]) -> list[tuple[int, str, str]]:
+    return [(line.tid, line.connection, line.text.split("(")[0]) for line in lines]
+
+
+def test_a_request_as_it_comes() -> None:
+    script = flask()
+    lines = LiveNarrator(script.seed()).feed(script.events(), FOREVER).lines
+    peer = "127.0.0.1:40112"
+    assert told(lines) == [
+        (77, "", "poll"),
+        (77, "", "poll"),
+        (77, "", "poll"),
+        (77, peer, "accept4"),
+        (77, "", "new thread 812"),
+        (812, peer, "recvfrom"),
+        (812, peer, "sendto"),
+        (812, peer, "close"),
+    ]
+    assert (lines[0].repeated, lines[1].repeated, lines[2].repeated) == (0, 2, 0)
+    assert lines[1].period_ns == 501 * MS
+    assert [line.kind for line in lines[3:6]] == [LineKind.CONNECTION, LineKind.TASK, LineKind.CONNECTION]
+    assert lines[5].words == f"read {len(REQUEST)} bytes: request GET / HTTP/1.1"
+    assert lines[6].words == "sent 17 bytes: status line 200 OK"
+    assert {line.comm for line in lines} == {"python3"}
+
+
+def test_one_number_many_connections_in_one_batch() -> None:
+    script = flask(connections=5)
+    lines = LiveNarrator(script.seed()).feed(script.events(), FOREVER).lines
+    reads = [line for line in lines if line.text.startswith("recvfrom")]
+    assert [line.connection for line in reads] == [f"127.0.0.1:{40112 + n}" for n in range(5)]
+
+
+def pieces(events: Events, sizes: list[int]) -> list[Events]:
+    at = 0
+    found = []
+    for size in sizes:
+        found.append(Events(records=events.records[at : at + size].copy(), blob=events.blob))
+        at += size
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_in_pieces_as_at_once(size: int) -> None:
+    script = flask(connections=3)
+    events = script.events()
+    whole = LiveNarrator(script.seed())
+    expected = whole.feed(events, FOREVER).lines + whole.finish().lines
+    narrator = LiveNarrator(script.seed())
+    lines: tuple[LiveLine, ...] = ()
+    for piece in pieces(events, [size] * (len(events) // size + 1)):
+        lines += narrator.feed(piece, FOREVER).lines
+    assert lines + narrator.finish().lines == expected
+
+
+def test_what_is_not_complete_is_held_back() -> None:
+    script = flask()
+    events = script.events()
+    late = Events(records=events.records[::-1].copy(), blob=events.blob)
+    narrator = LiveNarrator(script.seed())
+    early = narrator.feed(late, START_NS + 1).lines
+    assert early == ()
+    lines = narrator.feed(Events.empty(), FOREVER).lines
+    assert told(lines) == told(LiveNarrator(script.seed()).feed(events, FOREVER).lines)
+
+
+def test_more_than_there_is_room_for_is_counted() -> None:
+    script = flask(connections=50)
+    batch = LiveNarrator(script.seed()).feed(script.events(), FOREVER, max_lines=10)
+    assert len(batch.lines) in (10, 11)
+    assert batch.left_out_count > 200
+
+
+def test_connections_of_before_the_attach_are_named_by_their_inode() -> None:
+    script = Script().process(77).seed_fd(77, 9, inode=500)
+    script.event(77, 77, Call.recvfrom, 4096, 10, 0, fd=9, ret=2, payload=b"hi")
+    (line,) = LiveNarrator(script.seed(), {500: "10.0.0.9:1234"}).feed(script.events(), FOREVER).lines
+    assert (line.connection, line.kind) == ("10.0.0.9:1234", LineKind.CONNECTION)
+
+
+def test_idle_is_told_again_now_and_then() -> None:
+    script = Script().process(77)
+    for tick in range(45):
+        script.event(77, 77, Call.poll, 4096, 1, 500, poll=[(3, 1, 0)], at=tick * 500 * MS, took=500 * MS)
+    narrator = LiveNarrator(script.seed())
+    lines = narrator.feed(script.events(), FOREVER).lines + narrator.finish().lines
+    assert [line.repeated for line in lines] == [0, 20, 20, 4]
+    assert {line.period_ns for line in lines[1:]} == {500 * MS}
+
+
+def test_nothing() -> None:
+    narrator = LiveNarrator(Script().seed())
+    assert narrator.feed(Events.empty(), FOREVER) == LiveBatch()
+    assert narrator.finish() == LiveBatch()
