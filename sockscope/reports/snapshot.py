@@ -306,8 +306,9 @@ def table(snapshot: Snapshot, *, info: bool = False, rows: int | None = None) ->
     out.add_column("State", no_wrap=True)
     out.add_column("Recv-Q", justify="right", no_wrap=True)
     out.add_column("Send-Q", justify="right", no_wrap=True)
-    out.add_column("Local", overflow="fold")
-    out.add_column("Peer", overflow="fold")
+    # An address and port stay on one line; only long unix names are folded.
+    out.add_column("Local", overflow="fold", min_width=_address_width(cells.local_host, cells.local_port))
+    out.add_column("Peer", overflow="fold", min_width=_address_width(cells.peer_host, cells.peer_port))
     out.add_column("Owners", overflow="fold")
     out.add_column("Cause", overflow="fold")
     several = len(set(cells.kind)) > 1
@@ -327,6 +328,11 @@ def table(snapshot: Snapshot, *, info: bool = False, rows: int | None = None) ->
             Text(why),
         )
     return out, len(order) - len(cells.state)
+
+
+def _address_width(hosts: list[str], ports: list[str]) -> int:
+    lengths = (len(host) + 1 + len(port) for host, port in zip(hosts, ports, strict=True))
+    return min(21, max(lengths, default=0))
 
 
 def to_json(snapshot: Snapshot) -> str:

@@ -42,9 +42,8 @@ def look(
         CannotObserveError: no such process, or sock_diag is refused.
     """
     if pid is not None and procfs.read_stat(pid) is None:
-        raise CannotObserveError(
-            f"there is no process {pid}", help_text="`sockscope snapshot` alone shows who holds what"
-        )
+        help_text = "`sockscope snapshot` alone shows who holds what"
+        raise CannotObserveError(f"there is no process {pid}", help_text=help_text)
     mask = ALL_STATES if states is None else state_mask(states)
     realtime_ns = time.time_ns()
     rows = in_netns(pid, lambda: dump(families=families, ports=ports, states=mask, tcp_info=tcp_info))
@@ -65,7 +64,7 @@ def look(
     owned = np.isin(rows["inode"], held["inode"])
     return Snapshot(
         sockets=Sockets(records=rows, owners=held),
-        causes=causes(rows, owned, listeners, unreadable_count=unreadable),
+        causes=causes(rows, owned, listeners, owners_may_hide=unreadable > 0 or not procfs.sees_every_process()),
         comms=_comms(np.unique(held["tgid"]).tolist()),
         realtime_ns=realtime_ns,
         unreadable_count=unreadable,

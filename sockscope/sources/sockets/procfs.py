@@ -161,6 +161,14 @@ def started_monotonic_ns(start_ticks: int) -> int:
     return start_ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK") - asleep
 
 
+def sees_every_process() -> bool:
+    """Whether this is the first pid namespace (its inode is fixed: include/uapi/linux/nsfs.h, PROC_PID_INIT_INO)."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino == 0xEFFFFFFC
+    except OSError:
+        return False
+
+
 def children_of_all() -> dict[int, list[int]]:
     """Parent → children, of every process there is."""
     out: dict[int, list[int]] = {}
