@@ -1,0 +1,175 @@
+"""Connections wait in the accept queue and no process takes them.
+
+What it reports:
+    Established (or already half-closed) connections to a port of the target that no process owns:
+    the kernel completed their handshake, and the program has not called accept for them, for a second
+    and more.
+
+Why it matters:
+    The client is connected and may have sent its request; it sees a server that does not answer. When
+    the queue is full, new clients cannot even connect. Those that give up stay as CLOSE_WAIT sockets
+    without an owner, which `lsof` does not show and no process can close.
+
+Evidence:
+    The sockets in several snapshots (inode 0), the listener's queue against its backlog, the last
+    accept, and what the accepting thread does instead.
+
+Example:
+    Five ESTABLISHED sockets of port 8080 with inode 0, while the only thread is in
+    `recvfrom(4 <unfinished ...>`, reading from a client that stays silent.
+
+Mend:
+    Accept independently of the serving: an event loop, a thread or process a connection; or time
+    limits on the connection being served, so that an idle client cannot keep the others out.
+
+False positives:
+    A queue is briefly filled in health. Each connection must have been there for a second, through
+    several snapshots, up to the last. Where the program went on accepting meanwhile it is merely
+    slower than its clients come, and where it was at work rather than waiting it may be about to
+    come back: both are warnings, and the latter becomes an error after 5 s.
+
+References:
+    listen(2) (backlog), accept(2); sock_diag(7) (inode 0); net/ipv4/inet_connection_sock.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sockscope.analysis.session import Session
+from sockscope.findings.accept_queue import Queue, accepts_of, last_event_of, listen_row, queues
+from sockscope.findings.evidence import (
+    NS_PER_S,
+    from_event,
+    from_socket,
+    kept,
+    plural,
+    since_start,
+    span,
+    who,
+)
+from sockscope.findings.holding import unfinished
+from sockscope.model.calls import READS, WAITS, WRITES, Call
+from sockscope.model.findings import Confidence, Evidence, Finding, Need, Rule, Severity, Skip
+from sockscope.model.ids import NO_ID
+from sockscope.model.tcp import TcpState
+
+RULE = Rule(
+    slug="unaccepted-connection",
+    severity=Severity.ERROR,
+    summary="connections wait in the accept queue, owned by no process",
+    needs=frozenset({Need.SOCKETS}),
+    yields_to=frozenset({"edge-triggered-listener-not-drained", "descriptor-exhaustion"}),
+    bears_loss=True,
+)
+
+_SURELY_STUCK_NS = 5 * NS_PER_S
+_WAITS_FOR_OTHERS = READS | WRITES | WAITS | {Call.accept, Call.accept4, Call.connect, Call.wait4, Call.waitid}
+
+
+def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
+    """One finding a port."""
+    for queue in queues(session):
+        if any(one.connection.id not in explained for one in queue.waiting):
+            yield _finding(session, queue, explained)
+
+
+def _acceptor(session: Session, queue: Queue) -> tuple[int, int, int, int]:
+    """(tgid, tid, fd of the listener, last accept): who accepted last there, else who holds the listener."""
+    accepts = [int(a[-1]) for listener in queue.listeners if len(a := accepts_of(session, listener))]
+    held = [d for listener in queue.listeners for d in session.holders_of(listener.id)]
+    if accepts:
+        last = max(accepts, key=lambda event: int(session.effective_ns[event]))
+        row = session.events.records[last]
+        return int(row["tgid"]), int(row["tid"]), int(row["args"][0]), last
+    if held:
+        tgid = session.tgid_of_table(held[0].table)
+        return tgid, tgid, held[0].fd, NO_ID
+    return NO_ID, NO_ID, NO_ID, NO_ID
+
+
+def _accepted_since(session: Session, queue: Queue) -> int:
+    count = 0
+    for listener in queue.listeners:
+        accepts = accepts_of(session, listener)
+        took = session.events.records["ret"][accepts] >= 0
+        count += int((took & (session.effective_ns[accepts] > queue.since_ns)).sum())
+    return count
+
+
+def _finding(session: Session, queue: Queue, explained: frozenset[int]) -> Finding:
+    waiting = [one for one in queue.waiting if one.connection.id not in explained]
+    worst = waiting[0]
+    count = len(waiting)
+    tgid, tid, fd, last_accept = _acceptor(session, queue)
+    doing = last_event_of(session, tid) if tid >= 0 else NO_ID
+    blocked = doing >= 0 and unfinished(session, doing)
+    idle = blocked and session.events.call(doing) in _WAITS_FOR_OTHERS
+    taken = _accepted_since(session, queue)
+    certain_harm = taken == 0 and (idle or worst.waited_ns >= _SURELY_STUCK_NS)
+    gone = sum(1 for one in waiting if one.connection.state is TcpState.CLOSE_WAIT)
+    row = listen_row(session, queue.port)
+    full = ""
+    if row >= 0:
+        shown = session.sockets.records[row]
+        full = f" The listener's queue holds {shown['recv_q']}, its backlog is {shown['send_q']}."
+    left = f" {plural(gone, 'client')} of these gave up already (CLOSE_WAIT)." if gone else ""
+    if taken:
+        meanwhile = (
+            f"Meanwhile {plural(taken, 'other connection')} were accepted: the program is slower than they come."
+        )
+    elif last_accept >= 0:
+        when = int(session.effective_ns[last_accept])
+        meanwhile = f"{who(session, tgid, tid)} last called accept at {since_start(session, when)}"
+    else:
+        meanwhile = "No process called accept on it in this session" if tgid >= 0 else "No syscalls were recorded"
+    if not taken and doing >= 0:
+        call = session.events.call(doing).name
+        began = int(session.events.records["enter_ns"][doing])
+        held = f" for {span(session.info.ended_ns - began)}" if blocked and began >= 0 else ""
+        verb = "has been" if blocked else "was last"
+        on = int(session.events.records["args"][doing][0])
+        meanwhile += f"; its thread {verb} in {call}{f'({on})' if on < 1 << 31 else ''}{held}"
+    return Finding(
+        rule=RULE.slug,
+        severity=Severity.ERROR if certain_harm else Severity.WARNING,
+        confidence=Confidence.CERTAIN if certain_harm else Confidence.LIKELY,
+        title=f"{plural(count, 'connection')} to port {queue.port} not accepted for {span(worst.waited_ns)}",
+        tgid=tgid,
+        comm=session.comm(tgid) if tgid >= 0 else "?",
+        fd=fd if fd >= 0 else None,
+        connections=tuple(one.connection.id for one in waiting),
+        count=count,
+        worst=worst.connection.id,
+        explanation=(
+            f"{plural(count, 'connection')} to port {queue.port} wait in the accept queue, the oldest since "
+            f"{since_start(session, worst.since_ns)}; no process owns them.{full}{left} {meanwhile.rstrip('.')}."
+        ),
+        remedy=_remedy(taken, blocked, fd),
+        evidence=kept(_evidence(session, queue, waiting[0].rows[[0, -1]].tolist(), last_accept, doing)),
+    )
+
+
+def _remedy(taken: int, blocked: bool, fd: int) -> str:
+    listener = f"fd {fd}" if fd >= 0 else "the listener"
+    if taken:
+        return f"Give {listener} more workers (or threads), or shorten the time for which one request keeps a worker."
+    if blocked:
+        return (
+            f"Serve connections in threads, processes or an event loop, so that accept is called on {listener} while "
+            "one of them is silent; and give each read a time limit."
+        )
+    return f"Come back to accept on {listener}: do long work outside the thread that accepts."
+
+
+def _evidence(session: Session, queue: Queue, rows: list[int], last_accept: int, doing: int) -> Iterator[Evidence]:
+    yield from_socket(session, rows[-1], "no process owns it")
+    yield from_socket(session, rows[0], "in the accept queue")
+    if last_accept >= 0:
+        yield from_event(session, last_accept, "the last accept")
+    if doing >= 0 and doing != last_accept:
+        yield from_event(session, doing, "what the accepting thread does instead")
+    row = listen_row(session, queue.port)
+    if row >= 0:
+        shown = session.sockets.records[row]
+        yield from_socket(session, row, f"{shown['recv_q']} waiting, backlog {shown['send_q']}")
