@@ -57,15 +57,11 @@ class Native:
         execve: int,
     ) -> None:
         """Take the copy plans; start the tick; SIGTERM and SIGHUP from now on end `run` with STOP."""
-        self._lib.ss_init(
-            plans, len(plans), payload_bytes, guard_fd, restart_syscall, rt_sigreturn, execve, TICK_MS
-        )
+        self._lib.ss_init(plans, len(plans), payload_bytes, guard_fd, restart_syscall, rt_sigreturn, execve, TICK_MS)
 
     def set_buffer(self, records: int, record_max: int, blob: int, blob_max: int, *, dropping: bool = False) -> None:
         """Write to these addresses from now on. dropping: count events instead."""
-        self._lib.ss_set_buffer(
-            ctypes.c_void_p(records), record_max, ctypes.c_void_p(blob), blob_max, int(dropping)
-        )
+        self._lib.ss_set_buffer(ctypes.c_void_p(records), record_max, ctypes.c_void_p(blob), blob_max, int(dropping))
 
     def used(self) -> Used:
         self._lib.ss_used(self._used)

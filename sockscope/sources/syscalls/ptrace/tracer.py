@@ -237,6 +237,6 @@ def main(channel_fd: int, memory_fd: int) -> None:
         wire.send(channel, wire.Refused(message=error.message, help_text=error.help_text))
     finally:
         if code:
-            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            sys.excepthook(*sys.exc_info())
             sys.stderr.flush()
         os._exit(code)

@@ -67,7 +67,7 @@ static void resume(const struct task *t, int sig)
     ptrace(S.seccomp && !t->cur.on ? PTRACE_CONT : PTRACE_SYSCALL, t->tid, NULL, (void *)(long)sig);
 }
 
-/* A 32-bit program cannot be followed: it is let go, counted, and never touched again. */
+/* A 32-bit program cannot be followed: it is let go and counted. The guardian still owes it its mask. */
 static void let_go(struct task *t, int64_t now)
 {
     S.foreign++;
@@ -327,6 +327,7 @@ static void on_wait(int32_t tid, int status, int64_t now)
     }
     if (!WIFSTOPPED(status)) {
         on_exit_event(t, (uint64_t)status, now);
+        guard_tell(GUARD_GONE, tid, -1);
         task_drop(t);
         return;
     }

@@ -49,7 +49,6 @@ void task_drop(struct task *t)
     last->slot = t->slot;
     S.all[t->slot] = last;
     S.by_tid[t->tid] = NULL;
-    guard_tell(GUARD_GONE, t->tid, -1);
     free(t->cur.in);
     free(t->interrupted.in);
     free(t);

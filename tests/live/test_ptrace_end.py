@@ -1,0 +1,157 @@
+"""However sockscope ends, the target goes on: nothing stopped, no request failed, affinity as it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.sources.syscalls.ptrace_support import Program, Trace, assert_left_alone, tids, tracer_of, wait_until
+
+pytestmark = pytest.mark.live
+
+SERVER = """
+import os, socket, threading
+s = socket.create_server(("127.0.0.1", 0), backlog=64)
+for _ in range(2):
+    if os.fork() == 0: break
+def serve():
+    while True:
+        c, _ = s.accept()
+        c.sendall(c.recv(100)); c.close()
+threading.Thread(target=serve).start()
+os.write(1, f"{os.getpid()} {s.getsockname()[1]}\\n".encode())
+serve()
+"""
+
+OBSERVER = """
+import sys
+from sockscope.sources.syscalls.engine import EngineOptions
+from sockscope.sources.syscalls.ptrace.engine import PtraceEngine
+e = PtraceEngine(EngineOptions())
+e.attach([int(a) for a in sys.argv[1:]])
+print(*[h.process.pid for h in e._helpers], flush=True)
+n = 0
+for b in e.batches():
+    n += len(b.events)
+    if n: print("events", flush=True)
+"""
+
+
+def ask(port: int) -> None:
+    """One request, answered whole; raises where it is not."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(b"hello")
+        assert connection.recv(100) == b"hello"
+
+
+def start_server(program: Program) -> tuple[list[int], int]:
+    """(pids of the server's processes, port)."""
+    lines = [program.line().split() for _ in range(3)]
+    return [int(pid) for pid, _ in lines], int(lines[0][1])
+
+
+def observe(pids: list[int]) -> tuple[subprocess.Popen[str], list[int]]:
+    """sockscope's engine in a process of its own, and the pids of its tracers."""
+    observer = subprocess.Popen(
+        [sys.executable, "-c", OBSERVER, *map(str, pids)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        start_new_session=True,
+    )
+    assert observer.stdout is not None
+    return observer, [int(word) for word in observer.stdout.readline().split()]
+
+
+def wait_until_left_alone(pids: list[int]) -> None:
+    everyone = [tid for pid in pids for tid in tids(pid)]
+    cpus = os.sched_getaffinity(0)
+    wait_until(lambda: not any(tracer_of(tid) for tid in everyone), "still traced")
+    wait_until(lambda: all(os.sched_getaffinity(tid) == cpus for tid in everyone), "still pinned")
+    for pid in pids:
+        assert_left_alone(pid, cpus)
+
+
+@pytest.mark.parametrize("victim", ["main", "tracer", "group"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_observer_leaves_no_trace(victim: str, how: signal.Signals) -> None:
+    with Program.python(SERVER) as program:
+        pids, port = start_server(program)
+        for _ in range(3):
+            observer, tracers = observe(pids)
+            for _ in range(20):
+                ask(port)
+            assert any(tracer_of(pid) for pid in pids)
+            if victim == "main":
+                observer.send_signal(how)
+            elif victim == "tracer":
+                for tracer in tracers:
+                    os.kill(tracer, how)
+            else:
+                os.killpg(observer.pid, how)
+            for _ in range(20):
+                ask(port)
+            wait_until_left_alone(pids)
+            observer.wait(10)
+            assert observer.stdout is not None
+            observer.stdout.close()
+
+
+def test_detach_of_an_idle_server_returns_promptly() -> None:
+    with Program.python(SERVER) as program:
+        pids, port = start_server(program)
+        trace = Trace(attach=pids)
+        ask(port)
+        time.sleep(0.2)
+        before = time.monotonic()
+        trace.finish()
+        # Generous: the guard is against waiting for a request that never comes.
+        assert time.monotonic() - before < 5
+        for pid in pids:
+            assert_left_alone(pid, os.sched_getaffinity(0))
+        ask(port)
+
+
+def test_pinning_can_be_declined_and_masks_differ_by_thread() -> None:
+    with Program.python("import sys; print('ready'); sys.stdin.readline()") as program:
+        assert program.line() == "ready"
+        with Trace(attach=[program.pid], pin=False) as trace:
+            assert os.sched_getaffinity(program.pid) == os.sched_getaffinity(0)
+            assert not trace.engine.coverage().pinned
+        cpus = sorted(os.sched_getaffinity(0))
+        if len(cpus) < 2:
+            pytest.skip("one CPU")
+        os.sched_setaffinity(program.pid, {cpus[1]})
+        with Trace(attach=[program.pid]):
+            assert os.sched_getaffinity(program.pid) == {cpus[1]}
+        assert os.sched_getaffinity(program.pid) == {cpus[1]}
+
+
+def test_children_made_while_traced_get_the_mask_back() -> None:
+    source = """
+import os, sys, threading, time
+sys.stdin.readline()
+pid = os.fork()
+if pid == 0:
+    threading.Thread(target=time.sleep, args=(100,)).start()
+    time.sleep(100)
+threading.Thread(target=time.sleep, args=(100,)).start()
+time.sleep(0.2)
+print(pid)
+sys.stdin.readline()
+"""
+    with Program.python(source) as program:
+        with Trace(attach=[program.pid]):
+            program.say("go")
+            child = int(program.line())
+            assert len(os.sched_getaffinity(child)) == 1
+        for pid in (program.pid, child):
+            assert len(tids(pid)) == 2
+            assert_left_alone(pid, os.sched_getaffinity(0))
