@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
 
 from sockscope.model.findings import Evidence
 from sockscope.model.report import ConnectionRow, Lane, Report, TimelineItem
@@ -26,7 +26,20 @@ Columns: TypeAlias = dict[str, list[int]]
 Timeline: TypeAlias = list[list[int]]
 """Eight columns: time since the item before (ns; the first since the session's start), duration (ns, -1 open),
 lane, actor, name, text, words (string indexes), and bits: 1 failed, 2 evidence, 4 primary evidence."""
-Page: TypeAlias = dict[str, "int | str | list[str] | list[list[int]] | Columns | dict[int, Timeline] | list[str]"]
+
+
+class PageData(TypedDict):
+    """What the page's script reads. `findings`: per connection the indexes into `rules`."""
+
+    version: int
+    duration: int
+    rules: list[str]
+    titles: list[str]
+    severities: list[str]
+    connections: Columns
+    findings: list[list[int]]
+    timelines: dict[int, Timeline]
+    strings: list[str]
 
 
 class Strings:
@@ -48,7 +61,7 @@ class Strings:
         return index
 
 
-def page_data(report: Report) -> tuple[Page, int]:
+def page_data(report: Report) -> tuple[PageData, int]:
     """What the page's script reads, and for how many connections the timeline is in it."""
     strings = Strings()
     timelines = _timelines(report, strings)

@@ -46,8 +46,31 @@ def _item(at_ns: int, lane: Lane, actor: str, name: str, text: str, words: str =
     )
 
 
+def waiting_story(number: int) -> list[TimelineItem]:
+    """A connection that no accept took: the wire and the kernel only."""
+    at = 820 * MS + number * 700_000
+    base = number * 100
+    wire, kernel = Lane.WIRE, Lane.KERNEL
+    return [
+        _item(at, wire, "<-", "SYN", "SYN seq 0 win 65495", ref=base),
+        _item(at + 18_000, wire, "->", "SYN,ACK", "SYN,ACK seq 0 win 65483", ref=base + 1),
+        _item(at + 31_000, wire, "<-", "ACK", "ACK 1", "the connection is established", ref=base + 2),
+        _item(at + 150 * MS, kernel, "--", "ESTABLISHED", "ESTABLISHED, inode 0: not accepted", ref=base),
+        _item(at + 5000 * MS, wire, "<-", "FIN,ACK", "FIN,ACK seq 1", "the peer has given up", ref=base + 3),
+        _item(at + 5000 * MS + 9_000, wire, "->", "ACK", "ACK 2", ref=base + 4),
+        _item(at + 5150 * MS, kernel, "--", "CLOSE_WAIT", "CLOSE_WAIT, inode 0: not accepted", ref=base + 1),
+    ]
+
+
+def told_of(number: int, leaking: int) -> list[TimelineItem]:
+    """The story of one connection of `example_report`."""
+    if leaking <= number < leaking + 2:
+        return waiting_story(number)
+    return story(number, leaks=number < leaking)
+
+
 def story(number: int, *, leaks: bool) -> list[TimelineItem]:
-    """One request and its answer; where `leaks`, the peer's FIN is told and the descriptor stays."""
+    """One request and its answer; where `leaks`, the peer's FIN is told and another holds the open file."""
     at = 102 * MS + number * 700_000
     base = number * 100
     actor = f"{COMMS[SERVER]}[{SERVER}]" if number % 3 else f"{COMMS[WORKER]}[{WORKER}/{WORKER + 1}]"
@@ -196,7 +219,7 @@ class ExampleTimelines:
     def __call__(self, connection: int, *, limit: int = 200) -> Sequence[TimelineItem]:
         if self.idle:
             return []
-        items = story(connection, leaks=connection < self.leaking)
+        items = told_of(connection, self.leaking)
         if len(items) <= limit:
             return items
         head, tail = limit // 2, limit - limit // 2 - 1
@@ -207,7 +230,7 @@ class ExampleTimelines:
 
 def _row(number: int, *, leaking: int, findings: tuple[int, ...]) -> ConnectionRow:
     leaks = number < leaking
-    items = story(number, leaks=leaks)
+    items = told_of(number, leaking)
     unaccepted = leaking <= number < leaking + 2
     state = TcpState.CLOSE_WAIT if leaks or unaccepted else TcpState.TIME_WAIT if number % 4 else TcpState.ESTABLISHED
     owner = WORKER if number % 3 == 0 else SERVER

@@ -1,6 +1,22 @@
 // One connection, opened: its facts, its picture, the chosen event, and all events as a table.
 const WHERE = ['wire', 'kernel', 'call'];
 
+// Names of arguments as section 2 of the manual gives them.
+const ARGUMENTS = {
+  socket: 'domain type protocol', socketpair: 'domain type protocol sv', bind: 'sockfd addr addrlen', listen: 'sockfd backlog',
+  accept: 'sockfd addr addrlen', accept4: 'sockfd addr addrlen flags', connect: 'sockfd addr addrlen', shutdown: 'sockfd how',
+  getsockopt: 'sockfd level optname optval optlen', setsockopt: 'sockfd level optname optval optlen',
+  getsockname: 'sockfd addr addrlen', getpeername: 'sockfd addr addrlen', sendto: 'sockfd buf len flags dest_addr addrlen',
+  recvfrom: 'sockfd buf len flags src_addr addrlen', sendmsg: 'sockfd msg flags', recvmsg: 'sockfd msg flags',
+  sendmmsg: 'sockfd msgvec vlen flags', recvmmsg: 'sockfd msgvec vlen flags timeout', read: 'fd buf count', write: 'fd buf count',
+  readv: 'fd iov iovcnt', writev: 'fd iov iovcnt', pread64: 'fd buf count offset', pwrite64: 'fd buf count offset',
+  sendfile: 'out_fd in_fd offset count', splice: 'fd_in off_in fd_out off_out len flags', close: 'fd', close_range: 'first last flags',
+  dup: 'oldfd', dup2: 'oldfd newfd', dup3: 'oldfd newfd flags', fcntl: 'fd cmd arg', ioctl: 'fd request argp',
+  poll: 'fds nfds timeout', ppoll: 'fds nfds tmo_p sigmask', select: 'nfds readfds writefds exceptfds timeout',
+  pselect6: 'nfds readfds writefds exceptfds timeout sigmask', epoll_ctl: 'epfd op fd event',
+  epoll_wait: 'epfd events maxevents timeout', epoll_pwait: 'epfd events maxevents timeout sigmask',
+};
+
 // `name(a, "b, c", {d}) = result` → its parts; commas inside quotes and brackets do not part.
 function callParts(text) {
   const open = text.indexOf('(');
@@ -97,9 +113,10 @@ function createDetail(data, table) {
       : { '->': 'wire, sent by the target', '<-': 'wire, sent by the peer' }[event.actor] || 'wire';
     const parts = event.lane === 2 ? callParts(event.text) : null;
     const rows = element('dl');
-    const add = (name, value) => rows.append(element('dt', {}, name), element('dd', {}, element('code', {}, value)));
+    const add = (name, value) => rows.append(element('div', {}, element('dt', {}, name), element('dd', {}, element('code', {}, value))));
     if (parts) {
-      parts.args.forEach((value, at) => add(`argument ${at + 1}`, value));
+      const names = (ARGUMENTS[event.name] || '').split(' ');
+      parts.args.forEach((value, at) => add(names[at] || `argument ${at + 1}`, value));
       if (parts.result) add('result', parts.result);
     } else add('what', event.text);
     const proof = event.primary ? 'primary evidence' : event.evidence ? 'evidence' : '';

@@ -2,11 +2,10 @@
 const GUTTER_PX = 150;
 const NARROW_GUTTER_PX = 84;
 const AXIS_PX = 26;
-const WIRE_PX = 78;
+const WIRE_PX = 96;
 const STATE_PX = 40;
 const CALL_PX = 62;
 const GLYPH_PX = 7.1; // one character of the label's font
-const NAMES = { wire: 'wire', state: 'kernel state' };
 
 function createLanes(host, onSelect) {
   let events = [];
@@ -25,7 +24,7 @@ function createLanes(host, onSelect) {
   function show(list) {
     events = list;
     const calls = [...new Set(list.filter((e) => e.lane === 2).map((e) => processOf(e.actor)))];
-    lanes = [{ kind: 'wire', name: NAMES.wire, height: WIRE_PX }, { kind: 'state', name: NAMES.state, height: STATE_PX },
+    lanes = [{ kind: 'wire', name: 'wire', height: WIRE_PX }, { kind: 'state', name: 'kernel state', height: STATE_PX },
       ...calls.map((name) => ({ kind: 'call', name, height: CALL_PX }))];
     let top = AXIS_PX;
     for (const lane of lanes) { lane.top = top; top += lane.height + 2; }
@@ -74,7 +73,7 @@ function createLanes(host, onSelect) {
     root.append(svg('rect', { class: 'gutter', x: 0, y: 0, width: left - 6, height: height - 10 }));
     for (const lane of lanes) {
       const room = Math.floor((left - 18) / GLYPH_PX);
-      const name = lane.name.length > room ? lane.name.slice(0, room - 1) + '…' : lane.name;
+      const name = lane.kind === 'state' && room < lane.name.length ? 'state' : lane.name.length > room ? lane.name.slice(0, room - 1) + '…' : lane.name;
       const label = svg('text', { class: 'lane-name', x: 10, y: lane.top + lane.height / 2 + 4 }, name);
       label.append(svg('title', {}, lane.name));
       root.append(label);
@@ -105,11 +104,11 @@ function createLanes(host, onSelect) {
     const seen = Math.max(start, left);
     if (event.lane === 0) {
       const out = event.actor === '->';
-      const y = lane.top + (out ? 22 : 55);
+      const y = lane.top + (out ? 25 : 70);
       const shape = out ? `M${start} ${y - 6} L${start + 11} ${y} L${start} ${y + 6} Z` : `M${start + 11} ${y - 6} L${start} ${y} L${start + 11} ${y + 6} Z`;
       group.append(svg('path', { class: 'mark', d: shape }));
       if (event.evidence) group.append(svg('circle', { class: 'evidence', cx: start + 5.5, cy: y, r: 11 }));
-      label(group, taken, start, event.name, out ? [y - 10, y + 17] : [y - 10, y + 17], lane);
+      label(group, taken, start, event.name, [y - 10, y + 17]);
     } else if (event.lane === 1) {
       group.append(svg('rect', { class: 'mark', x: seen, y: lane.top + 7, width: Math.max(4, end - seen), height: lane.height - 14, rx: 4 }));
       if (event.evidence) group.append(svg('rect', { class: 'evidence', x: seen, y: lane.top + 5, width: Math.max(4, end - seen), height: lane.height - 10, rx: 5 }));
@@ -119,15 +118,16 @@ function createLanes(host, onSelect) {
       const bar = Math.max(8, end - seen);
       group.append(svg('rect', { class: 'mark', x: seen, y, width: bar, height: 14, rx: 3 }));
       if (event.evidence) group.append(svg('rect', { class: 'evidence', x: seen - 3, y: y - 3, width: bar + 6, height: 20, rx: 5 }));
-      label(group, taken, seen, event.name, [y - 8, y + 29], lane);
+      label(group, taken, seen, event.name, [y - 8, y + 29]);
     }
     return group;
   }
 
-  function label(group, taken, left, text, lines, lane) {
-    const keys = lines.map((line) => lane.top + line * 1e-4 + line);
-    const key = labelPlace(taken, left, text, keys);
-    if (key !== null) group.append(svg('text', { class: 'label', x: left, y: lines[keys.indexOf(key)] }, text));
+  function label(group, taken, left, text, lines) {
+    // At the right edge the label moves left, so that it is read whole.
+    const start = Math.min(left, host.clientWidth - text.length * GLYPH_PX - 6);
+    const line = labelPlace(taken, start, text, lines);
+    if (line !== null) group.append(svg('text', { class: 'label', x: start, y: line }, text));
   }
 
   function redraw() {

@@ -1,0 +1,121 @@
+"""The page as a file: self-contained, inert and bounded, without a browser."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from sockscope.errors import UsageError
+from sockscope.model.report import Report
+from sockscope.reports.html import render_html, write_html
+from sockscope.reports.html_data import page_data
+from tests.reports import example
+from tests.reports.example import SCRIPT, empty_report, example_report, sound_report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    text: str
+    data: dict[str, object]
+
+
+def page_of(report: Report) -> Page:
+    text = render_html(report)
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return Page(text=text, data=json.loads(found[1]))
+
+
+@pytest.mark.parametrize(
+    "report",
+    [example_report(), example_report(packets=False), sound_report(), empty_report()],
+    ids=["faulty", "no-packets", "sound", "empty"],
+)
+def test_html_names_nothing_outside_itself(report: Report) -> None:
+    text = page_of(report).text
+    assert not re.search(r"""\b(src|href|action)\s*=\s*["']?[^"'#\s]""", text.split("<script>", 1)[0])
+    assert not re.search(r"@import|url\(|\bfetch\(|XMLHttpRequest|WebSocket|innerHTML", text)
+
+
+def test_html_policy_allows_only_the_script_and_style_it_carries() -> None:
+    text = page_of(example_report()).text
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy is not None
+    assert "default-src &#39;none&#39;" in policy[1] or "default-src 'none'" in policy[1]
+    for tag in ("script", "style"):
+        body = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert body is not None
+        digest = base64.b64encode(hashlib.sha256(body[1].encode()).digest()).decode()
+        assert f"sha256-{digest}" in policy[1].replace("&#43;", "+")
+    assert "unsafe" not in policy[1]
+
+
+def test_html_lets_no_target_text_become_markup() -> None:
+    text = page_of(example_report()).text
+    assert SCRIPT not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; wakes" in text
+    assert text.count("<script") == 2
+    assert text.count("</script>") == 2
+    assert "\x1b" not in text
+    assert r"\x1b[31mred" in text
+
+
+@pytest.mark.parametrize("hostile", ["</script><b>", "<!--<script>", "\u2028'\"`${1}", "\udcff\x00", "]]>&amp;"])
+def test_html_keeps_any_name_as_it_was(hostile: str) -> None:
+    report = example_report()
+    row = replace(report.connections[8], summary=hostile)
+    page = page_of(replace(report, connections=(*report.connections[:8], row)))
+    assert page.text.count("<script") == 2
+    assert page.text.count("<!--") == 0
+    strings = page.data["strings"]
+    assert isinstance(strings, list)
+    shown = hostile.replace("\udcff", r"\udcff").replace("\x00", r"\x00").replace("\u2028", r"\u2028")
+    assert shown in strings
+
+
+def test_html_of_ten_thousand_connections_keeps_its_bounds(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_html(example_report(10_000), path)
+    print(f"10,000 connections: {path.stat().st_size / 1e6:.1f} MB")
+    assert path.stat().st_size < 15_000_000
+
+
+def test_html_keeps_timelines_of_findings_first_and_says_for_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sockscope.reports.html_data.TIMELINE_BUDGET_BYTES", 60_000)
+    report = example_report(2_000)
+    page = page_of(report)
+    kept = page.data["timelines"]
+    assert isinstance(kept, dict)
+    assert {str(c) for finding in report.findings for c in finding.connections} <= set(kept)
+    assert len(kept) < 2_000
+    assert f"Timeline kept for {len(kept)} of 2,000 connections" in page.text
+
+
+def test_html_timelines_mark_what_failed_and_what_is_evidence() -> None:
+    data, _ = page_data(example_report())
+    timelines, strings = data["timelines"], data["strings"]
+    deltas, _, lanes, _, names, texts, _, bits = timelines[0]
+    told = example.told_of(0, leaking=4)
+    assert sum(deltas) == told[-1].time_ns - example.START_NS
+    assert [strings[t] for t in names] == [item.name for item in told]
+    assert {0, 1, 2} == set(lanes)
+    primary = [strings[texts[i]] for i, b in enumerate(bits) if b & 4]
+    assert primary == ['recvfrom(7, "", 1024, 0) = 0']
+    assert [strings[names[i]] for i, b in enumerate(bits) if b & 1] == ["sendto"]
+
+
+def test_html_that_cannot_be_written_says_why(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot write .*No such file"):
+        write_html(example_report(), tmp_path / "none" / "report.html")
+
+
+def test_html_without_findings_says_what_that_rests_on() -> None:
+    text = page_of(sound_report()).text
+    assert "No findings. 12 connections watched for 10.0 s" in text
+    assert 'id="findings"' not in text
