@@ -144,32 +144,40 @@ def _looks_chunked(prefix: bytes) -> bool:
     return prefix[:1] != b"\r" and _CHUNK_SIZE.match(prefix) is not None
 
 
-def _start(half: _Half, prefix: bytes, total: int, state: Http1State) -> Piece | None:
+def start_line(prefix: bytes, total: int) -> tuple[Piece, int] | None:
+    """A request or response by its first line alone, and where that ends; None where it is neither."""
     if found := _STATUS.match(prefix):
-        status = int(found[2])
         # A reason cut off by the prefix is still worth showing.
-        reason = plain(found[3] or b"")
-        bodiless = status < 200 or status in (204, 304)
-        if state.head_requests and status >= 200:
-            state.head_requests -= 1
-            bodiless = True
-        _begin(half, request=False, bodiless=bodiless)
-        title = f"{status} {reason}".strip()
-        return _head(half, prefix, found.end(), total, Piece(kind=PieceKind.RESPONSE, what=title, status=status))
+        title = f"{found[2].decode('ascii')} {plain(found[3] or b'')}".strip()
+        return Piece(kind=PieceKind.RESPONSE, what=title, status=int(found[2])), found.end()
     found = _REQUEST.match(prefix)
     if found is None or (found[3] is None and not _plausible(found, total > len(prefix))):
         return None
     method, target = found[1].decode("ascii"), plain(found[2])
-    if found[3] is None and not found[5]:
-        target += "…"
-    if method == "HEAD":
-        state.head_requests = min(state.head_requests + 1, 1 << 16)
-    _begin(half, request=True, bodiless=False)
     if len(target) > _TARGET_SHOWN:
         target = target[:_TARGET_SHOWN] + "…"
+    elif found[3] is None and not found[5]:
+        target += "…"
     version = f" {found[3].decode('ascii')}" if found[3] else ""
-    piece = Piece(kind=PieceKind.REQUEST, what=f"request {method} {target}{version}", method=method, target=target)
-    return _head(half, prefix, found.end(), total, piece)
+    what = f"request {method} {target}{version}"
+    return Piece(kind=PieceKind.REQUEST, what=what, method=method, target=target), found.end()
+
+
+def _start(half: _Half, prefix: bytes, total: int, state: Http1State) -> Piece | None:
+    found = start_line(prefix, total)
+    if found is None:
+        return None
+    piece, end = found
+    bodiless = False
+    if piece.kind is PieceKind.RESPONSE:
+        bodiless = piece.status < 200 or piece.status in (204, 304)
+        if state.head_requests and piece.status >= 200:
+            state.head_requests -= 1
+            bodiless = True
+    elif piece.method == "HEAD":
+        state.head_requests = min(state.head_requests + 1, 1 << 16)
+    _begin(half, request=piece.kind is PieceKind.REQUEST, bodiless=bodiless)
+    return _head(half, prefix, end, total, piece)
 
 
 def _plausible(found: re.Match[bytes], cut: bool) -> bool:

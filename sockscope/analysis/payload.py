@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 SHOWN_BYTES: Final = 64
@@ -14,6 +15,8 @@ _PLAIN: Final = tuple(
 )
 _BEFORE_DIGIT: Final = tuple(f"\\{byte:03o}" if text == f"\\{byte:o}" else text for byte, text in enumerate(_PLAIN))
 
+_ESCAPED: Final = re.compile(r"[^ !#-\[\]-~]")
+
 
 def quote(data: bytes, *, more: bool = False, limit: int = SHOWN_BYTES) -> str:
     """A C string literal as strace prints it; `...` follows where bytes are left out.
@@ -25,12 +28,13 @@ def quote(data: bytes, *, more: bool = False, limit: int = SHOWN_BYTES) -> str:
 
     Source: strace(1), option -s; octal escapes are as short as the next character allows.
     """
-    shown = data[:limit]
-    parts = []
-    for byte, after in zip(shown, shown[1:] + b" ", strict=False):
-        parts.append(_BEFORE_DIGIT[byte] if 0x30 <= after <= 0x37 else _PLAIN[byte])
-    dots = "..." if more or len(data) > len(shown) else ""
-    return f'"{"".join(parts)}"{dots}'
+    shown = _ESCAPED.sub(_escape, data[:limit].decode("latin-1"))
+    return f'"{shown}"...' if more or len(data) > limit else f'"{shown}"'
+
+
+def _escape(found: re.Match[str]) -> str:
+    after = found.string[found.end() : found.end() + 1]
+    return (_BEFORE_DIGIT if "0" <= after <= "7" else _PLAIN)[ord(found[0])]
 
 
 def is_text(data: bytes) -> bool:

@@ -6,27 +6,29 @@ the first few messages are read.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.control import by_call
-from sockscope.analysis.http1 import Direction, Http1State, PieceKind, narrate
+from sockscope.analysis.http1 import Piece, PieceKind, start_line
 from sockscope.analysis.session import Ids, Session
 from sockscope.model.calls import READS, WRITES
 from sockscope.model.connections import Connection
-from sockscope.model.events import EventFlag, Events, Section
+from sockscope.model.events import Events, Section
 
 _IS_DATA: Final = by_call(READS | WRITES)
+_IS_READ: Final = by_call(READS)
 _IS_WRITE: Final = by_call(WRITES)
 _SHOWN: Final = 3
 _SCANNED: Final = 4096
 """Events of one connection looked at: enough for three requests of any size worth a line."""
-_REQUESTS: Final = np.frombuffer(b"GET POSTHEADPUT DELEOPTIPATC", "<u4")
-_RESPONSES: Final = np.frombuffer(b"HTTP", "<u4")
+_REQUESTS: Final = np.sort(np.frombuffer(b"GET POSTHEADPUT DELEOPTIPATC", "<u4"))
+_RESPONSE: Final = int.from_bytes(b"HTTP", "little")
+_FOUR: Final = np.arange(4)
 _UNREADABLE: Final = "?"
-_OTHER, _REQUEST, _RESPONSE = 0, 1, 2
 
 
 def summarise(session: Session, connection: int) -> str:
@@ -39,72 +41,69 @@ def summarise(session: Session, connection: int) -> str:
 
 
 def _requests(events: Events, ids: Ids) -> str:
-    kinds = _kinds(events, ids)
-    asked = np.flatnonzero(kinds == _REQUEST)
-    if not len(asked):
-        return ""
-    if _piece(events, int(ids[asked[0]]), PieceKind.REQUEST) == _UNREADABLE:
+    records = events.records[ids]
+    rows, places, first = _beginnings(events, records)
+    asked = np.flatnonzero(_among(first, _REQUESTS))
+    if not len(asked) or _start(events, records, rows, places, asked[0], PieceKind.REQUEST) is None:
         # redis' inline commands begin alike.
         return ""
+    answered = np.flatnonzero(first == _RESPONSE)
     parts = []
-    for number, at in enumerate(asked[:_SHOWN].tolist()):
-        end = int(asked[number + 1]) if number + 1 < len(asked) else len(ids)
-        exchange = ids[at : min(end, at + _SCANNED)]
-        parts.append(_exchange(events, exchange, kinds[at : at + len(exchange)]))
+    for at, end in pairwise([*asked[: _SHOWN + 1].tolist(), *([] if len(asked) > _SHOWN else [len(rows)])]):
+        request = _start(events, records, rows, places, at, PieceKind.REQUEST)
+        title = f"{request.method} {request.target}" if request else _UNREADABLE
+        answer = int(np.searchsorted(answered, at))
+        if answer >= len(answered) or answered[answer] >= end:
+            parts.append(f"{title} → no answer")
+            continue
+        begin = int(answered[answer])
+        response = _start(events, records, rows, places, begin, PieceKind.RESPONSE)
+        over = int(rows[end]) if end < len(rows) else len(records)
+        moved = _moved(records[int(rows[begin]) : min(over, int(rows[begin]) + _SCANNED)])
+        parts.append(f"{title} → {response.status if response else _UNREADABLE}, {moved} bytes")
     more = len(asked) - len(parts)
     return "; ".join(parts) + (f"; +{more} more" if more > 0 else "")
 
 
-def _exchange(events: Events, ids: Ids, kinds: npt.NDArray[np.uint8]) -> str:
-    """One request and what came back: status and bytes of the whole answer, headers included."""
-    request = _piece(events, int(ids[0]), PieceKind.REQUEST)
-    answered = np.flatnonzero(kinds == _RESPONSE)
-    if not len(answered):
-        return f"{request} → no answer"
-    first = int(answered[0])
-    answer = events.records[ids[first:]]
-    # What goes the way of the answer's first piece belongs to it.
-    same_way = _IS_WRITE[answer["call"]] == _IS_WRITE[answer["call"][0]]
-    moved = answer["ret"][same_way & _IS_DATA[answer["call"]] & (answer["ret"] > 0)]
-    return f"{request} → {_piece(events, int(ids[first]), PieceKind.RESPONSE)}, {int(moved.sum())} bytes"
+def _moved(answer: npt.NDArray[np.void]) -> int:
+    """Bytes of an answer, headers included: all that goes the way of its first piece."""
+    wanted = (_IS_WRITE if _IS_WRITE[answer["call"][0]] else _IS_READ)[answer["call"]] & (answer["ret"] > 0)
+    return int(answer["ret"][wanted].sum())
 
 
-def _piece(events: Events, event: int, kind: PieceKind) -> str:
-    payload = events.section(event, Section.PAYLOAD) or b""
-    return _message_words(payload, int(events.records["ret"][event]), kind)
-
-
-def _kinds(events: Events, ids: Ids) -> npt.NDArray[np.uint8]:
-    """shape of `ids`: what each event's payload begins with, by its first four bytes."""
-    records = events.records[ids]
-    kinds = np.zeros(len(records), np.uint8)
-    rows = np.flatnonzero(
-        _IS_DATA[records["call"]]
-        & (records["ret"] > 0)
-        & (records["blob_bytes"] >= 12)
-        & (records["flags"] & EventFlag.ENTERED_ONLY == 0)
-    )
+def _beginnings(events: Events, records: npt.NDArray[np.void]) -> tuple[Ids, Ids, npt.NDArray[np.uint32]]:
+    """Rows that read or wrote four bytes or more, where their payload sections are, and those four bytes."""
+    rows = np.flatnonzero(_IS_DATA[records["call"]] & (records["ret"] > 0) & (records["blob_bytes"] >= 12))
     at = records["blob_offset"][rows].astype(np.int64)
-    held = at + 12 <= len(events.blob)
-    rows, at = rows[held], at[held]
-    if not len(rows):
-        return kinds
+    stop = np.minimum(at + records["blob_bytes"][rows], len(events.blob))
     # The payload need not be the first section: step over what comes before it.
-    stop = np.minimum(at + records["blob_bytes"][rows].astype(np.int64), len(events.blob))
     for _ in range(len(Section)):
+        inside = at + 12 <= stop
+        if not inside.all():
+            rows, at, stop = rows[inside], at[inside], stop[inside]
         elsewhere = events.blob[at] != Section.PAYLOAD
         if not elsewhere.any():
             break
-        beyond = at + 8 + _u4(events.blob, at + 4).astype(np.int64)
-        at = np.where(elsewhere, beyond, at)
-        inside = at + 12 <= stop
-        rows, at, stop = rows[inside], at[inside], stop[inside]
-        if not len(rows):
-            return kinds
-    first = _u4(events.blob, at + 8)
-    kinds[rows[np.isin(first, _REQUESTS)]] = _REQUEST
-    kinds[rows[np.isin(first, _RESPONSES)]] = _RESPONSE
-    return kinds
+        at = np.where(elsewhere, at + 8 + _u4(events.blob, at + 4), at)
+    else:
+        rows, at = rows[:0], at[:0]
+    return rows, at, _u4(events.blob, at + 8)
+
+
+def _start(
+    events: Events, records: npt.NDArray[np.void], rows: Ids, places: Ids, index: int, kind: PieceKind
+) -> Piece | None:
+    """The start line of one of the rows `_beginnings` found."""
+    at = int(places[index])
+    length = int.from_bytes(events.blob.data[at + 4 : at + 8], "little")
+    payload = bytes(events.blob.data[at + 8 : at + 8 + length])
+    found = start_line(payload, max(int(records["ret"][rows[index]]), len(payload)))
+    return found[0] if found and found[0].kind is kind else None
+
+
+def _among(first: npt.NDArray[np.uint32], words: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+    nearest = np.minimum(np.searchsorted(words, first), len(words) - 1)
+    return np.asarray(words[nearest] == first)
 
 
 def _from_wire(session: Session, connection: Connection) -> str:
@@ -119,9 +118,10 @@ def _from_wire(session: Session, connection: Connection) -> str:
     for row in rows[: 4 * _SHOWN].tolist():
         payload = session.packets.payload_of(row)
         total = int(session.packets.records["payload_bytes"][row])
-        piece = narrate(Direction.RECEIVED, payload, total, Http1State())
-        if piece is None:
+        found = start_line(payload, total)
+        if found is None:
             continue
+        piece = found[0]
         if piece.kind is PieceKind.REQUEST:
             said.append(f"{piece.method} {piece.target}")
         elif piece.kind is PieceKind.RESPONSE and said and "→" not in said[-1]:
@@ -134,16 +134,9 @@ def _from_wire(session: Session, connection: Connection) -> str:
 
 def _u4(blob: npt.NDArray[np.uint8], at: Ids) -> npt.NDArray[np.uint32]:
     """Four bytes at each place, little endian."""
-    picked = np.ascontiguousarray(blob[at[:, None] + np.arange(4)])
+    picked = blob[at[:, None] + _FOUR]
     found: npt.NDArray[np.uint32] = picked.view("<u4")[:, 0]
     return found
-
-
-def _message_words(payload: bytes, total: int, kind: PieceKind) -> str:
-    piece = narrate(Direction.RECEIVED, payload, max(total, len(payload)), Http1State())
-    if piece is None or piece.kind is not kind:
-        return _UNREADABLE
-    return f"{piece.method} {piece.target}" if kind is PieceKind.REQUEST else str(piece.status)
 
 
 def _sizes(came: int, went: int) -> str:

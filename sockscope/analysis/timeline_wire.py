@@ -11,6 +11,21 @@ from sockscope.model.sockaddr import Address, encode_key
 from sockscope.model.tcp import TcpFlag
 
 _TCP = 6
+_FIN, _SYN, _RST, _ACK = int(TcpFlag.FIN), int(TcpFlag.SYN), int(TcpFlag.RST), int(TcpFlag.ACK)
+_IN_ORDER = tuple(
+    (int(flag), flag.name)
+    for flag in (
+        TcpFlag.SYN,
+        TcpFlag.FIN,
+        TcpFlag.RST,
+        TcpFlag.PSH,
+        TcpFlag.URG,
+        TcpFlag.ECE,
+        TcpFlag.CWR,
+        TcpFlag.ACK,
+    )
+    if flag.name
+)
 _WRAP = 1 << 32
 _PAYLOAD_SHOWN = 32
 
@@ -44,9 +59,9 @@ class WireTeller:
         for row in self._session.packets_of(self._connection.id)[:64].tolist():
             packet = records[row]
             sent = self._is_sent(row)
-            opens = int(packet["flags"]) & TcpFlag.SYN
+            opens = int(packet["flags"]) & _SYN
             base.setdefault(sent, int(packet["seq"]) - (0 if opens else 1))
-            if int(packet["flags"]) & TcpFlag.ACK:
+            if int(packet["flags"]) & _ACK:
                 base.setdefault(not sent, int(packet["ack"]) - 1)
             if len(base) == 2:
                 break
@@ -60,16 +75,16 @@ class WireTeller:
         is_tcp = int(packet["protocol"]) == _TCP
         again = False
         if is_tcp:
-            flags = TcpFlag(int(packet["flags"]))
-            name = flag_names(int(flags))
+            flags = int(packet["flags"])
+            name = flag_names(flags)
             seq = (int(packet["seq"]) - self._base.get(sent, 0)) % _WRAP
             again = self._seen_before(sent, seq, total, flags)
             text = f"[{name}] seq {seq}" + (f":{seq + total}" if total else "")
-            if flags & TcpFlag.ACK:
+            if flags & _ACK:
                 text += f" ack {(int(packet['ack']) - self._base.get(not sent, 0)) % _WRAP}"
             text += f" win {int(packet['window'])} len {total}"
         else:
-            flags = TcpFlag(0)
+            flags = 0
             name = "datagram"
             text = f"datagram len {total}"
         if payload:
@@ -83,12 +98,12 @@ class WireTeller:
             text=text,
             words="sent again" if again else self._words(sent, flags, payload, total),
             ref=row,
-            failed=bool(flags & TcpFlag.RST),
+            failed=bool(flags & _RST),
         )
 
-    def _seen_before(self, sent: bool, seq: int, total: int, flags: TcpFlag) -> bool:
-        length = total + bool(flags & TcpFlag.SYN) + bool(flags & TcpFlag.FIN)
-        if not length or flags & TcpFlag.RST:
+    def _seen_before(self, sent: bool, seq: int, total: int, flags: int) -> bool:
+        length = total + bool(flags & _SYN) + bool(flags & _FIN)
+        if not length or flags & _RST:
             return False
         end = seq + length
         highest = self._highest.get(sent)
@@ -97,34 +112,20 @@ class WireTeller:
             return False
         return True
 
-    def _words(self, sent: bool, flags: TcpFlag, payload: bytes, total: int) -> str:
-        if flags & TcpFlag.SYN:
-            return "agrees to connect" if flags & TcpFlag.ACK else "asks to connect"
-        if flags & TcpFlag.RST:
+    def _words(self, sent: bool, flags: int, payload: bytes, total: int) -> str:
+        if flags & _SYN:
+            return "agrees to connect" if flags & _ACK else "asks to connect"
+        if flags & _RST:
             return "resets the connection"
         parts = []
         if total:
             direction = Direction.SENT if sent else Direction.RECEIVED
             parts.append(tell(direction, payload, total, self._state) or payload_words(payload, total))
-        if flags & TcpFlag.FIN:
+        if flags & _FIN:
             parts.append("ends its half" if not parts else "and ends its half")
         return " ".join(parts)
 
 
 def flag_names(flags: int) -> str:
     """`SYN,ACK`; `none` for no flag. In the order people say them: SYN, FIN, RST before PSH and ACK."""
-    names = [
-        flag.name or ""
-        for flag in (
-            TcpFlag.SYN,
-            TcpFlag.FIN,
-            TcpFlag.RST,
-            TcpFlag.PSH,
-            TcpFlag.URG,
-            TcpFlag.ECE,
-            TcpFlag.CWR,
-            TcpFlag.ACK,
-        )
-        if flags & flag
-    ]
-    return ",".join(names) or "none"
+    return ",".join(title for bit, title in _IN_ORDER if flags & bit) or "none"
