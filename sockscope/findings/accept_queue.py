@@ -9,9 +9,10 @@ import numpy as np
 
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.evidence import GRACE_NS
-from sockscope.model.calls import Call
+from sockscope.model.calls import FIRST_TASK_EVENT, Call
 from sockscope.model.connections import Connection, Protocol
-from sockscope.model.descriptors import OpenFile
+from sockscope.model.descriptors import Descriptor, OpenFile
+from sockscope.model.ids import NO_ID
 from sockscope.model.tcp import TcpState
 
 ACCEPTS = (Call.accept, Call.accept4)
@@ -46,12 +47,14 @@ class Queue:
     """The waiting connections of one port, longest waiting first.
 
     Attributes:
-        listeners: the target's open files that listen there and are still held.
+        listeners: the target's open files that listened there at the end.
+        until_ns: the last snapshot that shows the listener.
     """
 
     port: int
     listeners: tuple[OpenFile, ...]
     waiting: tuple[Waiting, ...]
+    until_ns: int
 
     @property
     def since_ns(self) -> int:
@@ -62,16 +65,22 @@ def queues(session: Session) -> list[Queue]:
     """Every port of the target on which connections wait for at least the grace.
 
     A queue is briefly filled in health, so each connection must be there in several snapshots, to
-    the last. Inode 0 in ESTABLISHED or CLOSE_WAIT is never an orphan: those are past CLOSE_WAIT.
+    the last one of the listener (which may end before the session does). Inode 0 in ESTABLISHED or
+    CLOSE_WAIT is never an orphan: those are past CLOSE_WAIT.
     """
-    by_port: defaultdict[int, list[Waiting]] = defaultdict(list)
+    candidates: defaultdict[int, list[Connection]] = defaultdict(list)
     for connection in session.connections:
-        if connection.never_accepted and connection.protocol is Protocol.TCP and connection.local is not None:
-            found = _waiting(session, connection)
-            if found is not None:
-                by_port[connection.local.port].append(found)
+        if connection.open_file < 0 and connection.protocol is Protocol.TCP and connection.local is not None:
+            candidates[connection.local.port].append(connection)
     made = []
-    for port, waiting in sorted(by_port.items()):
+    for port, connections in sorted(candidates.items()):
+        row = listen_row(session, port)
+        if row < 0:
+            continue
+        last = session.sockets.records[row]
+        found = (_waiting(session, one, int(last["snapshot"])) for one in connections)
+        waiting = sorted((one for one in found if one is not None), key=lambda one: one.since_ns)
+        until = int(last["time_ns"])
         listeners = tuple(
             file
             for file in session.open_files
@@ -79,19 +88,26 @@ def queues(session: Session) -> list[Queue]:
             and file.local is not None
             and file.local.port == port
             and file.socket_type in (0, 1)
-            and session.holders_of(file.id)
+            and held_at(session, file.id, until)
         )
-        if listeners or not session.info.syscalls.engine:
-            waiting.sort(key=lambda one: one.since_ns)
-            made.append(Queue(port=port, listeners=listeners, waiting=tuple(waiting)))
+        if waiting and (listeners or not session.info.syscalls.engine):
+            made.append(Queue(port=port, listeners=listeners, waiting=tuple(waiting), until_ns=until))
     return made
 
 
-def _waiting(session: Session, connection: Connection) -> Waiting | None:
+def held_at(session: Session, open_file: int, when_ns: int) -> list[Descriptor]:
+    """Descriptors that named the open file at that time."""
+    named = (session.descriptors[number] for number in session.open_files[open_file].descriptors)
+    return [d for d in named if d.opened_ns <= when_ns and (d.closed_ns is None or d.closed_ns > when_ns)]
+
+
+def _waiting(session: Session, connection: Connection, final: int) -> Waiting | None:
     rows = session.samples_of(connection.id)
     shown = session.sockets.records[rows]
-    rows = rows[(shown["inode"] == 0) & np.isin(shown["state"], _IN_QUEUE)]
-    if len(rows) < _SEEN_AT_LEAST:
+    if not len(rows) or shown["inode"].any():
+        return None
+    rows = rows[np.isin(shown["state"], _IN_QUEUE)]
+    if len(rows) < _SEEN_AT_LEAST or int(session.sockets.records["snapshot"][rows[-1]]) < final:
         return None
     first, last = (int(session.sockets.records["time_ns"][row]) for row in (rows[0], rows[-1]))
     flow = session.flows[connection.flow] if connection.flow >= 0 else None
@@ -117,7 +133,14 @@ def listen_row(session: Session, port: int) -> int:
     return int(found[int(np.argmax(rows["recv_q"][found]))])
 
 
-def last_event_of(session: Session, tid: int) -> int:
-    """What a thread did last (or is doing still); -1 for nothing."""
+def doing_at(session: Session, tid: int, when_ns: int) -> tuple[int, bool]:
+    """(the call a thread was in or had made last at that time, whether it was still in it); (-1, False) for none."""
     events = session.events_of_tid(tid)
-    return int(events[-1]) if len(events) else -1
+    rows = session.events.records[events]
+    began = np.where(rows["enter_ns"] >= 0, rows["enter_ns"], session.info.started_ns)
+    events = events[(began <= when_ns) & (rows["call"] < FIRST_TASK_EVENT)]
+    if not len(events):
+        return NO_ID, False
+    last = int(events[-1])
+    ended = int(session.events.records["exit_ns"][last])
+    return last, ended < 0 or ended > when_ns

@@ -56,6 +56,7 @@ from sockscope.findings.evidence import (
 from sockscope.model.calls import Call
 from sockscope.model.descriptors import OpenFile
 from sockscope.model.findings import Confidence, Evidence, Finding, Holder, Rule, Severity, Skip
+from sockscope.model.ids import NO_ID
 from sockscope.model.sockaddr import Address, Family
 from sockscope.model.tcp import TcpState
 
@@ -172,6 +173,7 @@ def _cause(session: Session, address: Address, event: int, in_time: bool) -> _Ca
         return _held_by_target(session, address, own, event)
     rows = session.sockets.records
     on_port = np.nonzero((rows["local_port"] == address.port) & (rows["protocol"] == 6))[0]
+    on_port = on_port[rows["snapshot"][on_port] == _snapshot_near(session, int(session.effective_ns[event]))]
     listening = on_port[rows["state"][on_port] == TcpState.LISTEN]
     if len(listening):
         return _held_by_other(session, address, listening.tolist())
@@ -188,6 +190,15 @@ def _own_listener(session: Session, address: Address, event: int) -> OpenFile | 
         if file.created_ns <= when and (file.released_ns is None or file.released_ns > when):
             return file
     return None
+
+
+def _snapshot_near(session: Session, when_ns: int) -> int:
+    """The first snapshot after that time (what refused may not have been there before), else the last; -1: none."""
+    rows = session.sockets.records
+    if not len(rows):
+        return NO_ID
+    after = np.nonzero(rows["time_ns"] >= when_ns)[0]
+    return int(rows["snapshot"][after].min() if len(after) else rows["snapshot"].max())
 
 
 def _held_by_target(session: Session, address: Address, file: OpenFile, event: int) -> _Cause:

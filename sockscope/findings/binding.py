@@ -45,4 +45,5 @@ def _switches_on(session: Session, event: int) -> bool:
 def binds_of(session: Session, open_file: int) -> Ids:
     """Every bind of this socket, in order."""
     events = session.events_of_open_file(open_file)
-    return events[session.events.records["call"][events] == Call.bind]
+    binds: Ids = events[session.events.records["call"][events] == Call.bind]
+    return binds

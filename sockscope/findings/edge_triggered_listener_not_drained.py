@@ -39,7 +39,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.accept_queue import Queue, accepts_of, listen_row, queues
+from sockscope.findings.accept_queue import Queue, accepts_of, held_at, listen_row, queues
 from sockscope.findings.evidence import (
     from_event,
     from_proc,
@@ -93,7 +93,11 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
 
 def _judge(session: Session, queue: Queue, listener: OpenFile) -> _Case | None:
     interests = [
-        i for i in session.interests if i.open_file == listener.id and i.removed_ns is None and i.events & _EPOLLET
+        i
+        for i in session.interests
+        if i.open_file == listener.id
+        and i.events & _EPOLLET
+        and (i.removed_ns is None or i.removed_ns > queue.until_ns)
     ]
     if not interests:
         return None
@@ -103,7 +107,7 @@ def _judge(session: Session, queue: Queue, listener: OpenFile) -> _Case | None:
     tries_since = session.effective_ns[accepts] > queue.since_ns
     if (tries_since & (returned < 0)).any():
         return None
-    held = session.holders_of(listener.id)
+    held = held_at(session, listener.id, queue.until_ns)
     if not held:
         return None
     for interest in interests:

@@ -37,7 +37,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sockscope.analysis.session import Session
-from sockscope.findings.accept_queue import Queue, accepts_of, last_event_of, listen_row, queues
+from sockscope.findings.accept_queue import Queue, accepts_of, doing_at, held_at, listen_row, queues
 from sockscope.findings.evidence import (
     NS_PER_S,
     from_event,
@@ -48,7 +48,6 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.holding import unfinished
 from sockscope.model.calls import READS, WAITS, WRITES, Call
 from sockscope.model.findings import Confidence, Evidence, Finding, Need, Rule, Severity, Skip
 from sockscope.model.ids import NO_ID
@@ -77,7 +76,7 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
 def _acceptor(session: Session, queue: Queue) -> tuple[int, int, int, int]:
     """(tgid, tid, fd of the listener, last accept): who accepted last there, else who holds the listener."""
     accepts = [int(a[-1]) for listener in queue.listeners if len(a := accepts_of(session, listener))]
-    held = [d for listener in queue.listeners for d in session.holders_of(listener.id)]
+    held = [d for listener in queue.listeners for d in held_at(session, listener.id, queue.until_ns)]
     if accepts:
         last = max(accepts, key=lambda event: int(session.effective_ns[event]))
         row = session.events.records[last]
@@ -102,8 +101,7 @@ def _finding(session: Session, queue: Queue, explained: frozenset[int]) -> Findi
     worst = waiting[0]
     count = len(waiting)
     tgid, tid, fd, last_accept = _acceptor(session, queue)
-    doing = last_event_of(session, tid) if tid >= 0 else NO_ID
-    blocked = doing >= 0 and unfinished(session, doing)
+    doing, blocked = doing_at(session, tid, queue.until_ns) if tid >= 0 else (NO_ID, False)
     idle = blocked and session.events.call(doing) in _WAITS_FOR_OTHERS
     taken = _accepted_since(session, queue)
     certain_harm = taken == 0 and (idle or worst.waited_ns >= _SURELY_STUCK_NS)
@@ -126,7 +124,7 @@ def _finding(session: Session, queue: Queue, explained: frozenset[int]) -> Findi
     if not taken and doing >= 0:
         call = session.events.call(doing).name
         began = int(session.events.records["enter_ns"][doing])
-        held = f" for {span(session.info.ended_ns - began)}" if blocked and began >= 0 else ""
+        held = f" for {span(queue.until_ns - began)}" if blocked and began >= 0 else ""
         verb = "has been" if blocked else "was last"
         on = int(session.events.records["args"][doing][0])
         meanwhile += f"; its thread {verb} in {call}{f'({on})' if on < 1 << 31 else ''}{held}"
