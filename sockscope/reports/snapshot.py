@@ -7,7 +7,6 @@ from the target (comm, unix names) is escaped.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from sockscope.model.snapshot import Cause, Snapshot
 from sockscope.model.sockaddr import Address, Family
 from sockscope.model.tcp import TcpState
+from sockscope.reports.escape import safe
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,18 +49,6 @@ _INFO_LONG = ("bytes_acked", "bytes_received")
 _PROTOCOLS = {6: "tcp", 17: "udp", 0: "unix"}
 _FAMILIES = {Family.INET: "inet", Family.INET6: "inet6", Family.UNIX: "unix"}
 _UNIX_TYPES = {1: "stream", 2: "dgram", 5: "seqpacket"}
-# C0, DEL, C1, and what turns the direction of a line.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-
-
-def printable(text: str) -> str:
-    r"""Text of the target's making without control characters (`\x1b`), surrogates or line breaks."""
-
-    def escape(found: re.Match[str]) -> str:
-        code = ord(found[0])
-        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-    return _CONTROL.sub(escape, text).encode("utf-8", "backslashreplace").decode()
 
 
 class _Hosts(dict[bytes, str]):
@@ -105,7 +93,7 @@ def columns(snapshot: Snapshot, order: npt.NDArray[np.int64], *, info: bool = Fa
     local, local_port = _endpoint(records, "local", hosts)
     peer, peer_port = _endpoint(records, "peer", hosts)
     for row in np.flatnonzero(unix).tolist():
-        local[row] = printable(records["path"][row].decode("utf-8", "replace")) or "*"
+        local[row] = safe(records["path"][row].decode("utf-8", "replace")) or "*"
         local_port[row] = str(records["inode"][row])
         peer[row], peer_port[row] = "*", str(records["peer_inode"][row])
     return Columns(
@@ -150,7 +138,7 @@ def _owner_spans(snapshot: Snapshot, records: npt.NDArray[np.void]) -> tuple[lis
 
 def _owner_texts(snapshot: Snapshot, records: npt.NDArray[np.void]) -> list[str]:
     owners = snapshot.sockets.owners
-    names = {tgid: f"{printable(comm)}[{tgid}] fd " for tgid, comm in snapshot.comms.items()}
+    names = {tgid: f"{safe(comm)}[{tgid}] fd " for tgid, comm in snapshot.comms.items()}
     each = [names.get(tgid, f"?[{tgid}] fd ") + str(fd) for tgid, fd in zip(*_pair(owners), strict=True)]
     return [
         "" if begin == end else each[begin] if end - begin == 1 else ", ".join(each[begin:end])

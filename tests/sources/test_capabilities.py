@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+
+from sockscope.model.capability import Capability, Status, main_job_possible
+from sockscope.sources.capabilities import kernel, privileges, tracing
+
+
+def test_the_mask_is_read_from_status() -> None:
+    assert privileges.effective_capabilities("Name:\tx\nCapEff:\t0000000000080000\n") == 1 << privileges.Cap.SYS_PTRACE
+    assert privileges.effective_capabilities("") == 0
+
+
+@pytest.mark.parametrize(
+    ("scope", "privileged", "status"),
+    [
+        ("0", False, Status.OK),
+        ("1", False, Status.LIMITED),
+        ("1", True, Status.OK),
+        ("2", False, Status.MISSING),
+        ("2", True, Status.OK),
+        ("3", True, Status.MISSING),
+    ],
+)
+def test_yama(monkeypatch: pytest.MonkeyPatch, scope: str, privileged: bool, status: Status) -> None:
+    monkeypatch.setattr(tracing, "has", lambda cap: privileged)
+    found = tracing.check_yama(scope)
+    assert found.status is status
+    assert (found.mend != "") == (status is not Status.OK)
+
+
+def test_io_uring() -> None:
+    assert kernel.check_io_uring("2").detail == "disabled for all"
+    assert "not a system call" in kernel.check_io_uring("0").meaning
+
+
+def test_the_main_job_needs_only_what_is_needed() -> None:
+    def one(status: Status, needed: bool) -> Capability:
+        return Capability(name="x", status=status, detail="", meaning="", needed=needed)
+
+    assert main_job_possible((one(Status.MISSING, False), one(Status.LIMITED, True)))
+    assert not main_job_possible((one(Status.OK, True), one(Status.MISSING, True)))
