@@ -50,10 +50,10 @@ from sockscope.findings.evidence import (
     who,
 )
 from sockscope.findings.halves import arrived_bytes, flow_of, packet_evidence
-from sockscope.findings.holding import Copy, copies, payload_moves, tcp_connections
+from sockscope.findings.holding import Copy, Holdings, payload_moves, tcp_connections
 from sockscope.model.calls import Call
 from sockscope.model.connections import Connection, Role
-from sockscope.model.descriptors import Ended, Process
+from sockscope.model.descriptors import Process
 from sockscope.model.events import Section
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.tcp import TcpFlag
@@ -123,12 +123,15 @@ def _signal_for(session: Session, process: Process, signals: dict[int, int]) -> 
 
 def _cuts(session: Session, signal_of: dict[int, int]) -> Iterator[_Cut]:
     answering = _answering(session)
+    holdings = Holdings(session)
     for connection in tcp_connections(session):
-        held = copies(session, connection.open_file)
-        if connection.role is Role.CLIENT or not held or session.open_files[connection.open_file].released_ns is None:
+        if connection.role is Role.CLIENT or not holdings.keeps(connection):
+            continue
+        held = holdings.copies(connection.open_file)
+        if session.open_files[connection.open_file].released_ns is None:
             continue
         last = max(held, key=lambda copy: copy.descriptor.closed_ns or 0)
-        if last.descriptor.ended is not Ended.EXIT or last.tgid not in signal_of:
+        if last.given_up or last.tgid not in signal_of:
             continue
         signal = signal_of[last.tgid]
         reads, writes = payload_moves(session, session.events_of(connection.id))

@@ -53,22 +53,21 @@ from sockscope.findings.evidence import (
     who,
 )
 from sockscope.findings.halves import (
+    ended_itself,
     hang_up_event,
     last_sample_evidence,
     last_state,
-    local_fin_ns,
     packet_evidence,
     peer_fin_ns,
-    shutdown_event,
     told_evidence,
     was_reset,
 )
 from sockscope.findings.holding import (
-    DELIBERATE,
     Copy,
-    copies,
-    held_until,
+    Holdings,
     payload_moves,
+    program_of,
+    served_by,
     tcp_connections,
     uses_of,
     waits_to_write,
@@ -138,43 +137,31 @@ class _Leak:
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a program and manner (told or not)."""
-    candidates = [c for c in tcp_connections(session) if c.id not in explained]
-    writers = {_program_of(session, c) for c in session.connections if c.written_bytes and c.open_file >= 0}
+    holdings = Holdings(session)
+    candidates = [c for c in tcp_connections(session) if c.id not in explained and holdings.keeps(c)]
+    writers = {program_of(session, c) for c in session.connections if c.written_bytes and c.open_file >= 0}
     groups: defaultdict[tuple[str, bool, Severity], list[_Leak]] = defaultdict(list)
     for connection in candidates:
-        leak = _judge(session, connection, answers=_program_of(session, connection) in writers)
+        leak = _judge(session, holdings, connection, answers=program_of(session, connection) in writers)
         if leak is not None:
             groups[program(session, leak.copy.tgid), leak.told_event >= 0, leak.grade[0]].append(leak)
     for (name, _, _), leaks in groups.items():
-        total = sum(1 for c in tcp_connections(session) if _program_of(session, c) == name)
-        yield _finding(session, leaks, total)
+        yield _finding(session, leaks, served_by(session, name))
 
 
-def _program_of(session: Session, connection: Connection) -> str:
-    descriptors = session.open_files[connection.open_file].descriptors
-    if not descriptors:
-        return ""
-    return program(session, session.tgid_of_table(session.descriptors[descriptors[0]].table))
-
-
-def _judge(session: Session, connection: Connection, *, answers: bool) -> _Leak | None:
+def _judge(session: Session, holdings: Holdings, connection: Connection, *, answers: bool) -> _Leak | None:
     fin_ns = peer_fin_ns(session, connection)
     if fin_ns is None:
         return None
-    held = copies(session, connection.open_file)
-    if not held or all(copy.descriptor.ended in DELIBERATE for copy in held):
-        return None
     # Several may hold it; the one that was told, or used it last, is the one to close it.
-    holding = [copy for copy in held if copy.descriptor.ended not in DELIBERATE]
-    copy = max(holding, key=lambda one: int(session.effective_ns[one.uses[-1]]) if len(one.uses) else -1)
-    until = held_until(session, copy)
-    if was_reset(session, connection, until) or last_state(session, connection, fin_ns) not in (
-        None,
-        TcpState.CLOSE_WAIT,
-    ):
+    holding = [copy for copy in holdings.copies(connection.open_file) if not copy.given_up]
+    if not holding:
         return None
-    own_fin = local_fin_ns(session, connection)
-    if (own_fin is not None and own_fin < until) or shutdown_event(session, connection, writing=True) >= 0:
+    copy = max(holding, key=lambda one: int(session.effective_ns[one.uses[-1]]) if len(one.uses) else -1)
+    until = copy.until_ns
+    if was_reset(session, connection, until) or ended_itself(session, connection, until):
+        return None
+    if last_state(session, connection, fin_ns, until) not in (None, TcpState.CLOSE_WAIT):
         return None
     told_event = connection.eof_event if connection.eof_event >= 0 else hang_up_event(session, connection)
     uses = uses_of(session, session.events_of(connection.id))
@@ -277,7 +264,7 @@ def _evidence(session: Session, leak: _Leak) -> Iterator[Evidence]:
     yield from wire
     if leak.last_use >= 0:
         yield from_event(session, leak.last_use, "the last bytes moved")
-    yield from last_sample_evidence(session, connection, "the last snapshot that shows it")
+    yield from last_sample_evidence(session, connection, "the last snapshot that shows it", before_ns=leak.until_ns)
     yield from_proc(
         leak.until_ns,
         f"{who(session, leak.copy.tgid)} fd {leak.copy.descriptor.fd}: not closed {span(leak.idle_ns)} later",

@@ -74,14 +74,13 @@ class _Twice:
 
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
-    """One finding a program and outcome (EBADF, or another connection hit)."""
+    """One finding a program; the cases that hit another connection come first."""
     generations = Generations.of(session)
     hits = _victims(session, generations)
     victims = {case.victim.id for case in hits if case.victim is not None}
-    groups: defaultdict[tuple[str, bool], list[_Twice]] = defaultdict(list)
+    groups: defaultdict[str, list[_Twice]] = defaultdict(list)
     for case in (*hits, *_in_vain(session, generations, victims)):
-        tgid = int(session.events.records["tgid"][case.second_close])
-        groups[program(session, tgid), case.victim is not None].append(case)
+        groups[program(session, int(session.events.records["tgid"][case.second_close]))].append(case)
     for cases in groups.values():
         yield _finding(session, cases)
 
@@ -132,7 +131,7 @@ def _tid(session: Session, event: int) -> int:
 
 def _finding(session: Session, cases: list[_Twice]) -> Finding:
     worst = cases[0]
-    event, count = worst.second_close, len(cases)
+    event, count, hits = worst.second_close, len(cases), sum(case.victim is not None for case in cases)
     row = session.events.records[event]
     tgid, fd = int(row["tgid"]), fd_of(session, event)
     thread = who(session, tgid, int(row["tid"]))
@@ -148,8 +147,11 @@ def _finding(session: Session, cases: list[_Twice]) -> Finding:
             f"{who(session, tgid, _tid(session, worst.proof))}, which served it, ran into EBADF"
         )
         severity, confidence = Severity.ERROR, Confidence.CERTAIN
-        title = f"double close: {plural(count, 'other connection')} closed by mistake"
-        told += f". So it went for {plural(count, 'connection')}."
+        title = f"double close: {plural(hits, 'other connection')} closed by mistake"
+        told += f". So it went for {plural(hits, 'connection')}."
+        in_vain = count - hits
+        if in_vain:
+            told += f" Closed twice in vain (EBADF): {plural(in_vain, 'more descriptor')}."
     else:
         told += (
             f": EBADF. {plural(count, 'descriptor')} {'was' if count == 1 else 'were'} closed twice like this. Had the "

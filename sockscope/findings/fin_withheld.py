@@ -41,7 +41,7 @@ from collections.abc import Iterator
 from sockscope.analysis.session import Session
 from sockscope.findings.evidence import from_event, from_proc, kept, listed, plural, program, since_start, span, who
 from sockscope.findings.halves import last_sample_evidence
-from sockscope.findings.holding import Copy, came_by, holder_of, holding_evidence, tcp_connections
+from sockscope.findings.holding import Copy, Holdings, came_by, holder_of, holding_evidence, tcp_connections
 from sockscope.findings.withheld import Withheld, withheld
 from sockscope.model.descriptors import How
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
@@ -56,11 +56,12 @@ RULE = Rule(
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a pair of programs (closer, holder)."""
+    holdings = Holdings(session)
     groups: defaultdict[tuple[str, int, How], list[Withheld]] = defaultdict(list)
     for connection in tcp_connections(session):
         if connection.id in explained:
             continue
-        case = withheld(session, connection)
+        case = withheld(session, holdings, connection)
         if case is not None:
             first = case.holders[0]
             groups[program(session, case.closer.tgid), first.tgid, first.descriptor.how].append(case)
@@ -131,4 +132,4 @@ def _evidence(session: Session, case: Withheld) -> Iterator[Evidence]:
     yield from holding_evidence(session, case.holders[0])
     if len(closer.uses):
         yield from_event(session, int(closer.uses[-1]), "its last use")
-    yield from last_sample_evidence(session, case.connection, "no FIN has gone out")
+    yield from last_sample_evidence(session, case.connection, "no FIN has gone out", before_ns=case.holders[0].until_ns)

@@ -25,16 +25,11 @@ def flow_of(session: Session, connection: Connection) -> Flow | None:
     return session.flows[connection.flow] if connection.flow >= 0 else None
 
 
-def local_fin_ns(session: Session, connection: Connection) -> int | None:
-    """When the target's FIN was seen on the wire."""
+def ended_itself(session: Session, connection: Connection, before_ns: int) -> bool:
+    """Whether the target's FIN was on the wire before that time, or the program called shutdown for it."""
     flow = flow_of(session, connection)
-    return flow.fin_ns[connection.local_side] if flow else None
-
-
-def local_rst_ns(session: Session, connection: Connection) -> int | None:
-    """When the target's first RST was seen on the wire."""
-    flow = flow_of(session, connection)
-    return flow.rst_ns[connection.local_side] if flow else None
+    fin_ns = flow.fin_ns[connection.local_side] if flow else None
+    return (fin_ns is not None and fin_ns < before_ns) or shutdown_event(session, connection, writing=True) >= 0
 
 
 def was_reset(session: Session, connection: Connection, before_ns: int) -> bool:
@@ -73,10 +68,11 @@ def shutdown_event(session: Session, connection: Connection, *, writing: bool = 
     return int(found[0]) if len(found) else -1
 
 
-def last_state(session: Session, connection: Connection, after_ns: int) -> TcpState | None:
-    """The state in the last snapshot taken after that time; None where there was none."""
+def last_state(session: Session, connection: Connection, after_ns: int, before_ns: int) -> TcpState | None:
+    """The state in the last snapshot taken between those times; None where there was none."""
     rows = session.samples_of(connection.id)
-    rows = rows[session.sockets.records["time_ns"][rows] > after_ns]
+    times = session.sockets.records["time_ns"][rows]
+    rows = rows[(times > after_ns) & (times < before_ns)]
     if not len(rows):
         return None
     state = int(session.sockets.records["state"][rows[-1]])
@@ -135,9 +131,13 @@ def told_evidence(session: Session, event: int) -> list[Evidence]:
     return [from_event(session, event, "told: the peer has ended its half")] if event >= 0 else []
 
 
-def last_sample_evidence(session: Session, connection: Connection, note: str = "") -> list[Evidence]:
-    """What the last snapshot that shows the connection says of it."""
+def last_sample_evidence(
+    session: Session, connection: Connection, note: str = "", *, before_ns: int | None = None
+) -> list[Evidence]:
+    """What the last snapshot (before that time) that shows the connection says of it."""
     rows = session.samples_of(connection.id)
+    if before_ns is not None:
+        rows = rows[session.sockets.records["time_ns"][rows] < before_ns]
     return [from_socket(session, int(rows[-1]), note)] if len(rows) else []
 
 

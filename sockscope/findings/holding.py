@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import from_event, from_proc, since_start, who
+from sockscope.findings.evidence import NS_PER_MS, from_event, from_proc, program, since_start, who
 from sockscope.model.calls import EPOLL_WAITS, READS, WAITS, WRITES, Call
 from sockscope.model.connections import Connection, Protocol
 from sockscope.model.descriptors import Descriptor, Ended, How
@@ -22,9 +22,13 @@ _USES = np.array(sorted(USES), np.uint16)
 _READS = np.array(sorted(READS), np.uint16)
 _WRITES = np.array(sorted(WRITES), np.uint16)
 _WAITS = np.array(sorted(WAITS), np.uint16)
+_EPOLL_WAITS = np.array(sorted(EPOLL_WAITS), np.uint16)
 _EAGAIN = -11
 _STANDARD_STREAMS = 3
 _WAITS_LOOKED_AT = 200
+
+WIND_DOWN_NS = 50 * NS_PER_MS
+"""Closes and packets so shortly before a process's exit belong to its end."""
 
 DELIBERATE = frozenset({Ended.CLOSE, Ended.CLOSE_RANGE, Ended.REPLACED})
 """Ends that the program brought about itself (not exit, not exec)."""
@@ -36,15 +40,15 @@ class Copy:
 
     Attributes:
         uses: event ids of reads, writes and shutdowns through it, in order.
+        until_ns: when it went, at the latest when its process was told to end, or the session ended.
+        given_up: the program closed it by itself, in the middle of its life.
     """
 
     descriptor: Descriptor
     tgid: int
     uses: Ids
-
-    @property
-    def holder(self) -> tuple[int, int]:
-        return self.tgid, self.descriptor.fd
+    until_ns: int
+    given_up: bool
 
 
 def calls_of(session: Session, events: Ids) -> npt.NDArray[np.uint16]:
@@ -84,38 +88,20 @@ def waits_to_write(session: Session, uses: Ids) -> bool:
     return writes and (unfinished(session, last) or int(session.events.records["ret"][last]) == _EAGAIN)
 
 
-def copies(session: Session, open_file: int) -> list[Copy]:
-    """Every descriptor that ever named the open file, in order of birth."""
-    if open_file < 0:
-        return []
-    found = (session.descriptors[number] for number in session.open_files[open_file].descriptors)
-    return [
-        Copy(
-            descriptor=one,
-            tgid=session.tgid_of_table(one.table),
-            uses=uses_of(session, session.events_of_descriptor(one.id)),
-        )
-        for one in found
-    ]
-
-
 def tcp_connections(session: Session) -> list[Connection]:
     """The target's TCP connections that some process of it has (had) a descriptor for."""
     return [c for c in session.connections if c.protocol is Protocol.TCP and c.open_file >= 0]
 
 
-def serving_tgid(session: Session, connection: Connection) -> int:
-    """The process that opened the connection, or the first that held it; -1 where none did."""
-    if connection.opened_event >= 0:
-        return int(session.events.records["tgid"][connection.opened_event])
+def program_of(session: Session, connection: Connection) -> str:
+    """What the process runs that held the connection first; empty where none did."""
     held = session.open_files[connection.open_file].descriptors if connection.open_file >= 0 else []
-    return session.tgid_of_table(session.descriptors[held[0]].table) if held else -1
+    return program(session, session.tgid_of_table(session.descriptors[held[0]].table)) if held else ""
 
 
-def held_until(session: Session, copy: Copy) -> int:
-    """When the descriptor went, or the end of the session."""
-    ended = copy.descriptor.closed_ns
-    return session.info.ended_ns if ended is None else ended
+def served_by(session: Session, name: str) -> int:
+    """How many TCP connections that program had in all."""
+    return sum(program_of(session, connection) == name for connection in tcp_connections(session))
 
 
 def is_standard_stream(copy: Copy) -> bool:
@@ -123,55 +109,138 @@ def is_standard_stream(copy: Copy) -> bool:
     return copy.descriptor.fd < _STANDARD_STREAMS
 
 
-def watches(session: Session, copy: Copy) -> bool:
-    """Whether the process waits for readiness of this descriptor: by epoll interest, poll or select.
+class Holdings:
+    """Answers about holders, for one rule's run over a session: what is dear to find is found once.
 
-    Where that cannot be seen (a poll that never returned), it is taken to do so.
+    Args:
+        session: the joined session; it must not change meanwhile.
     """
-    events = session.events_of_tgid(copy.tgid)
-    waits = events[np.isin(calls_of(session, events), _WAITS)]
-    born = copy.descriptor.opened_ns
-    waits = waits[session.effective_ns[waits] >= born]
-    if not len(waits):
-        return False
-    if _watches_by_epoll(session, copy, waits):
-        return True
-    return any(_names(session, int(wait), copy.descriptor.fd) for wait in waits[-_WAITS_LOOKED_AT:])
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._stopped = _stops(session)
+        self._watching: dict[int, _Watching] = {}
+
+    def copies(self, open_file: int) -> list[Copy]:
+        """Every descriptor that ever named the open file, in order of birth."""
+        if open_file < 0:
+            return []
+        return [self._copy(number) for number in self._session.open_files[open_file].descriptors]
+
+    def _copy(self, number: int) -> Copy:
+        session = self._session
+        one = session.descriptors[number]
+        tgid = session.tgid_of_table(one.table)
+        last_ns = min(self._stopped.get(tgid, session.info.ended_ns), session.info.ended_ns)
+        given_up = one.ended in DELIBERATE and one.closed_ns is not None and one.closed_ns < last_ns
+        return Copy(
+            descriptor=one,
+            tgid=tgid,
+            uses=uses_of(session, session.events_of_descriptor(one.id)),
+            until_ns=last_ns if one.closed_ns is None else min(one.closed_ns, last_ns),
+            given_up=given_up,
+        )
+
+    def keeps(self, connection: Connection) -> bool:
+        """Whether some descriptor of it was not closed by its program (cheap: asked of every connection)."""
+        descriptors = (self._session.descriptors[d] for d in self._session.open_files[connection.open_file].descriptors)
+        return any(
+            one.ended not in DELIBERATE
+            or (one.closed_ns or 0) >= self._stopped.get(self._session.tgid_of_table(one.table), _NEVER)
+            for one in descriptors
+        )
+
+    def watches(self, copy: Copy) -> bool:
+        """Whether the process waits for readiness of this descriptor: by epoll interest, poll or select.
+
+        Where that cannot be seen (a poll that never returned), it is taken to do so.
+        """
+        known = self._watching.get(copy.tgid)
+        if known is None:
+            known = self._watching[copy.tgid] = _Watching.of(self._session, copy.tgid)
+        if copy.descriptor.open_file in known.by_epoll:
+            return True
+        born = copy.descriptor.opened_ns
+        return any(at >= born and (fds is None or copy.descriptor.fd in fds) for at, fds in known.by_number)
 
 
-def _watches_by_epoll(session: Session, copy: Copy, waits: Ids) -> bool:
-    waited = {int(number) for number in np.unique(session.event_open_file[waits])}
-    return any(
-        interest.epoll in waited and interest.open_file == copy.descriptor.open_file and interest.removed_ns is None
-        for interest in session.interests
-    )
+def copies(session: Session, open_file: int) -> list[Copy]:
+    """`Holdings.copies`, for a rule that asks once."""
+    return Holdings(session).copies(open_file)
 
 
-def _names(session: Session, wait: int, fd: int) -> bool:
-    call = session.events.call(wait)
-    if call in EPOLL_WAITS:
-        return False
-    if call in (Call.poll, Call.ppoll):
+def watches(session: Session, copy: Copy) -> bool:
+    """`Holdings.watches`, for a rule that asks once."""
+    return Holdings(session).watches(copy)
+
+
+_NEVER = 1 << 62
+_STOPPING = np.array([1, 2, 3, 15], np.uint64)  # SIGHUP, SIGINT, SIGQUIT, SIGTERM
+
+
+def _stops(session: Session) -> dict[int, int]:
+    """tgid → when a process that ended was told to: what it closes from there on, it closes because it ends."""
+    records = session.events.records
+    told = np.flatnonzero((records["call"] == Call.task_signal) & np.isin(records["args"][:, 0], _STOPPING))
+    found: dict[int, int] = {}
+    for event in told:
+        tgid = int(records["tgid"][event])
+        process = session.processes.get(tgid)
+        if process is not None and process.exited_ns is not None:
+            found[tgid] = min(found.get(tgid, _NEVER), int(session.effective_ns[event]))
+    for process in session.processes.values():
+        if process.exited_ns is not None:
+            found[process.tgid] = min(found.get(process.tgid, _NEVER), process.exited_ns - WIND_DOWN_NS)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Watching:
+    """What a process waits for.
+
+    Attributes:
+        by_epoll: open files in the interest lists of the epoll instances that it waits on.
+        by_number: of its last polls and selects, (time, the numbers named; None: not seen).
+    """
+
+    by_epoll: frozenset[int]
+    by_number: tuple[tuple[int, frozenset[int] | None], ...]
+
+    @classmethod
+    def of(cls, session: Session, tgid: int) -> _Watching:
+        events = session.events_of_tgid(tgid)
+        waits = events[np.isin(calls_of(session, events), _WAITS)]
+        epolls = {int(number) for number in np.unique(session.event_open_file[waits])}
+        interests = frozenset(i.open_file for i in session.interests if i.removed_ns is None and i.epoll in epolls)
+        by_epoll = np.isin(calls_of(session, waits), _EPOLL_WAITS)
+        numbered = tuple(
+            (int(session.effective_ns[wait]), _numbers(session, int(wait)))
+            for wait in waits[~by_epoll][-_WAITS_LOOKED_AT:]
+        )
+        return cls(interests, numbered)
+
+
+def _numbers(session: Session, wait: int) -> frozenset[int] | None:
+    """The descriptors that a poll or select names; None where they were not copied."""
+    if session.events.call(wait) in (Call.poll, Call.ppoll):
         polled = session.events.section(wait, Section.POLLFDS)
         if polled is None:
-            return unfinished(session, wait)
+            return None if unfinished(session, wait) else frozenset()
         table = np.frombuffer(polled[: len(polled) // 8 * 8], np.dtype([("fd", "<i4"), ("bits", "<i4")]))
-        return bool((table["fd"] == fd).any())
+        return frozenset(table["fd"].tolist())
     sets = session.events.section(wait, Section.FDSETS_IN)
     if sets is None:
-        return unfinished(session, wait)
-    size = len(sets) // 3
-    return any(
-        fd // 8 < size and sets[at * size + fd // 8] >> fd % 8 & 1
-        for at in range(3)  # one bit a descriptor
-    )
+        return None if unfinished(session, wait) else frozenset()
+    bits = np.unpackbits(np.frombuffer(sets, np.uint8), bitorder="little")
+    per_set = len(bits) // 3
+    return frozenset((np.flatnonzero(bits[: per_set * 3]) % per_set).tolist()) if per_set else frozenset()
 
 
 def exec_after(session: Session, copy: Copy) -> int:
     """The process's first exec that the descriptor survived; -1 for none."""
     process = session.processes.get(copy.tgid)
-    born, until = copy.descriptor.opened_ns, held_until(session, copy)
-    survived = (e for e in (process.execs if process else ()) if born <= int(session.effective_ns[e]) < until)
+    born = copy.descriptor.opened_ns
+    survived = (e for e in (process.execs if process else ()) if born <= int(session.effective_ns[e]) < copy.until_ns)
     return next(survived, -1)
 
 
@@ -208,7 +277,6 @@ def holding_evidence(session: Session, copy: Copy) -> list[Evidence]:
     executed = exec_after(session, copy)
     if executed >= 0:
         facts.append(from_event(session, executed, f"fd {one.fd} has no close-on-exec and stays open"))
-    until = held_until(session, copy)
-    ended = "the end of the session" if one.closed_ns is None else f"its {one.ended.value if one.ended else 'end'}"
-    facts.append(from_proc(until, f"{who(session, copy.tgid)} fd {one.fd}: held until {ended}"))
+    ended = "the end of the session" if copy.until_ns >= session.info.ended_ns else "the process was ended"
+    facts.append(from_proc(copy.until_ns, f"{who(session, copy.tgid)} fd {one.fd}: held until {ended}"))
     return facts

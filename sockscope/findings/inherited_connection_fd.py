@@ -39,17 +39,14 @@ from dataclasses import dataclass
 from sockscope.analysis.session import Session
 from sockscope.findings.evidence import GRACE_NS, from_event, kept, listed, plural, since_start, span, who
 from sockscope.findings.holding import (
-    DELIBERATE,
     Copy,
+    Holdings,
     came_by,
-    copies,
     exec_after,
-    held_until,
     holder_of,
     holding_evidence,
     is_standard_stream,
     tcp_connections,
-    watches,
 )
 from sockscope.model.connections import Connection
 from sockscope.model.descriptors import How
@@ -73,35 +70,44 @@ class _Leak:
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a child (or a group of children that run the same command, with the same parent)."""
+    holdings = Holdings(session)
     groups: defaultdict[tuple[int, bool, str], list[_Leak]] = defaultdict(list)
     for connection in tcp_connections(session):
         if connection.id in explained:
             continue
-        for leak in _judge(session, connection):
+        for leak in _judge(session, holdings, connection):
             executed = exec_after(session, leak.child) >= 0
             groups[leak.parent.tgid, executed, session.comm(leak.child.tgid)].append(leak)
     for leaks in groups.values():
         yield _finding(session, leaks)
 
 
-def _judge(session: Session, connection: Connection) -> Iterator[_Leak]:
-    every = {copy.descriptor.id: copy for copy in copies(session, connection.open_file)}
+def _judge(session: Session, holdings: Holdings, connection: Connection) -> Iterator[_Leak]:
+    if len(session.open_files[connection.open_file].descriptors) < 2:
+        return
+    every = {copy.descriptor.id: copy for copy in holdings.copies(connection.open_file)}
     for child in every.values():
         parent = every.get(child.descriptor.source)
-        if child.descriptor.how is not How.FORK or parent is None or child.descriptor.ended in DELIBERATE:
+        if child.descriptor.how is not How.FORK or parent is None or child.given_up:
             continue
-        held_ns = held_until(session, child) - child.descriptor.opened_ns
-        if held_ns < GRACE_NS or len(child.uses) or is_standard_stream(child) or _is_meant(session, child, parent):
+        held_ns = child.until_ns - child.descriptor.opened_ns
+        if (
+            held_ns < GRACE_NS
+            or len(child.uses)
+            or is_standard_stream(child)
+            or _is_meant(session, holdings, child, parent)
+        ):
             continue
         yield _Leak(connection=connection, child=child, parent=parent, held_ns=held_ns)
 
 
-def _is_meant(session: Session, child: Copy, parent: Copy) -> bool:
-    """The parent gave it away (closed its own, or never used it), or the child waits for it, or has it by dup."""
-    given = parent.descriptor.ended in DELIBERATE or not len(parent.uses)
+def _is_meant(session: Session, holdings: Holdings, child: Copy, parent: Copy) -> bool:
+    """The parent gave it away (no use of it since the fork), or the child waits for it, or has it by dup."""
+    last_use = int(session.effective_ns[parent.uses[-1]]) if len(parent.uses) else None
+    given = last_use is None or (parent.given_up and last_use < child.descriptor.opened_ns)
     doubles = session.open_files[child.descriptor.open_file].descriptors
     doubled = any(session.descriptors[number].source == child.descriptor.id for number in doubles)
-    return given or doubled or watches(session, child)
+    return given or doubled or holdings.watches(child)
 
 
 def _finding(session: Session, leaks: list[_Leak]) -> Finding:

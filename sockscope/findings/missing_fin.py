@@ -59,7 +59,7 @@ from sockscope.findings.halves import (
     shutdown_event,
     was_reset,
 )
-from sockscope.findings.holding import DELIBERATE, Copy, copies, held_until, tcp_connections, unfinished
+from sockscope.findings.holding import Copy, Holdings, tcp_connections, unfinished
 from sockscope.model.calls import READS, Call
 from sockscope.model.connections import Connection, Protocol
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
@@ -123,8 +123,9 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
         return
     waiting: defaultdict[tuple[str, bool], list[_Waiting]] = defaultdict(list)
     if info.syscalls.engine and not info.syscalls.lost_count:
+        holdings = Holdings(session)
         for connection in tcp_connections(session):
-            case = _waits(session, connection) if connection.id not in explained else None
+            case = _waits(session, holdings, connection) if connection.id not in explained else None
             if case is not None:
                 waiting[program(session, case.copy.tgid), case.blocked >= 0].append(case)
     for cases in waiting.values():
@@ -141,17 +142,22 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
         yield _unseen_finding(session, halves)
 
 
-def _waits(session: Session, connection: Connection) -> _Waiting | None:
+def _waits(session: Session, holdings: Holdings, connection: Connection) -> _Waiting | None:
+    if not holdings.keeps(connection):
+        return None
     ended = shutdown_event(session, connection, writing=True)
     if ended < 0 or peer_fin_ns(session, connection) is not None or _peer_read_zero(connection, session, ended):
         return None
-    held = [copy for copy in copies(session, connection.open_file) if copy.descriptor.ended not in DELIBERATE]
-    if not held or was_reset(session, connection, session.info.ended_ns):
+    held = [copy for copy in holdings.copies(connection.open_file) if not copy.given_up]
+    if not held or was_reset(session, connection, max(copy.until_ns for copy in held)):
         return None
     copy = max(held, key=lambda one: int(session.effective_ns[one.uses[-1]]) if len(one.uses) else -1)
     ended_ns = int(session.effective_ns[ended])
-    waited = held_until(session, copy) - ended_ns
-    if waited < _LIMITLESS_NS or last_state(session, connection, ended_ns) not in (None, TcpState.FIN_WAIT2):
+    waited = copy.until_ns - ended_ns
+    if waited < _LIMITLESS_NS or last_state(session, connection, ended_ns, copy.until_ns) not in (
+        None,
+        TcpState.FIN_WAIT2,
+    ):
         return None
     blocked = _blocked_read(session, connection, copy)
     if blocked < 0 and waited < _UNSEEN_NS:
@@ -226,7 +232,7 @@ def _waiting_finding(session: Session, cases: list[_Waiting]) -> Finding:
         yield from_event(session, worst.shutdown, "ends its own half")
         note = "its FIN, never answered by one"
         yield from packet_evidence(session, worst.connection, from_peer=False, flags=TcpFlag.FIN, note=note)
-        yield from last_sample_evidence(session, worst.connection)
+        yield from last_sample_evidence(session, worst.connection, before_ns=worst.copy.until_ns)
 
     return Finding(
         rule=RULE.slug,

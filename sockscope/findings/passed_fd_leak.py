@@ -50,7 +50,7 @@ from sockscope.findings.evidence import (
     who,
 )
 from sockscope.findings.halves import last_sample_evidence
-from sockscope.findings.holding import DELIBERATE, Copy, copies, held_until, holder_of, tcp_connections, watches
+from sockscope.findings.holding import Copy, Holdings, holder_of, tcp_connections
 from sockscope.findings.withheld import withheld
 from sockscope.model.connections import Connection
 from sockscope.model.descriptors import How
@@ -75,46 +75,47 @@ class _Leak:
 
     @property
     def fin_is_missing(self) -> bool:
-        return self.other.descriptor.ended in DELIBERATE
+        return self.other.given_up
 
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a program and side (sender, receiver)."""
+    holdings = Holdings(session)
     groups: defaultdict[tuple[str, bool], list[_Leak]] = defaultdict(list)
     for connection in tcp_connections(session):
-        leak = _judge(session, connection)
+        leak = _judge(session, holdings, connection)
         if leak is not None and connection.id not in explained:
             groups[program(session, leak.keeper.tgid), leak.by_sender].append(leak)
     for leaks in groups.values():
         yield _finding(session, leaks)
 
 
-def _judge(session: Session, connection: Connection) -> _Leak | None:
-    every = {copy.descriptor.id: copy for copy in copies(session, connection.open_file)}
+def _judge(session: Session, holdings: Holdings, connection: Connection) -> _Leak | None:
+    descriptors = session.open_files[connection.open_file].descriptors
+    if not any(session.descriptors[number].how is How.SCM_RIGHTS for number in descriptors):
+        return None
+    every = {copy.descriptor.id: copy for copy in holdings.copies(connection.open_file)}
     for copy in every.values():
         sent = every.get(copy.descriptor.source)
         if copy.descriptor.how is not How.SCM_RIGHTS or sent is None or sent.tgid == copy.tgid:
             continue
         received_ns = copy.descriptor.opened_ns
-        if len(copy.uses) and _is_forgotten(session, sent, received_ns):
-            return _leak(session, connection, keeper=sent, other=copy, by_sender=True)
+        if len(copy.uses) and _is_forgotten(session, holdings, sent, received_ns):
+            return _leak(connection, keeper=sent, other=copy, by_sender=True)
         # Where the sender served it and closed, the missing FIN is the graver news (fin-withheld).
-        if (
-            _is_forgotten(session, copy, received_ns)
-            and withheld(session, connection) is None
-            and _went_on(session, copy)
-        ):
-            return _leak(session, connection, keeper=copy, other=sent, by_sender=False)
+        forgotten = _is_forgotten(session, holdings, copy, received_ns) and _went_on(session, copy)
+        if forgotten and withheld(session, holdings, connection) is None:
+            return _leak(connection, keeper=copy, other=sent, by_sender=False)
     return None
 
 
-def _is_forgotten(session: Session, copy: Copy, since_ns: int) -> bool:
+def _is_forgotten(session: Session, holdings: Holdings, copy: Copy, since_ns: int) -> bool:
     """Neither used since, nor waited for, nor closed within the grace."""
-    if copy.descriptor.ended in DELIBERATE or held_until(session, copy) - since_ns < GRACE_NS:
+    if copy.given_up or copy.until_ns - since_ns < GRACE_NS:
         return False
     if len(copy.uses) and int(session.effective_ns[copy.uses[-1]]) >= since_ns:
         return False
-    return not watches(session, copy)
+    return not holdings.watches(copy)
 
 
 def _went_on(session: Session, copy: Copy) -> bool:
@@ -124,14 +125,14 @@ def _went_on(session: Session, copy: Copy) -> bool:
     return bool((later & (session.event_descriptor[events] != copy.descriptor.id)).sum() > 1)
 
 
-def _leak(session: Session, connection: Connection, *, keeper: Copy, other: Copy, by_sender: bool) -> _Leak:
+def _leak(connection: Connection, *, keeper: Copy, other: Copy, by_sender: bool) -> _Leak:
     passed_ns = max(keeper.descriptor.opened_ns, other.descriptor.opened_ns)
     return _Leak(
         connection=connection,
         keeper=keeper,
         other=other,
         by_sender=by_sender,
-        kept_ns=held_until(session, keeper) - passed_ns,
+        kept_ns=keeper.until_ns - passed_ns,
     )
 
 
@@ -190,5 +191,5 @@ def _evidence(session: Session, leak: _Leak) -> Iterator[Evidence]:
         yield from_event(session, leak.other.descriptor.closed_event, "closed here, but not there")
     keeper = leak.keeper
     text = f"{who(session, keeper.tgid)} fd {keeper.descriptor.fd}: still open"
-    yield from_proc(held_until(session, keeper), text)
-    yield from last_sample_evidence(session, leak.connection)
+    yield from_proc(keeper.until_ns, text)
+    yield from last_sample_evidence(session, leak.connection, before_ns=keeper.until_ns)

@@ -52,7 +52,7 @@ from sockscope.findings.evidence import (
     who,
 )
 from sockscope.findings.halves import arrived_bytes, flow_of, last_payload_row, packet_evidence
-from sockscope.findings.holding import DELIBERATE, Copy, copies, payload_moves, tcp_connections
+from sockscope.findings.holding import Copy, Holdings, payload_moves, served_by, tcp_connections
 from sockscope.model.calls import Call
 from sockscope.model.connections import Connection, Role
 from sockscope.model.findings import Confidence, Evidence, Finding, Need, Rule, Severity, Skip
@@ -91,30 +91,30 @@ class _Reset:
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a program and severity."""
+    holdings = Holdings(session)
     groups: defaultdict[tuple[str, Severity], list[_Reset]] = defaultdict(list)
-    totals: defaultdict[str, int] = defaultdict(int)
     for connection in tcp_connections(session):
-        held = copies(session, connection.open_file)
-        if held:
-            totals[program(session, held[0].tgid)] += 1
-        case = _judge(session, connection, held)
+        case = _judge(session, holdings, connection)
         if case is not None and connection.id not in explained:
             groups[program(session, case.copy.tgid), case.severity(session)].append(case)
     for (name, severity), cases in groups.items():
-        yield _finding(session, cases, severity, totals[name])
+        yield _finding(session, cases, severity, served_by(session, name))
 
 
-def _judge(session: Session, connection: Connection, held: list[Copy]) -> _Reset | None:
+def _judge(session: Session, holdings: Holdings, connection: Connection) -> _Reset | None:
     flow = flow_of(session, connection)
     rst_ns = flow.rst_ns[connection.local_side] if flow else None
-    if flow is None or rst_ns is None or not held:
+    if flow is None or rst_ns is None:
+        return None
+    held = holdings.copies(connection.open_file)
+    if not held:
         return None
     fin_ns, peer_rst_ns = flow.fin_ns[connection.local_side], flow.rst_ns[1 - connection.local_side]
     if any(at is not None and at <= rst_ns for at in (fin_ns, peer_rst_ns)):
         return None
     last = max(held, key=lambda copy: copy.descriptor.closed_ns or session.info.ended_ns)
     closed_ns = last.descriptor.closed_ns
-    if closed_ns is None or last.descriptor.ended not in DELIBERATE:
+    if closed_ns is None or not last.given_up:
         return None
     if not -_EARLY_NS <= rst_ns - closed_ns <= _PROMPTLY_NS or _lingers(session, connection):
         return None

@@ -6,16 +6,8 @@ from dataclasses import dataclass
 
 from sockscope.analysis.session import Session
 from sockscope.findings.evidence import GRACE_NS
-from sockscope.findings.halves import last_state, local_fin_ns, shutdown_event, was_reset
-from sockscope.findings.holding import (
-    DELIBERATE,
-    Copy,
-    copies,
-    held_until,
-    is_standard_stream,
-    payload_moves,
-    watches,
-)
+from sockscope.findings.halves import ended_itself, last_state, was_reset
+from sockscope.findings.holding import Copy, Holdings, is_standard_stream, payload_moves
 from sockscope.model.connections import Connection
 from sockscope.model.tcp import TcpState
 
@@ -40,21 +32,25 @@ class Withheld:
     withheld_ns: int
 
 
-def withheld(session: Session, connection: Connection) -> Withheld | None:
+def withheld(session: Session, holdings: Holdings, connection: Connection) -> Withheld | None:
     """Whether the connection's FIN is withheld; None where it is not, or where somebody may still use it."""
-    every = copies(session, connection.open_file)
-    closers = [c for c in every if len(c.uses) and c.descriptor.ended in DELIBERATE]
-    if not closers or len(every) < 2:
+    if len(session.open_files[connection.open_file].descriptors) < 2 or not holdings.keeps(connection):
+        return None
+    every = holdings.copies(connection.open_file)
+    closers = [copy for copy in every if len(copy.uses) and copy.given_up]
+    if not closers:
         return None
     closer = max(closers, key=lambda one: one.descriptor.closed_ns or 0)
     closed_ns = closer.descriptor.closed_ns or 0
     if not _was_done(session, closer):
         return None
-    holders = [copy for copy in every if held_until(session, copy) - closed_ns >= GRACE_NS]
-    if not holders or any(_of_use(session, copy, closer) for copy in holders):
+    holders = [copy for copy in every if copy.until_ns - closed_ns >= GRACE_NS]
+    if not holders or any(_of_use(session, holdings, copy, closer) for copy in holders):
         return None
-    end = max(held_until(session, copy) for copy in holders)
-    if _ended_anyway(session, connection, end) or last_state(session, connection, closed_ns) not in _STILL_OPEN:
+    end = max(copy.until_ns for copy in holders)
+    if ended_itself(session, connection, end) or was_reset(session, connection, end):
+        return None
+    if last_state(session, connection, closed_ns, end) not in _STILL_OPEN:
         return None
     holders.sort(key=lambda copy: (copy.tgid == closer.tgid, copy.descriptor.opened_ns))
     return Withheld(
@@ -75,16 +71,8 @@ def _was_done(session: Session, closer: Copy) -> bool:
     return last not in set(map(int, (*reads, *writes)))
 
 
-def _of_use(session: Session, copy: Copy, closer: Copy) -> bool:
+def _of_use(session: Session, holdings: Holdings, copy: Copy, closer: Copy) -> bool:
     """Whether the holder has some use for it: uses from before the closer's first were handed over with it."""
-    if is_standard_stream(copy) or watches(session, copy):
+    if is_standard_stream(copy) or holdings.watches(copy):
         return True
     return bool(len(copy.uses)) and bool(session.effective_ns[copy.uses[-1]] >= session.effective_ns[closer.uses[0]])
-
-
-def _ended_anyway(session: Session, connection: Connection, end_ns: int) -> bool:
-    """FIN or RST went out all the same: by shutdown, or because the peer aborted."""
-    own_fin = local_fin_ns(session, connection)
-    if (own_fin is not None and own_fin < end_ns) or was_reset(session, connection, end_ns):
-        return True
-    return shutdown_event(session, connection, writing=True) >= 0

@@ -36,7 +36,7 @@ import numpy as np
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.evidence import from_event, kept, plural, program, share, since_start, span, who
 from sockscope.findings.halves import last_sample_evidence, packet_evidence
-from sockscope.findings.holding import tcp_connections
+from sockscope.findings.holding import served_by
 from sockscope.model.calls import WRITES
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.tcp import TcpFlag
@@ -66,15 +66,7 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
         if len(failures) > _NORMAL_FAILURES:
             groups[program(session, int(records["tgid"][failures[-1]]))].append((connection, failures))
     for name, cases in groups.items():
-        yield _finding(session, cases, _total(session, name))
-
-
-def _total(session: Session, name: str) -> int:
-    served = 0
-    for connection in tcp_connections(session):
-        first = session.open_files[connection.open_file].descriptors[:1]
-        served += any(program(session, session.tgid_of_table(session.descriptors[d].table)) == name for d in first)
-    return served
+        yield _finding(session, cases, served_by(session, name))
 
 
 def _finding(session: Session, cases: list[tuple[int, Ids]], total: int) -> Finding:
