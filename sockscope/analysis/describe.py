@@ -16,6 +16,8 @@ from sockscope.analysis.payload import SHOWN_BYTES
 from sockscope.model.calls import WAITS, Call
 from sockscope.model.events import EventFlag, Events, Section
 
+_NO_RETURN = (Call.exit, Call.exit_group)
+
 __all__ = ["describe", "describe_view", "words"]
 
 
@@ -38,7 +40,8 @@ def describe_view(view: View, *, payload_bytes: int = SHOWN_BYTES) -> str:
     arguments = ARGUMENTS.get(view.call, _raw_arguments)(view, payload_bytes)
     title = view.call.name if view.call else f"syscall_{view.number}"
     if not view.returned:
-        return f"{title}({arguments} <unfinished ...>"
+        # These never return; the others were cut off by the end of the session.
+        return f"{title}({arguments}) = ?" if view.call in _NO_RETURN else f"{title}({arguments} <unfinished ...>"
     if view.flags & EventFlag.NO_ENTRY:
         return f"<... {title} resumed>({arguments}) = {_result(view)}"
     return f"{title}({arguments}) = {_result(view)}"

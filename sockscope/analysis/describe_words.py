@@ -15,7 +15,7 @@ from sockscope.analysis.http1 import Direction, Http1State, PieceKind, narrate
 from sockscope.analysis.payload import payload_words
 from sockscope.model.calls import EPOLL_WAITS, READS, WAITS, WRITES, Call
 from sockscope.model.events import EventFlag, Events, Section
-from sockscope.model.sockaddr import decode_sockaddr
+from sockscope.model.sockaddr import Family, decode_sockaddr
 
 _STREAMS_NOT = frozenset({Call.recvmmsg, Call.pread64, Call.preadv, Call.preadv2})
 
@@ -73,6 +73,9 @@ def _read(view: View, state: Http1State | None) -> str:
     if total == 0:
         if view.asked_bytes == 0:
             return "asked for nothing, got nothing"
+        if Section.SOCKADDR in view.sections:
+            # Streams do not fill in the sender.
+            return "read an empty datagram"
         return "" if view.call in _STREAMS_NOT else "told end of stream: the peer closed its sending half"
     verb = "looked ahead at" if peek else "read"
     fds = v.passed_fds(view.sections.get(Section.CONTROL, b""))
@@ -247,7 +250,11 @@ def _control(view: View) -> str:
                 2: "closed both halves, the descriptor stays",
             }.get(view.int_arg(1), "")
         case Call.bind:
-            return f"took the address {_peer(view)}" if _peer(view) else ""
+            address = decode_sockaddr(view.sections.get(Section.SOCKADDR, b""))
+            if address is None:
+                return ""
+            any_port = not address.port and address.family in (Family.INET, Family.INET6)
+            return f"took a free port at {address.host}" if any_port else f"took the address {address}"
         case Call.listen:
             return f"accepts connections now, up to {view.int_arg(1)} may wait"
         case Call.connect:
@@ -334,6 +341,8 @@ def _reaped(view: View) -> str:
 def _task(view: View) -> str:
     if view.call == Call.task_exit and view.int_arg(0) & 0x7F == 13:
         return "it wrote to a connection that the peer had closed"
+    if view.call == Call.task_exit and view.tid != view.tgid:
+        return "the thread ended"
     if view.call == Call.task_attach:
         return "it was running before the watching began"
     if view.call == Call.task_detach:

@@ -186,6 +186,7 @@ CASES: list[tuple[Made, str]] = [
         Made(call=Call.read, args=(3, 0, 10), ret=-512),
         "read(3, NULL, 10) = ? ERESTARTSYS (To be restarted if SA_RESTART is set)",
     ),
+    (Made(call=Call.exit_group, args=(3,), flags=EventFlag.ENTERED_ONLY), "exit_group(3) = ?"),
     (Made(call=Call.task_exit, args=(0,)), "exit status 0"),
     (Made(call=Call.task_exit, args=(0x8B,)), "killed by SIGSEGV, core dumped"),
     (Made(call=Call.task_signal, args=(15, 0, 77)), "SIGTERM delivered (from pid 77)"),
