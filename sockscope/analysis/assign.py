@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.control import EBADF, HAS_FD, IS_READ, IS_SOCKET_CALL, IS_WAIT, IS_WRITE
+from sockscope.analysis.decode import message_bytes
 from sockscope.analysis.replay_state import ReplayState
 from sockscope.model.calls import Call
 from sockscope.model.connections import Connection
@@ -276,13 +277,21 @@ def _seen(state: ReplayState, descriptors: Sequence[int]) -> bool:
     return any(state.descriptors[d].how == How.SNAPSHOT for d in descriptors)
 
 
+def moved_on(state: ReplayState, events: Events, assignment: Assignment) -> Flags:
+    """Which open files saw a read or a write that succeeded: shape (open files,)."""
+    records = events.records
+    good = (IS_READ | IS_WRITE)[records["call"]] & (records["ret"] >= 0) & (assignment.open_file >= 0)
+    good &= (records["flags"] & EventFlag.ENTERED_ONLY) == 0
+    moved = np.zeros(len(state.open_files), np.bool_)
+    moved[assignment.open_file[good]] = True
+    return moved
+
+
 def moved_bytes(events: Events) -> tuple[Ids, Ids]:
     """Bytes each event took from and put into its descriptor: two arrays, shape (n,), int64.
 
     MSG_PEEK takes nothing. recvmmsg and sendmmsg are summed from their message lengths.
     """
-    from sockscope.analysis.decode import message_bytes
-
     records = events.records
     call = records["call"]
     moved = np.maximum(records["ret"], 0)

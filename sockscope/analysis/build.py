@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from sockscope.analysis import flows as wire
-from sockscope.analysis.assign import assign_connections, assign_descriptors
+from sockscope.analysis.assign import assign_connections, assign_descriptors, moved_on
 from sockscope.analysis.clocks import measure_skew
 from sockscope.analysis.join import join
 from sockscope.analysis.known import complete_open_files, unix_peers
@@ -60,7 +60,7 @@ def _build(info: SessionInfo, seed: Seed, events: Events, packets: Packets, sock
     packet_ns = wire.monotonic_ns(packets, info.clock_samples)
     flows, packet_flow = wire.build_flows(packets, packet_ns)
     groups = group_sockets(sockets)
-    joined = join(state=replay, info=info, groups=groups, flows=flows, assignment=assignment)
+    joined = join(state=replay, info=info, groups=groups, flows=flows, moved=moved_on(replay, events, assignment))
     event_connection, event_reason = assign_connections(replay, events, assignment, joined.connections)
     sum_up(joined, events, order, event_connection, effective_ns)
     session = Session(

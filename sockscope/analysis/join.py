@@ -6,34 +6,28 @@ before it, addresses come again.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.analysis.assign import Assignment
+from sockscope.analysis.flow_match import FlowMatcher
 from sockscope.analysis.replay_state import ReplayState
 from sockscope.analysis.socket_rows import (
     IPPROTO_TCP,
     IPPROTO_UDP,
     SOCK_DGRAM,
-    EndKey,
     SocketGroups,
     end_key,
 )
 from sockscope.model.connections import Connection, Flow, Protocol, Role
-from sockscope.model.descriptors import OpenFile
+from sockscope.model.descriptors import How, OpenFile
 from sockscope.model.ids import NO_ID
 from sockscope.model.info import SessionInfo
 from sockscope.model.seed import FileKind
-from sockscope.model.sockaddr import Family
+from sockscope.model.sockaddr import Address, Family
 from sockscope.model.tcp import TcpState
-
-CLOCK_SLACK_NS = 2_000_000
-"""How much later than the accept or connect a flow may seem to begin."""
 
 INET = (Family.INET, Family.INET6)
 
@@ -45,16 +39,12 @@ class Join:
     state: ReplayState
     info: SessionInfo
     groups: SocketGroups
-    flows: Sequence[Flow]
+    wire: FlowMatcher
     ports: frozenset[int]
     """Local ports on which the target serves."""
     has_syscalls: bool
     connections: list[Connection] = field(default_factory=list)
     group_connection: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
-    flow_sides: dict[EndKey, list[tuple[int, int, int]]] = field(default_factory=dict)
-    """End key → (first_ns, flow, local side), oldest first."""
-    claimed: set[tuple[int, int]] = field(default_factory=set)
-    """(flow, local side) that a connection has."""
 
     def socket_connection(self) -> npt.NDArray[np.int32]:
         """The connection of each socket row: shape (rows,), int32, -1 none."""
@@ -67,25 +57,27 @@ def join(
     info: SessionInfo,
     groups: SocketGroups,
     flows: Sequence[Flow],
-    assignment: Assignment,
+    moved: npt.NDArray[np.bool_],
 ) -> Join:
-    """Make the connections: of open files, then of sockets no process owns, then of flows alone."""
+    """Make the connections: of open files, then of sockets no process owns, then of flows alone.
+
+    Args:
+        moved: shape (open files,), whether a read or write on it succeeded.
+    """
     has_syscalls = bool(info.syscalls.engine)
     work = Join(
         state=state,
         info=info,
         groups=groups,
-        flows=flows,
+        wire=FlowMatcher(flows),
         ports=served_ports(state, info, groups, has_syscalls),
         has_syscalls=has_syscalls,
         group_connection=np.full(len(groups), NO_ID, np.int32),
     )
-    _index_flows(work)
-    used = np.zeros(len(state.open_files) + 1, np.bool_)
-    used[assignment.open_file] = True
     for file in state.open_files:
         if file.kind == FileKind.SOCKET and not file.listening:
-            _of_open_file(work, file, bool(used[file.id]))
+            _of_open_file(work, file, bool(moved[file.id]))
+    _unnamed(work)
     _of_sockets(work)
     _of_flows(work)
     return work
@@ -107,57 +99,21 @@ def served_ports(state: ReplayState, info: SessionInfo, groups: SocketGroups, ha
     return frozenset(ports)
 
 
-# --- flows --------------------------------------------------------------------------------------------------
-
-
-def _index_flows(work: Join) -> None:
-    sides: defaultdict[EndKey, list[tuple[int, int, int]]] = defaultdict(list)
-    for flow in work.flows:
-        one, other = flow.ends
-        sides[end_key(other, one.port)].append((flow.first_ns, flow.id, 0))
-        sides[end_key(one, other.port)].append((flow.first_ns, flow.id, 1))
-    for found in sides.values():
-        found.sort()
-    work.flow_sides = dict(sides)
-
-
-def _take_flow(work: Join, connection: Connection, began_ns: int) -> None:
-    """The youngest flow between these ends that had begun by then and that nothing else has."""
-    if connection.protocol != Protocol.TCP or connection.peer is None or connection.local is None:
-        return
-    found = work.flow_sides.get(end_key(connection.peer, connection.local.port))
-    if not found:
-        return
-    last = bisect_right(found, (began_ns + CLOCK_SLACK_NS, len(work.flows), 2)) - 1
-    for _, number, side in [*reversed(found[: last + 1]), *found[last + 1 :]]:
-        flow = work.flows[number]
-        local = flow.ends[side]
-        if (number, side) in work.claimed or (any(connection.local.packed) and local != connection.local):
-            continue
-        work.claimed.add((number, side))
-        connection.flow = number
-        connection.local_side = side
-        connection.local = local
-        connection.first_ns = min(connection.first_ns, flow.first_ns)
-        connection.last_ns = max(connection.last_ns, flow.last_ns)
-        return
-
-
 # --- of open files ------------------------------------------------------------------------------------------
 
 
 def _of_open_file(work: Join, file: OpenFile, used: bool) -> None:
-    group = _group_of(work, file)
+    group = _group_of(work, file, file.local, file.peer)
     if group >= 0:
         _learn(work.groups, file, group)
-    protocol = _protocol(file)
+    protocol = _protocol(work, file, used)
     if protocol is None or not _is_connection(work, file, protocol, used, group):
         return
-    listener = work.state.open_files[file.listener] if file.listener >= 0 else None
     local = file.local
-    if local is None and listener is not None:
-        local = listener.local
+    if local is None and file.listener >= 0:
+        local = work.state.open_files[file.listener].local
     connect = work.state.connects.get(file.id)
+    opened = file.listener >= 0 or file.pair >= 0 or _accepted(work, file)
     made = Connection(
         id=len(work.connections),
         protocol=protocol,
@@ -168,16 +124,58 @@ def _of_open_file(work: Join, file: OpenFile, used: bool) -> None:
         last_ns=file.released_ns or file.created_ns,
         open_file=file.id,
         listener=file.listener,
-        opened_event=connect[0] if connect else file.created_event if file.listener >= 0 or file.pair >= 0 else NO_ID,
-        witnessed=file.witnessed and (file.listener >= 0 or file.pair >= 0 or connect is not None),
+        opened_event=connect[0] if connect else file.created_event if opened else NO_ID,
+        witnessed=file.witnessed and (opened or connect is not None),
         inode=file.inode,
     )
-    began = connect[1] if connect else file.created_ns
-    _take_flow(work, made, max(began, work.info.started_ns if not file.witnessed else began))
-    _add(work, made, group)
-    file.connection = made.id
-    if file.local is None and made.local is not None and any(made.local.packed):
+    if protocol == Protocol.TCP:
+        if connect is not None and (local is None or not local.port):
+            work.wire.of_connect(made, connect[1], connect[2])
+        else:
+            began = connect[1] if connect else file.created_ns
+            work.wire.of_ends(made, _ports(work, local), began if file.witnessed else max(began, work.info.started_ns))
+    _keep(work, file, made, group)
+
+
+def _keep(work: Join, file: OpenFile, made: Connection, group: int) -> None:
+    """Add the connection of an open file, with all that its flow and its socket tell of the addresses."""
+    if group < 0 and made.flow >= 0:
+        group = _group_of(work, file, made.local, made.peer)
+    if made.local is not None and any(made.local.packed) and (file.local is None or not file.local.port):
         file.local = made.local
+    file.peer = file.peer or made.peer
+    if file.connection < 0:
+        file.connection = made.id
+        work.connections.append(made)
+    if group >= 0:
+        _tell_state(work, made, group)
+
+
+def _unnamed(work: Join) -> None:
+    """Accepted connections whose accept did not ask who came, where one listener alone serves the port."""
+    accepted: dict[int, list[tuple[Connection, int]]] = {}
+    for made in work.connections:
+        if made.listener >= 0 and made.protocol == Protocol.TCP and made.peer is None and made.witnessed:
+            created_ns = work.state.open_files[made.open_file].created_ns
+            accepted.setdefault(made.listener, []).append((made, created_ns))
+    for listener, made_by in accepted.items():
+        local = work.state.open_files[listener].local
+        if local is None or sum(f.listening and f.local == local for f in work.state.open_files) > 1:
+            continue
+        work.wire.of_accepts(sorted(made_by, key=lambda pair: pair[1]), local.port)
+        for made, _ in made_by:
+            if made.flow >= 0:
+                _keep(work, work.state.open_files[made.open_file], made, NO_ID)
+
+
+def _ports(work: Join, local: Address | None) -> Collection[int]:
+    """What the local port may be."""
+    return (local.port,) if local is not None and local.port else work.ports
+
+
+def _accepted(work: Join, file: OpenFile) -> bool:
+    """Made by an accept, though on a listener nobody knows."""
+    return file.created_event >= 0 and any(work.state.descriptors[d].how == How.ACCEPT for d in file.descriptors[:1])
 
 
 def _learn(groups: SocketGroups, file: OpenFile, group: int) -> None:
@@ -193,11 +191,14 @@ def _learn(groups: SocketGroups, file: OpenFile, group: int) -> None:
         file.peer = groups.peer(group)
 
 
-def _protocol(file: OpenFile) -> Protocol | None:
+def _protocol(work: Join, file: OpenFile, used: bool) -> Protocol | None:
     if file.family == Family.UNIX or file.pair >= 0:
         return Protocol.UNIX
     if file.family in INET or (file.peer is not None and file.peer.family in INET) or file.listener >= 0:
         return Protocol.UDP if file.socket_type == SOCK_DGRAM else Protocol.TCP
+    if file.family == 0 and not len(work.groups) and used:
+        # Nothing says what it is, but bytes went through it: most likely TCP, and better shown than not.
+        return Protocol.TCP
     return None
 
 
@@ -208,8 +209,7 @@ def _is_connection(work: Join, file: OpenFile, protocol: Protocol, used: bool, g
         return False
     if file.listener >= 0 or file.pair >= 0 or file.id in work.state.connects or file.peer is not None:
         return True
-    created = file.created_event
-    if created >= 0 and any(work.state.descriptors[d].how.value == "accept" for d in file.descriptors[:1]):
+    if _accepted(work, file) or (file.family == 0 and used):
         return True
     return group >= 0 and protocol == Protocol.UNIX and work.groups.of.peer_inode[group] != 0
 
@@ -232,22 +232,28 @@ def _role(work: Join, file: OpenFile, protocol: Protocol, connected: bool) -> Ro
     return Role.UNKNOWN
 
 
-def _group_of(work: Join, file: OpenFile) -> int:
+def _group_of(work: Join, file: OpenFile, local: Address | None, peer: Address | None) -> int:
     """The socket that snapshots show for this open file, or -1."""
     groups = work.groups
     if file.inode:
         found = groups.by_inode.get(file.inode)
-        if found is not None:
+        if found is not None and work.group_connection[found] < 0:
             return found
-    if file.peer is None or file.peer.family not in INET:
+    if peer is None or peer.family not in INET:
         return NO_ID
-    local = file.local
     if local is None and file.listener >= 0:
         local = work.state.open_files[file.listener].local
-    if local is None:
-        return NO_ID
+    for port in _ports(work, local):
+        found = _group_between(work, file, peer, port, local)
+        if found >= 0:
+            return found
+    return NO_ID
+
+
+def _group_between(work: Join, file: OpenFile, peer: Address, port: int, local: Address | None) -> int:
+    groups = work.groups
     of, ends = groups.of, file.released_ns
-    for number in groups.by_key.get(end_key(file.peer, local.port), ()):
+    for number in groups.by_key.get(end_key(peer, port), ()):
         if work.group_connection[number] >= 0:
             continue
         # Rows may show it in the accept queue long before, or in TIME_WAIT long after.
@@ -255,7 +261,7 @@ def _group_of(work: Join, file: OpenFile) -> int:
             continue
         if ends is not None and of.first_ns[number] > ends and of.first_inode[number]:
             continue
-        if any(local.packed) and groups.local(number) != local:
+        if local is not None and any(local.packed) and groups.local(number) != local:
             continue
         return number
     return NO_ID
@@ -304,8 +310,9 @@ def _of_sockets(work: Join) -> None:
             and of.snapshot[number] == groups.final_snapshot
             and of.state[number] in (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT),
         )
-        _take_flow(work, made, first_ns)
-        _add(work, made, number)
+        work.wire.of_ends(made, _ports(work, local), first_ns)
+        work.connections.append(made)
+        _tell_state(work, made, number)
 
 
 def _row_role(work: Join, port: int) -> Role:
@@ -316,7 +323,7 @@ def _row_role(work: Join, port: int) -> Role:
 
 def _of_flows(work: Join) -> None:
     """Flows to the target's ports that nothing else explains."""
-    for flow in work.flows:
+    for flow in work.wire.flows:
         side = 1
         if work.ports:
             if flow.ends[1].port not in work.ports:
@@ -325,31 +332,17 @@ def _of_flows(work: Join) -> None:
                 side = 0
         elif work.has_syscalls:
             return
-        if (flow.id, side) in work.claimed or (not work.ports and (flow.id, 1 - side) in work.claimed):
+        elif (flow.id, 0) in work.wire.claimed:
             continue
-        work.claimed.add((flow.id, side))
-        made = Connection(
-            id=len(work.connections),
-            protocol=Protocol.TCP,
-            role=Role.SERVER,
-            local=flow.ends[side],
-            peer=flow.ends[1 - side],
-            first_ns=flow.first_ns,
-            last_ns=flow.last_ns,
-            flow=flow.id,
-            local_side=side,
-        )
-        work.connections.append(made)
+        if (flow.id, side) not in work.wire.claimed:
+            work.connections.append(work.wire.alone(flow, side, len(work.connections)))
 
 
 # --- common -------------------------------------------------------------------------------------------------
 
 
-def _add(work: Join, made: Connection, group: int) -> None:
-    """Keep the connection, with what the snapshots say of it."""
-    work.connections.append(made)
-    if group < 0:
-        return
+def _tell_state(work: Join, made: Connection, group: int) -> None:
+    """What the snapshots say of the connection."""
     of = work.groups.of
     work.group_connection[group] = made.id
     made.inode = made.inode or work.groups.inode[group]

@@ -109,7 +109,7 @@ def connect(state: ReplayState, step: Step) -> None:
     file.family = file.family or address.family
     first = file.id not in state.connects
     if first:
-        state.connects[file.id] = (step.event, step.enter_ns)
+        state.connects[file.id] = (step.event, step.enter_ns, step.ns)
     if address.family == Family.UNIX and step.ret == 0 and first:
         _match_unix(state, address.packed, file.id, state.unix_accepted, state.unix_connecting)
 

@@ -64,7 +64,7 @@ class ReplayState:
         spans: (tid, ns, table id or -1): when each task began to use which table.
         touched: event, descriptor, event, descriptor, … of each replayed event with a descriptor in args[0].
         targets: event, open file, … that epoll_ctl was about.
-        connects: open file → (event, ns entered) of the connect that began its connection.
+        connects: open file → (event, ns entered, ns returned) of the connect that began its connection.
     """
 
     def __init__(self, unix_peers: Mapping[int, int] | None = None) -> None:
@@ -78,7 +78,7 @@ class ReplayState:
         self.spans: list[tuple[int, int, int]] = []
         self.touched = array("q")
         self.targets = array("q")
-        self.connects: dict[int, tuple[int, int]] = {}
+        self.connects: dict[int, tuple[int, int, int]] = {}
         self.unix_peers = dict(unix_peers or {})
         # Counts kept beside the model: live descriptors an open file, tasks a table.
         self.holder_count: list[int] = []
