@@ -15,30 +15,21 @@ def main() -> None:
 
 def execute(arguments: list[str]) -> int:
     """Run one command line; its exit code. Never a traceback for a user's mistake."""
-    import click
-
     from sockscope.cli.app import app
 
     try:
-        code = app(args=arguments, prog_name="sockscope", standalone_mode=False)
-        return code if isinstance(code, int) else ExitCode.OK
-    except click.exceptions.Exit as ended:
-        return ended.exit_code
-    except click.ClickException as error:
-        if isinstance(error, click.exceptions.NoArgsIsHelpError):
-            error.show(sys.stdout)
-            return ExitCode.OK
-        error.show(sys.stderr)
-        return ExitCode.USAGE
+        app(args=arguments, prog_name="sockscope")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else ExitCode.OK
     except SockscopeError as error:
         _complain(error)
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader (head, less) has enough; a second failure at exit must stay silent too.
+        # The reader (head, less) has enough; the flush at exit must stay silent too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
+    return ExitCode.OK
 
 
 def _complain(error: SockscopeError) -> None:

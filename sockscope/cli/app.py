@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Annotated
 
 import typer
@@ -41,12 +43,22 @@ def root(
     """
 
 
-app.command("attach", epilog=attach.EXAMPLES)(attach.attach)
-app.command("run", epilog=run.EXAMPLES, context_settings={"ignore_unknown_options": False})(run.run)
-app.command("diagnose", epilog=diagnose.EXAMPLES)(diagnose.diagnose)
-app.command("snapshot")(snapshot.snapshot)
-app.command("analyze", epilog=analyze.EXAMPLES)(analyze.analyze)
-app.command("report", epilog=report.EXAMPLES)(report.report)
-app.command("rules", epilog=rules.EXAMPLES)(rules.rules)
-app.command("doctor")(doctor.doctor)
-app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
+def _register(command: Callable[..., int | None], epilog: str) -> None:
+    """A command's exit code is what its function returns."""
+
+    @wraps(command)
+    def exiting(*arguments: object, **options: object) -> None:
+        raise typer.Exit(command(*arguments, **options) or 0)
+
+    app.command(command.__name__, epilog=epilog)(exiting)
+
+
+_register(attach.attach, attach.EXAMPLES)
+_register(run.run, run.EXAMPLES)
+_register(diagnose.diagnose, diagnose.EXAMPLES)
+_register(snapshot.snapshot, snapshot.EXAMPLES)
+_register(analyze.analyze, analyze.EXAMPLES)
+_register(report.report, report.EXAMPLES)
+_register(rules.rules, rules.EXAMPLES)
+_register(doctor.doctor, doctor.EXAMPLES)
+_register(demo.demo, demo.EXAMPLES)

@@ -16,6 +16,7 @@ from sockscope.model.tcp import TcpState
 
 if TYPE_CHECKING:
     from sockscope.model.snapshot import Snapshot
+    from sockscope.sources.sockets.fd_scan import Scan
 
 _STATES = {
     **{state.name.replace("_", ""): state for state in TcpState if state not in (0, TcpState.NEW_SYN_RECV)},
@@ -80,7 +81,7 @@ def snapshot(
     Says of each CLOSE_WAIT whether it is owned (by whom), orphaned, or was never accepted.
     """
     # Before anything slow is imported: the kernel needs the time for the descriptors.
-    from sockscope.sources.sockets.fd_scan import FdScan
+    from sockscope.sources.sockets.fd_scan import ForkedScan
 
     for number in port or ():
         if not 1 <= number <= 65535:
@@ -90,20 +91,20 @@ def snapshot(
     if json_path is not None and json_path != "-":
         check_writable(Path(json_path))
     states = [parse_state(text) for text in state] if state else None
-    first = FdScan()
+    scan = ForkedScan()
     while True:
         found = _look(
-            first, port or None, pid, states, udp=udp, unix=unix, everything=everything, info=info, js=json_path
+            scan, port or None, pid, states, udp=udp, unix=unix, everything=everything, info=info, js=json_path
         )
         _show(found, json_path, info=info, watch=watch)
         if not watch:
             return
         time.sleep(seconds or DEFAULT_WATCH_S)
-        first = FdScan()
+        scan = ForkedScan()
 
 
 def _look(
-    scan: object,
+    scan: Scan,
     ports: Collection[int] | None,
     pid: int | None,
     states: Collection[TcpState] | None,
@@ -114,11 +115,9 @@ def _look(
     info: bool,
     js: str | None,
 ) -> Snapshot:
-    from sockscope.sources.sockets.fd_scan import FdScan
     from sockscope.sources.sockets.look import look
     from sockscope.sources.sockets.sock_diag import ALL_QUERIES, TCP_QUERIES, UDP_QUERIES, UNIX_QUERIES
 
-    assert isinstance(scan, FdScan)
     families = ALL_QUERIES if everything else (UDP_QUERIES if udp else ()) + (UNIX_QUERIES if unix else ())
     return look(
         scan=scan,

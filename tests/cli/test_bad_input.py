@@ -112,7 +112,7 @@ def test_no_target() -> None:
 
 
 def test_not_a_number() -> None:
-    refused(sockscope("attach", "nginx"), 2, "nginx")
+    refused(sockscope("attach", "nginx"), 2, "PID")
 
 
 @pytest.mark.parametrize("command", [("rules", "close-wait-lek"), ("report", "x", "--select", "close-wait-lek")])
