@@ -165,7 +165,7 @@ def coverage_lines(report: Report) -> list[Line]:
         lines.append(Line(name="sockets", text="no snapshots", doubt=True))
     if packets.available:
         skew = abs(info.clock_skew_ns)
-        text = f"skew between syscalls and packets {duration(skew)}"
+        text = f"syscalls and packets {f'are {duration(skew)} apart' if skew else 'agree'}"
         lines.append(Line(name="clocks", text=text, doubt=skew > 1_000_000))
     if sum(report.unassigned.values()):
         text = ", ".join(f"{number(n)} {reason}" for reason, n in report.unassigned.items() if n)
@@ -210,8 +210,25 @@ def evidence_marks(items: Sequence[TimelineItem], evidence: Sequence[Evidence]) 
     return marks
 
 
+def meaning(item: TimelineItem, fact: Evidence | None) -> str:
+    """An item's words, led by what the rule adds to it: `close(5) = 0 (meant to end it)` adds `meant to end it`."""
+    if fact is None or not item.text or item.text not in fact.text:
+        return item.words
+    added = fact.text.split(item.text, 1)[1].strip().removeprefix("(").removesuffix(")")
+    return "; ".join(part for part in (added, item.words) if part)
+
+
 def to_ascii(text: str) -> str:
     """For a terminal without UTF-8: our own signs in their ASCII spelling, all else by backslashes."""
-    for sign, plain in (("→", "->"), ("←", "<-"), ("·", "-"), ("–", "-"), ("…", "..."), ("µ", "u"), ("⋮", ":")):
+    for sign, plain in (
+        ("→", "->"),
+        ("←", "<-"),
+        ("·", "-"),
+        ("–", "-"),
+        ("…", "..."),
+        ("µ", "u"),
+        ("⋮", ":"),
+        ("—", "--"),
+    ):
         text = text.replace(sign, plain)
     return text.encode("ascii", "backslashreplace").decode("ascii")

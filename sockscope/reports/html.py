@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SCRIPTS = ("util.js", "table.js", "scale.js", "lanes.js", "detail.js", "main.js")
 """In this order they make the page's script."""
-STYLES = ("page.css", "connections.css", "timeline.css")
+STYLES = ("page.css", "connections.css", "timeline.css", "print.css")
 
 
 def write_html(report: Report, path: Path) -> None:

@@ -141,8 +141,8 @@ def _timeline(items: Sequence[TimelineItem], facts: Sequence[Evidence], report: 
     before = report.info.started_ns
     for index, item in enumerate(items):
         bits = int(item.failed)
-        if index in marks:
-            fact = facts[marks[index]]
+        fact = facts[marks[index]] if index in marks else None
+        if fact is not None:
             bits |= 2 | (4 if (fact.source, fact.ref) in primaries else 0)
         row = (
             item.time_ns - before,
@@ -151,7 +151,7 @@ def _timeline(items: Sequence[TimelineItem], facts: Sequence[Evidence], report: 
             strings(item.actor),
             strings(item.name),
             strings(item.text),
-            strings(item.words),
+            strings(words.meaning(item, fact)),
             bits,
         )
         before = item.time_ns

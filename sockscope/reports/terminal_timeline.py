@@ -93,7 +93,7 @@ def _entries(items: Sequence[TimelineItem], evidence: Sequence[Evidence]) -> lis
             lane=item.lane,
             actor=item.actor,
             text=item.text,
-            meaning=item.words,
+            meaning=words.meaning(item, evidence[marks[index]] if index in marks else None),
             failed=item.failed,
             mark=marks.get(index, -1),
         )
@@ -150,7 +150,7 @@ def _row(table: Table, report: Report, entry: _Entry, ascii_only: bool) -> None:
         actor.append((" " if actor else "") + safe(shown), style)
     line = Text(safe(entry.text), "red" if entry.failed else "bold" if entry.mark == 0 else "")
     if entry.meaning:
-        line.append("  " + safe(entry.meaning), "dim")
+        line.append(f" — {safe(entry.meaning)}", "dim")
     if ascii_only:
         line = Text(words.to_ascii(line.plain))
     table.add_row(mark, Text(words.since_start(entry.time_ns, report.info), "dim"), actor, line)

@@ -284,7 +284,12 @@ def _findings(leaking: int) -> tuple[Finding, ...]:
             ),
             remedy=f"Close the connection in the child right after fork, or open it with SOCK_CLOEXEC. {MARKUP}",
             evidence=(
-                Evidence(source=Source.SYSCALL, time_ns=told + 48_000, ref=7, text='recvfrom(7, "", 1024, 0) = 0'),
+                Evidence(
+                    source=Source.SYSCALL,
+                    time_ns=told + 48_000,
+                    ref=7,
+                    text=f'python3[{SERVER}] recvfrom(7, "", 1024, 0) = 0 (the last read)',
+                ),
                 Evidence(source=Source.PACKET, time_ns=told, ref=7, text="FIN,ACK seq 79 from the peer"),
                 Evidence(
                     source=Source.PROC,

@@ -39,7 +39,7 @@ def test_json_says_what_was_found() -> None:
     assert first["evidence"][0] == {
         "source": "syscall",
         "time_ns": 2_412_048_000,
-        "text": 'recvfrom(7, "", 1024, 0) = 0',
+        "text": 'python3[812] recvfrom(7, "", 1024, 0) = 0 (the last read)',
     }
 
 

@@ -94,7 +94,7 @@ def test_terminal_verbose_tells_the_whole_timeline() -> None:
 def test_terminal_marks_the_primary_evidence() -> None:
     lines = [line for line in printed(example_report(), 120).splitlines() if "▶" in line]
     assert len(lines) == 3
-    assert 'recvfrom(7, "", 1024, 0) = 0' in lines[0]
+    assert 'recvfrom(7, "", 1024, 0) = 0 — the last read; told: ' in lines[0]
 
 
 def test_terminal_with_ten_thousand_connections_stays_short() -> None:

@@ -80,7 +80,7 @@ function createDetail(data, table) {
     dialog.scrollTop = 0;
     if (!events.length) return;
     list.replaceChildren(...events.map(eventRow));
-    lanes.show(events);
+    lanes.show(events, c.last[row]);
     const primary = events.findIndex((e) => e.primary);
     const telling = primary >= 0 ? primary : events.findIndex((e) => e.evidence);
     select(Math.max(0, telling));

@@ -11,6 +11,7 @@ function createLanes(host, onSelect) {
   let events = [];
   let lanes = [];
   let scale = null;
+  let until = 0;
   let view = { from: 0, to: 1 };
   let selected = -1;
   let squeezed = true;
@@ -21,14 +22,15 @@ function createLanes(host, onSelect) {
   const plot = () => Math.max(100, host.clientWidth - gutter() - 12);
   const x = (time) => gutter() + ((scale.place(time) - view.from) / (view.to - view.from)) * plot();
 
-  function show(list) {
+  function show(list, seenUntil) {
     events = list;
+    until = seenUntil;
     const calls = [...new Set(list.filter((e) => e.lane === 2).map((e) => processOf(e.actor)))];
     lanes = [{ kind: 'wire', name: 'wire', height: WIRE_PX }, { kind: 'state', name: 'kernel state', height: STATE_PX },
       ...calls.map((name) => ({ kind: 'call', name, height: CALL_PX }))];
     let top = AXIS_PX;
     for (const lane of lanes) { lane.top = top; top += lane.height + 2; }
-    scale = createScale(list, squeezed);
+    scale = createScale(list, squeezed, until);
     view = { from: 0, to: 1 };
     selected = -1;
     draw();
@@ -88,8 +90,8 @@ function createLanes(host, onSelect) {
   function drawEvent(event, left, width, taken, next) {
     const lane = laneOf(event);
     const start = x(event.time);
-    let end = event.duration < 0 ? width : x(event.time + event.duration);
-    if (event.lane === 1) end = next ? x(next.time) : width;
+    let end = event.duration < 0 ? x(scale.times[scale.times.length - 1]) : x(event.time + event.duration);
+    if (event.lane === 1) end = x(next ? next.time : scale.times[scale.times.length - 1]);
     if (Math.max(end, start + 12) < left || start > width) return null;
     const kinds = ['event', event.lane === 0 ? (event.actor === '->' ? 'out' : 'in') : event.lane === 1 ? `state ${stateClass(event.name)}` : 'call'];
     if (event.failed) kinds.push('failed');
@@ -195,7 +197,7 @@ function createLanes(host, onSelect) {
   return {
     show, select, zoom, pan,
     reset: () => setView(0, 1),
-    squeeze(on) { squeezed = on; const kept = selected; show(events); if (kept >= 0) select(kept); },
+    squeeze(on) { squeezed = on; const kept = selected; show(events, until); if (kept >= 0) select(kept); },
     focus: () => host.querySelector('.event[tabindex="0"]')?.focus({ preventScroll: true }),
   };
 }

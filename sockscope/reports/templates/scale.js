@@ -1,8 +1,11 @@
 // From time to place and back. Places run from 0 to 1 over the whole timeline.
 // Squeezed, a gap takes room by the logarithm of its length, so that a request's microseconds and the
 // seconds of silence after it fit on one screen; true, by its length.
-function createScale(events, squeezed) {
-  const times = [...new Set(events.flatMap((e) => [e.time, e.time + Math.max(0, e.duration)]))].sort((a, b) => a - b);
+// `until`: how long the connection was seen, which may be after its last event.
+function createScale(events, squeezed, until) {
+  const all = events.flatMap((e) => [e.time, e.time + Math.max(0, e.duration)]);
+  const last = Math.max(...all, until);
+  const times = [...new Set([...all, last])].sort((a, b) => a - b);
   if (times.length === 1) times.push(times[0] + 1);
   const places = [0];
   for (let i = 1; i < times.length; i++) {
