@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 SHOWN_BYTES: Final = 64
+HEX_BYTES: Final = 16
 
 _NAMED: Final = {0x07: "\\a", 0x08: "\\b", 0x09: "\\t", 0x0A: "\\n", 0x0B: "\\v", 0x0C: "\\f", 0x0D: "\\r"}
 _PLAIN: Final = tuple(
@@ -49,7 +50,7 @@ def is_text(data: bytes) -> bool:
     return False
 
 
-def hex_line(data: bytes, limit: int = 16) -> str:
+def hex_line(data: bytes, limit: int = HEX_BYTES) -> str:
     """`16 03 01 02 00 …`."""
     return data[:limit].hex(" ") + (" …" if len(data) > limit else "")
 
@@ -65,10 +66,11 @@ def payload_words(data: bytes, total: int, limit: int = 40) -> str:
     if not data:
         return size
     if is_text(data):
-        line = data.split(b"\n", 1)[0].rstrip(b"\r") or data
-        return f"{size}: {quote(line, more=total > len(line), limit=limit)}"
-    line_bytes = data[:16]
-    return f"{size}: {line_bytes.hex(' ')}{' …' if total > len(line_bytes) else ''}"
+        # A line break at the very end is not worth showing.
+        line = data.rstrip(b"\r\n").split(b"\n", 1)[0].rstrip(b"\r") or data
+        rest = total - len(line)
+        return f"{size}: {quote(line, more=rest > 2 or data[len(line) :].strip() != b'', limit=limit)}"
+    return f"{size}: {hex_line(data)}" + (" …" if total > len(data) and len(data) <= HEX_BYTES else "")
 
 
 def plain(data: bytes) -> str:

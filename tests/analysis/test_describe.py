@@ -230,7 +230,7 @@ SMALL = st.one_of(st.integers(0, 16), U64)
 SECTIONS = st.lists(st.tuples(st.sampled_from(Section), st.binary(max_size=80)), max_size=6)
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(
     call=st.one_of(st.sampled_from(Call), st.integers(0, 0xFFFF)),
     args=st.tuples(SMALL, SMALL, SMALL, SMALL, SMALL, SMALL),
@@ -253,7 +253,7 @@ def test_never_raises(
     assert "\n" not in text
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(call=st.sampled_from([c for c in Call if c]), section=st.sampled_from(Section), data=st.binary(max_size=64))
 def test_every_call_with_each_section_cut_anywhere(call: Call, section: Section, data: bytes) -> None:
     assert describe(table(Made(call=call, args=(3, 4096, 5, 4096, 4096, 0), ret=3, sections=((section, data),))), 0)

@@ -101,7 +101,7 @@ def test_durations() -> None:
     ]
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     call=st.sampled_from(Call),
     args=st.tuples(*[st.integers(0, 2**64 - 1)] * 6),

@@ -130,7 +130,7 @@ PARTS = st.sampled_from(
 PAYLOADS = st.one_of(st.binary(max_size=40), st.lists(PARTS, max_size=6).map(b"".join))
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(Direction), PAYLOADS, st.integers(-5, 2000)), max_size=10))
 def test_never_raises_and_never_counts_more_than_there_was(steps: list[tuple[Direction, bytes, int]]) -> None:
     state = Http1State()

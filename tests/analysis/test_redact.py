@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sockscope.analysis.redact import redact, redact_events, redact_packets
@@ -48,6 +48,7 @@ def test_all_else_stays(payload: bytes) -> None:
     assert redact(payload) == payload
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_the_length_stays(payload: bytes) -> None:
     assert len(redact(payload)) == len(payload)
@@ -67,6 +68,7 @@ WORDS = [
 ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from(WORDS), max_size=8), min_size=1, max_size=8))
 def test_a_table_is_masked_like_its_payloads_one_by_one(payloads: list[list[bytes]]) -> None:
     made = [
@@ -102,6 +104,7 @@ def test_a_blob_that_cannot_be_written_is_copied() -> None:
     assert frozen.section(0, Section.PAYLOAD) == b"Cookie: abc"
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=60), max_size=6))
 def test_noise_in_the_blob_is_no_trouble(blobs: list[bytes]) -> None:
     events = table(*(Made(call=Call.read, raw_blob=blob) for blob in blobs))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sockscope.reports.escape import safe
@@ -26,6 +26,7 @@ def test_safe(text: str, shown: str) -> None:
     assert safe(text) == shown
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_nothing_that_controls_is_left(text: str) -> None:
     shown = safe(text)
