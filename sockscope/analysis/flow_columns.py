@@ -24,24 +24,25 @@ REORDERING_NS = 3_000_000
 """Where bytes are missing from the capture or came out of order, a late segment that comes within this
 time of a later one is reordering, not a retransmission (the threshold that Wireshark uses)."""
 
+COPY_NS = 1_000_000
+
 _OFFSET_LIMIT = 1 << 38
 """Sequence offsets within a flow are held within ± this: only nonsense goes further."""
-
-_V4_MAPPED = np.uint64(0xFFFF0000)
 
 
 def endpoints(records: npt.NDArray[np.void]) -> tuple[Words, Words]:
     """Each row's source and destination as numbers: equal exactly where address and port are equal."""
-    halves = [np.ascontiguousarray(records[name]).view("<u8") for name in ("src", "dst")]
-    prefix = np.uint64(0xFFFF) << np.uint64(16)
-    quads = [(h[:, 1] & np.uint64(0xFFFFFFFF), h[:, 1] >> np.uint64(32), h[:, 0]) for h in halves]
-    is_v4 = [(high == 0) & (low == prefix) for low, _, high in quads]
-    if all(mask.all() for mask in is_v4):
-        numbers = [address for _, address, _ in quads]
-    else:
-        numbers = _number_v6(halves, is_v4, [address for _, address, _ in quads])
-    ports = [records[name].astype(np.uint64) for name in ("sport", "dport")]
-    source, destination = (n << np.uint64(16) | p for n, p in zip(numbers, ports, strict=True))
+    halves = [records[name].view("<u8") for name in ("src", "dst")]
+    mapped = np.uint64(0xFFFF0000)
+    low_word, word_bits, port_bits = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(16)
+    is_v4 = [(h[:, 0] == 0) & (h[:, 1] & low_word == mapped) for h in halves]
+    numbers = [h[:, 1] >> word_bits for h in halves]
+    if not all(mask.all() for mask in is_v4):
+        numbers = _number_v6(halves, is_v4, numbers)
+    for number, port in zip(numbers, ("sport", "dport"), strict=True):
+        number <<= port_bits
+        number |= records[port]
+    source, destination = numbers
     return source, destination
 
 
@@ -86,6 +87,32 @@ def group_order(low: Words, high: Words) -> tuple[Ints, Mask]:
         order = np.lexsort((high, low)).astype(np.int64)
         starts[1:] = (low[order[1:]] != low[order[:-1]]) | (high[order[1:]] != high[order[:-1]])
     return order, starts
+
+
+def copies(records: npt.NDArray[np.void], when: Ints) -> Mask:
+    """Packets that another interface showed within a millisecond before: a VLAN and its parent, a bridge and its port.
+
+    Only what is the same in all that TCP says is a copy, so that neither asymmetric routes nor one interface
+    described twice lose anything.
+    """
+    out = np.zeros(len(records), bool)
+    interface = records["interface"]
+    if not len(records) or (interface == interface[0]).all():
+        return out
+    source, destination = endpoints(records)
+    sequence = records["seq"].astype(np.uint64) << np.uint64(32) | records["ack"]
+    rest = (
+        records["payload_bytes"].astype(np.uint64) << np.uint64(32)
+        | records["window"].astype(np.uint64) << np.uint64(16)
+        | records["flags"]
+    )
+    order = np.lexsort((when, rest, sequence, destination, source))
+    before, after = order[:-1], order[1:]
+    same = (when[after] - when[before] <= COPY_NS) & (interface[after] != interface[before])
+    for column in (source, destination, sequence, rest):
+        same &= column[after] == column[before]
+    out[after[same]] = True
+    return out
 
 
 def split_reuse(

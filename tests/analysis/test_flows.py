@@ -263,6 +263,23 @@ def test_reordering_is_not_retransmission_but_a_late_fill_is() -> None:
     assert wire.flow().payload_bytes == (300, 0)
 
 
+def test_copies_on_another_interface_count_once() -> None:
+    wire = Wire().handshake().say(0, "PA", at=1, ack=1, size=10)
+    packets = wire.packets()
+    copied = packets.records.copy()
+    copied["time_ns"] += 2000
+    copied["interface"] = 1
+    # Later, on the other interface: truly sent again.
+    again = packets.records[3:].copy()
+    again["time_ns"] += 300 * MS
+    again["interface"] = 1
+    both = Packets(records=np.concatenate((packets.records, copied, again)), raw=packets.raw)
+    (flow,), packet_flow = build_flows(both, both.records["time_ns"].copy())
+    assert flow.packet_count == (4, 1)
+    assert flow.retransmission_count == (1, 0)
+    assert packet_flow.tolist() == [0] * 4 + [-1] * 4 + [0]
+
+
 def test_sequence_numbers_wrap() -> None:
     wire = Wire(first=2**32 - 50).handshake()
     wire.say(0, "PA", at=1, ack=1, size=100).say(0, "PA", at=101, ack=1, size=100).say(0, "FA", at=201, ack=1)

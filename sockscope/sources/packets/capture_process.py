@@ -96,8 +96,9 @@ class _Recorder:
                 else:
                     self.unwritten_count += packets
                 count += packets
-        if self.sink.failure and not self.notes:
-            self.notes.append(f"packet capture ended early: {self.sink.failure}")
+        ended = f"packet capture ended early: {self.sink.failure}"
+        if self.sink.failure and ended not in self.notes:
+            self.notes.append(ended)
         return count
 
     def reply(self) -> Reply:
@@ -128,6 +129,7 @@ def _start(request: Request) -> _Recorder:
         other_namespace=request.netns_pid is not None,
     )
     rings: list[Ring] = []
+    notes: list[str] = []
     for interface in interfaces:
         try:
             rings.append(
@@ -141,11 +143,13 @@ def _start(request: Request) -> _Recorder:
         except PermissionError as error:
             raise _CannotStartError("no permission to capture packets (CAP_NET_RAW)", _NO_RAW) from error
         except OSError as error:
-            if error.errno == errno.ENODEV:
+            if request.interfaces and error.errno == errno.ENODEV:
                 raise _CannotStartError(
                     f"no network interface named {interface}", "ip -brief link shows them"
                 ) from error
-            raise _CannotStartError(f"cannot capture on {interface}: {error.strerror}") from error
+            notes.append(f"packets of {interface} are not captured: {error.strerror}")
+    if not rings:
+        raise _CannotStartError(notes[0] if notes else "no network interface to capture on is up")
     try:
         descriptor = os.open(request.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -156,7 +160,7 @@ def _start(request: Request) -> _Recorder:
     sink.write(
         section_header("sockscope") + b"".join(interface_description(r.interface, r.link, r.snap_bytes) for r in rings)
     )
-    return _Recorder(rings, sink)
+    return _Recorder(rings, sink, notes=notes)
 
 
 def _enter_namespace(pid: int) -> None:

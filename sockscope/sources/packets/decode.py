@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sockscope.model.packets import PACKET_DTYPE
-from sockscope.sources.packets.offsets import Bytes, Offsets, unaligned
+from sockscope.sources.packets.offsets import Bytes, unaligned
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Column = npt.NDArray[Any]
+"""Integers of any width."""
 
 BATCH_PACKETS = 1 << 16
 """Columns of a batch stay in the CPU's cache."""
@@ -50,31 +53,32 @@ _COOKED = (LinkType.LINUX_SLL, LinkType.LINUX_SLL2)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frames:
-    """Frames to decode: where each lies in the file's bytes, all shape (n,).
+    """Frames to decode: where each lies in the file's bytes, all shape (n,), of any integer dtype.
 
     Attributes:
         start: first captured byte. captured: how many there are. wire: how many there were.
         time_ns: CLOCK_REALTIME. link: LINKTYPE_ number. interface: index of the interface.
     """
 
-    start: Offsets
-    captured: Ints
-    wire: Ints
-    time_ns: Ints
-    link: Ints
-    interface: Ints
+    start: Column
+    captured: Column
+    wire: Column
+    time_ns: Column
+    link: Column
+    interface: Column
 
     def __len__(self) -> int:
         return len(self.start)
 
     def pick(self, which: slice | Mask | Ints) -> Frames:
+        """Some of them, as int64."""
         return Frames(
-            start=self.start[which],
-            captured=self.captured[which],
-            wire=self.wire[which],
-            time_ns=self.time_ns[which],
-            link=self.link[which],
-            interface=self.interface[which],
+            start=self.start[which].astype(np.int64, copy=False),
+            captured=self.captured[which].astype(np.int64, copy=False),
+            wire=self.wire[which].astype(np.int64, copy=False),
+            time_ns=self.time_ns[which].astype(np.int64, copy=False),
+            link=self.link[which].astype(np.int64, copy=False),
+            interface=self.interface[which].astype(np.int64, copy=False),
         )
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sockscope.errors import CannotObserveError, DamagedInputError
 from sockscope.model.packets import Packets
 from sockscope.sources.packets.decode import Frames, decode
-from sockscope.sources.packets.offsets import Bytes, PcapRecords, walk
+from sockscope.sources.packets.offsets import Bytes, PcapRecords, unaligned, walk
 from sockscope.sources.packets.pcapng import PCAPNG_MAGIC, Interface, read_pcapng
 
 MAP_FROM_BYTES = 1 << 29
@@ -136,24 +136,25 @@ def _read_pcap(path: Path, data: Bytes) -> tuple[Frames, tuple[Interface, ...], 
     starts = found.starts
     fields = _pcap_headers(data, starts, order)
     n = len(starts)
+    seconds_ns = fields[:, 0] * np.int64(1_000_000_000)
     frames = Frames(
         start=starts + 16,
         captured=fields[:, 2],
         wire=np.maximum(fields[:, 3], fields[:, 2]),
-        time_ns=fields[:, 0] * 1_000_000_000 + fields[:, 1] * fraction_ns,
-        link=np.full(n, interface.link, np.int64),
-        interface=np.zeros(n, np.int64),
+        time_ns=seconds_ns + fields[:, 1] * np.int64(fraction_ns),
+        # One value for all takes no memory.
+        link=np.broadcast_to(np.int64(interface.link), n),
+        interface=np.broadcast_to(np.int64(0), n),
     )
     return frames, (interface,), _pcap_damage(data, found.stop, form)
 
 
-def _pcap_headers(data: Bytes, starts: npt.NDArray[np.int64], order: str) -> npt.NDArray[np.int64]:
+def _pcap_headers(data: Bytes, starts: npt.NDArray[np.int64], order: str) -> npt.NDArray[np.uint32]:
     """Shape (n, 4): seconds, fraction, captured, original."""
-    out = np.empty((len(starts), 4), np.int64)
-    if len(starts):
-        whole = np.ndarray((len(data) - 15,), "V16", buffer=data.data, strides=(1,))
-        out[:] = whole[starts].view(order + "u4").reshape(-1, 4)
-    return out
+    if not len(starts):
+        return np.zeros((0, 4), np.uint32)
+    headers: npt.NDArray[np.uint32] = unaligned(data, "V16")[starts].view(order + "u4").reshape(-1, 4)
+    return headers
 
 
 def _pcap_damage(data: Bytes, stop: int, form: PcapRecords) -> str | None:

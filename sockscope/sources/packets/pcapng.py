@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.errors import DamagedInputError
-from sockscope.sources.packets.decode import Frames
+from sockscope.sources.packets.decode import Column, Frames
 from sockscope.sources.packets.offsets import SECTION_HEADER, Bytes, Offsets, PcapngBlocks, unaligned, walk
 
 PCAPNG_MAGIC = struct.pack("<I", SECTION_HEADER)
@@ -193,8 +193,8 @@ class _Section:
             starts, total, which, simple = starts[known], total[known], which[known], simple[known]
         if simple.any():
             return self._with_simple(starts, total, which, simple)
-        wire = self._word(starts + 24)
-        captured = np.minimum(self._word(starts + 20), total - 32)
+        wire = self._words[starts + 24]
+        captured = np.minimum(self._words[starts + 20], total - 32)
         return self._made(starts + 28, captured, wire, self._times(starts, which), which)
 
     def _interface_of(self, starts: Offsets, kinds: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
@@ -221,18 +221,25 @@ class _Section:
     def _made(
         self,
         start: Offsets,
-        captured: npt.NDArray[np.int64],
-        wire: npt.NDArray[np.int64],
+        captured: Column,
+        wire: Column,
         time_ns: npt.NDArray[np.int64],
         which: npt.NDArray[np.int64],
     ) -> Frames:
+        if len(self.interfaces) == 1:
+            # One value for all takes no memory.
+            link: Column = np.broadcast_to(np.int64(self.interfaces[0].link), len(start))
+            interface: Column = np.broadcast_to(np.int64(self._first_interface), len(start))
+        else:
+            link = np.array([i.link for i in self.interfaces] or [-1], np.int64)[which]
+            interface = which + self._first_interface
         return Frames(
             start=start,
             captured=captured,
             wire=np.maximum(wire, captured),
             time_ns=time_ns,
-            link=np.array([i.link for i in self.interfaces] or [-1], np.int64)[which],
-            interface=which + self._first_interface,
+            link=link,
+            interface=interface,
         )
 
     def _word(self, at: Offsets) -> npt.NDArray[np.int64]:

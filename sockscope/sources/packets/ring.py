@@ -34,7 +34,8 @@ _HEADER_BYTES = 80
 """Room before the frame's data: TPACKET2_HDRLEN (52) and the link header's 16 bytes, 16-aligned."""
 
 WINDOW_FRAMES = 2048
-"""Frames looked at in one go: their headers fit the CPU's cache."""
+"""Frames looked at in one go, at most: what is made of them fits the CPU's cache."""
+WINDOW_BYTES = 1 << 20
 
 
 def frame_dtype(frame_bytes: int) -> np.dtype[np.void]:
@@ -136,8 +137,9 @@ class Ring:
     def take(self) -> Iterator[Taken]:
         """What has come, in windows; at most one round of the ring, so that it ends under any load."""
         left = len(self._frames)
+        most = max(min(WINDOW_FRAMES, WINDOW_BYTES // self._width), 1)
         while left > 0:
-            window = self._frames[self._head : self._head + min(WINDOW_FRAMES, left)]
+            window = self._frames[self._head : self._head + min(most, left)]
             free = (window["status"] & 1) == 0
             count = int(free.argmax()) if free.any() else len(window)
             if not count:
