@@ -1,4 +1,4 @@
-"""Signals reach the target as if nobody watched; stops stay stops; an interrupted call is told as the program saw it."""
+"""Signals arrive as if nobody watched, stops stay stops, an interrupted call is told as it was for the program."""
 
 from __future__ import annotations
 

@@ -38,6 +38,9 @@ NEWER = MappingProxyType(
 )
 """The same on every architecture since Linux 5.1."""
 
+RENAMED = MappingProxyType({"timerfd": "timerfd_create"})
+"""Names that python-ptrace's x86_64 table has from a kernel before the call's release."""
+
 NOT_TRACED = frozenset({Call.munmap})
 """Has a Call, but happens with every free of a large block and says nothing that exit does not."""
 
@@ -66,7 +69,7 @@ def _names(machine: Machine) -> Mapping[int, str]:
         from ptrace.syscall.linux.x86_64 import SYSCALL_NAMES
     else:
         from ptrace.syscall.linux.aarch64 import SYSCALL_NAMES
-    table: dict[int, str] = {number: name for number, name in SYSCALL_NAMES.items() if number < MAX_NUMBER}
+    table: dict[int, str] = {n: RENAMED.get(name, name) for n, name in SYSCALL_NAMES.items() if n < MAX_NUMBER}
     return {**table, **NEWER}
 
 

@@ -78,8 +78,9 @@ class Helper:
             self.complete_ns = message.complete_ns
             self.dropped_count = message.dropped_count
             self.foreign_count = message.foreign_count
-            if message.segment >= 0:
-                return self._read(message)
+            events = self._read(message) if message.segment >= 0 else None
+            wire.send(self.channel, wire.Free(segment=message.segment))
+            return events
         return None
 
     def _read(self, filled: wire.Filled) -> Events:
@@ -87,7 +88,6 @@ class Helper:
         blob_at = at + self.setup.record_max * self.setup.record_bytes
         records = np.frombuffer(self.memory, EVENT_DTYPE, filled.record_count, at).copy()
         blob = np.frombuffer(self.memory, np.uint8, filled.blob_bytes, blob_at).copy()
-        wire.send(self.channel, wire.Free(segment=filled.segment))
         return Events(records=records, blob=blob)
 
     def release(self) -> None:

@@ -11,6 +11,8 @@ from sockscope.sources.syscalls.ptrace import wire
 from sockscope.sources.syscalls.ptrace.native import Native
 
 EXEC_FAILED = 126
+TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+"""Ignored by a tracer, not by what it launches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,7 @@ def start(loop: Native, order: wire.Launch, numbers: list[int]) -> Child:
 def _become(loop: Native, order: wire.Launch, numbers: list[int], reader: int, writer: int) -> None:
     os.close(writer)
     # Ignored signals, unlike handlers, would pass through exec.
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ):
+    for number in (*TERMINAL_SIGNALS, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     # End of file: the tracer died before the start.
     if os.read(reader, 1) != b"!":

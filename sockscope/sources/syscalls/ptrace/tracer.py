@@ -88,7 +88,7 @@ class Tracer:
         self._stopping = False
         self._launched = 0
         self._kill_at: float | None = None
-        self._refused_at_exec: int | None = None
+        self._sign_unseen = False
 
     def serve(self) -> None:
         """From the order to attach or launch to the end."""
@@ -137,8 +137,10 @@ class Tracer:
         # With no other segment free the present one is better filled further.
         if self._buffer.current is not None and self._buffer.spare and self._loop.used().record_count:
             self._flush()
-        else:
+        elif not self._sign_unseen:
+            # One at a time: a channel full of signs of life would block this process, and so the target.
             self._say(-1, 0, 0)
+            self._sign_unseen = True
 
     def _flush(self) -> None:
         """Hand the present segment over and go on in the next."""
@@ -173,7 +175,10 @@ class Tracer:
             if message is None:
                 self._orphan = True
             elif isinstance(message, wire.Free):
-                self._buffer.release(message.segment)
+                if message.segment < 0:
+                    self._sign_unseen = False
+                else:
+                    self._buffer.release(message.segment)
             elif isinstance(message, wire.Stop):
                 self._stopping = True
 
@@ -218,9 +223,9 @@ def main(channel_fd: int, memory_fd: int) -> None:
         channel_fd: SOCK_SEQPACKET to the main process.
         memory_fd: the shared buffer (memfd).
     """
-    # Ctrl-C goes to the whole foreground group; the main process decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    # The terminal's keys go to the whole foreground group; the main process decides what they mean.
+    for number in launch.TERMINAL_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     # Passed on by inheritance, and no further.
     os.set_inheritable(channel_fd, False)
     channel = socket.socket(fileno=channel_fd)

@@ -54,7 +54,7 @@ class Go:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Free:
-    """The segment was read and may be written again."""
+    """The segment was read and may be written again. -1: the sign of life was seen."""
 
     segment: int
 

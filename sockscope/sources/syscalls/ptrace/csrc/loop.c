@@ -67,10 +67,15 @@ static void resume(const struct task *t, int sig)
     ptrace(S.seccomp && !t->cur.on ? PTRACE_CONT : PTRACE_SYSCALL, t->tid, NULL, (void *)(long)sig);
 }
 
-/* A 32-bit program cannot be followed: it is let go and counted. The guardian still owes it its mask. */
+/* A 32-bit program cannot be followed: it is let go and counted. The guardian still owes it its mask.
+ * With the seccomp filter it runs on untraced but attached: a 64-bit program that it executes would see ENOSYS. */
 static void let_go(struct task *t, int64_t now)
 {
     S.foreign++;
+    if (S.seccomp) {
+        resume(t, 0);
+        return;
+    }
     emit_task(t, TASK_DETACH, now, 0, 0, 0);
     ptrace(PTRACE_DETACH, t->tid, NULL, NULL);
     task_drop(t);
@@ -408,6 +413,9 @@ void ss_init(const void *plans, uint32_t bytes, uint32_t payload, int guard_fd, 
     a.sa_handler = on_term;
     sigaction(SIGTERM, &a, NULL);
     sigaction(SIGHUP, &a, NULL);
+    a.sa_handler = SIG_DFL;
+    a.sa_flags = SA_NOCLDSTOP; /* stops are waited for, they need not be signalled too */
+    sigaction(SIGCHLD, &a, NULL);
     struct itimerval every = {{0, tick_ms * 1000}, {0, tick_ms * 1000}};
     setitimer(ITIMER_REAL, &every, NULL);
 }
@@ -459,8 +467,10 @@ int ss_run(void)
 {
     for (;;) {
         int status;
-        if (S.stop)
+        if (S.stop) {
+            S.stop = 0;
             return RUN_STOP;
+        }
         if (S.ticked) {
             S.ticked = 0;
             adopt_stale(now_ns());
