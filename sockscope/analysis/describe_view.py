@@ -9,6 +9,7 @@ from sockscope.model.calls import FIRST_TASK_EVENT, READS, WRITES, Call
 from sockscope.model.events import EventFlag, Events, Section, unpack_sections
 
 _MULTIPLE = frozenset({Call.sendmmsg, Call.recvmmsg})
+_CALLS = {int(call): call for call in Call}
 _ENTERED_ONLY = int(EventFlag.ENTERED_ONLY)
 """A plain int: an enum's own `&` costs a microsecond."""
 _VECTORS = frozenset({Call.readv, Call.writev, Call.preadv, Call.pwritev, Call.preadv2, Call.pwritev2})
@@ -49,21 +50,22 @@ class View:
 
     @classmethod
     def of(cls, events: Events, event: int) -> View:
-        row = events.records[event]
+        # One conversion for the whole row, in EVENT_DTYPE's order: field by field costs three times as much.
+        enter_ns, exit_ns, ret, args, offset, length, tgid, tid, number, flags = events.records[event].tolist()
         sections: dict[int, bytes] = {}
-        for kind, errno, data in unpack_sections(events.blob_of(event)):
+        for kind, errno, data in unpack_sections(events.blob.data[offset : offset + length]):
             if not (errno and not data):
                 sections.setdefault(kind, data)
         return cls(
-            call=events.call(event),
-            number=int(row["call"]),
-            args=tuple(row["args"].tolist()),
-            ret=int(row["ret"]),
-            flags=int(row["flags"]),
-            tgid=int(row["tgid"]),
-            tid=int(row["tid"]),
-            enter_ns=int(row["enter_ns"]),
-            exit_ns=int(row["exit_ns"]),
+            call=_CALLS.get(number, Call.unknown),
+            number=number,
+            args=tuple(args.tolist()),
+            ret=ret,
+            flags=flags,
+            tgid=tgid,
+            tid=tid,
+            enter_ns=enter_ns,
+            exit_ns=exit_ns,
             sections=sections,
         )
 

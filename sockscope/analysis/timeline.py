@@ -15,7 +15,6 @@ from sockscope.analysis.timeline_events import EventPicker
 from sockscope.analysis.timeline_wire import WireTeller
 from sockscope.model.calls import READS
 from sockscope.model.connections import Connection, Protocol
-from sockscope.model.events import Events
 from sockscope.model.report import Lane, TimelineItem
 from sockscope.model.tcp import TcpState
 
@@ -127,7 +126,7 @@ class Timelines:
             time_ns=view.time_ns,
             duration_ns=view.duration_ns,
             lane=Lane.SYSCALL,
-            actor=actor(session, session.events, event),
+            actor=actor(session, view.tgid, view.tid),
             name=view.call.name,
             text=describe_view(view),
             words=words,
@@ -141,10 +140,8 @@ def timeline(session: Session, connection: int, *, limit: int = 200) -> list[Tim
     return Timelines(session)(connection, limit=limit)
 
 
-def actor(session: Session, events: Events, event: int) -> str:
+def actor(session: Session, tgid: int, tid: int) -> str:
     """`comm[tgid]`, or `comm[tgid/tid]` for a thread that does not lead its process."""
-    row = events.records[event]
-    tgid, tid = int(row["tgid"]), int(row["tid"])
     return f"{session.comm(tgid)}[{tgid}]" if tid == tgid else f"{session.comm(tgid)}[{tgid}/{tid}]"
 
 
