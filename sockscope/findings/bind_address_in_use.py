@@ -236,7 +236,7 @@ def _held_by_other(session: Session, address: Address, rows: list[int]) -> _Caus
         holder = Holder(tgid=tgid, comm=comm, fd=fd)
         held = f"{comm}[{tgid}] (fd {fd})" if comm != "?" else f"process {tgid} (fd {fd})"
     return _Cause(
-        words=f"{held} listens on port {address.port}.",
+        words=f"Port {address.port} is listened on by {held}.",
         title=f"{held} listens there",
         remedy=f"End {held} first (`ss -ltnp 'sport = :{address.port}'` shows it), or take another port.",
         certain=True,

@@ -1,0 +1,111 @@
+"""Writes of which a stream socket took only a part: how much was asked for, taken and left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sockscope.analysis.session import Ids, Session
+from sockscope.model.calls import Call
+from sockscope.model.connections import Protocol
+from sockscope.model.events import Events, Section
+
+PLAIN = np.array([Call.write, Call.sendto], np.uint16)
+"""One buffer: args[1] is its address, args[2] its length."""
+VECTORS = np.array([Call.writev, Call.sendmsg], np.uint16)
+"""Several buffers: the length is in IOV_TOTAL."""
+
+_HEADER_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partial:
+    """One write of which `taken` of `asked` bytes were taken.
+
+    Attributes:
+        buffer: its address; 0 for vectors.
+    """
+
+    event: int
+    connection: int
+    asked: int
+    taken: int
+    buffer: int
+
+    @property
+    def left(self) -> int:
+        return self.asked - self.taken
+
+
+def partial_writes(session: Session) -> list[Partial]:
+    """Every write on a stream connection that was taken in part, in no order.
+
+    sendfile is left out: it also stops short at the end of the file.
+    """
+    records = session.events.records
+    on_stream = np.zeros(len(session.connections) + 1, np.bool_)
+    on_stream[[c.id for c in session.connections if c.protocol is not Protocol.UDP]] = True
+    took = (records["ret"] > 0) & (session.event_connection >= 0)
+    took &= on_stream[session.event_connection]
+    plain = np.nonzero(took & np.isin(records["call"], PLAIN))[0]
+    asked = records["args"][plain, 2].astype(np.int64)
+    short = asked > records["ret"][plain]
+    vectors = np.nonzero(took & np.isin(records["call"], VECTORS))[0]
+    totals = iov_totals(session.events, vectors)
+    short_vectors = totals > records["ret"][vectors]
+    rows = np.concatenate([plain[short], vectors[short_vectors]])
+    sizes = np.concatenate([asked[short], totals[short_vectors]])
+    return [
+        Partial(
+            event=event,
+            connection=int(session.event_connection[event]),
+            asked=size,
+            taken=int(records["ret"][event]),
+            buffer=int(records["args"][event][1]) if int(records["call"][event]) in PLAIN else 0,
+        )
+        for event, size in zip(rows.tolist(), sizes.tolist(), strict=True)
+    ]
+
+
+def requested(session: Session, event: int) -> int:
+    """Bytes that a write asked to be taken; -1 where it is not known (sendfile among others)."""
+    row = session.events.records[event]
+    if int(row["call"]) in PLAIN:
+        return int(row["args"][2])
+    if int(row["call"]) in VECTORS:
+        return int(iov_totals(session.events, np.array([event], np.int64))[0])
+    return -1
+
+
+def iov_totals(events: Events, rows: Ids) -> npt.NDArray[np.int64]:
+    """IOV_TOTAL of each event, -1 where it has none. Walks all blobs at once, a section a step.
+
+    Args:
+        rows: shape (k,), event rows.
+
+    Returns:
+        shape (k,), int64, bytes.
+    """
+    blob = events.blob
+    totals = np.full(len(rows), -1, np.int64)
+    at = events.records["blob_offset"][rows].astype(np.int64)
+    end = np.minimum(at + events.records["blob_bytes"][rows].astype(np.int64), len(blob))
+    live = np.nonzero(at + _HEADER_BYTES <= end)[0]
+    at = at[live]
+    while len(live):
+        length = _little(blob, at + 4, 4)
+        after = at + _HEADER_BYTES + length
+        hit = (blob[at] == Section.IOV_TOTAL) & (length == 8) & (after <= end[live])
+        totals[live[hit]] = _little(blob, at[hit] + _HEADER_BYTES, 8)
+        going = ~hit & (after + _HEADER_BYTES <= end[live])
+        live, at = live[going], after[going]
+    return totals
+
+
+def _little(blob: npt.NDArray[np.uint8], at: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    value = np.zeros(len(at), np.int64)
+    for number in range(size):
+        value |= blob[at + number].astype(np.int64) << (8 * number)
+    return value
