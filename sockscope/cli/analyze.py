@@ -15,7 +15,9 @@ EXAMPLES = "Examples: sockscope analyze rec/ | sockscope analyze --pcap customer
 
 
 def analyze(
-    recording: Annotated[Path | None, typer.Argument(metavar="[RECORDING]", help="A folder that --output made.")] = None,
+    recording: Annotated[
+        Path | None, typer.Argument(metavar="[RECORDING]", help="A folder that --output made.")
+    ] = None,
     pcap: Annotated[Path | None, typer.Option("--pcap", metavar="FILE", help="A pcap or pcapng file.")] = None,
     port: Annotated[
         list[int] | None, typer.Option("--port", "-p", metavar="N", help="The server's port; may be repeated.")

@@ -35,10 +35,11 @@ def attach(
     """
     wanted = Output(html=html, json=json, select=select, ignore=ignore, fail_on=fail_on, verbose=verbose)
     wanted.check()
-    from sockscope.cli.live import live_watcher
     from sockscope.cli.watch import watch
+    from sockscope.pipeline.live import LiveView
     from sockscope.pipeline.options import EngineChoice, RecordOptions
     from sockscope.pipeline.record import Watcher
+    from sockscope.reports.live import live_printer
 
     record_options = RecordOptions(
         pids=(pid,),
@@ -50,6 +51,9 @@ def attach(
         packets=not no_packets,
         sockets=not no_sockets,
     )
-    watcher = Watcher() if wanted.json_to_stdout else live_watcher()
-    code, _ = watch(record_options, wanted, keep=output, watcher=watcher, show_progress=wanted.json_to_stdout)
+    if wanted.json_to_stdout:
+        code, _ = watch(record_options, wanted, keep=output, watcher=Watcher())
+        return code
+    view = LiveView(live_printer())
+    code, _ = watch(record_options, wanted, keep=output, watcher=view.watcher, show_progress=False, done=view.finish)
     return code

@@ -88,9 +88,7 @@ IgnoreOption = Annotated[
         "--ignore", metavar="SLUG,…", help="Not these rules.", autocompletion=complete_slug, rich_help_panel=_OUT
     ),
 ]
-FailOnOption = Annotated[
-    FailOn, typer.Option("--fail-on", help="Exit 1 from this severity on.", rich_help_panel=_OUT)
-]
+FailOnOption = Annotated[FailOn, typer.Option("--fail-on", help="Exit 1 from this severity on.", rich_help_panel=_OUT)]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Every connection, every piece of evidence.", rich_help_panel=_OUT)
 ]

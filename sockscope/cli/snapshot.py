@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,16 +93,28 @@ def snapshot(
     if json_path is not None and json_path != "-":
         check_writable(Path(json_path))
     states = [parse_state(text) for text in state] if state else None
-    scan = ForkedScan()
     while True:
-        found = _look(
-            scan, port or None, pid, states, udp=udp, unix=unix, everything=everything, info=info, js=json_path
-        )
-        _show(found, json_path, info=info, watch=watch)
+        scan = ForkedScan()
+        with _no_collections():
+            found = _look(
+                scan, port or None, pid, states, udp=udp, unix=unix, everything=everything, info=info, js=json_path
+            )
+            _show(found, json_path, info=info, watch=watch)
         if not watch:
             return
         time.sleep(seconds or DEFAULT_WATCH_S)
-        scan = ForkedScan()
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """A hundred thousand lines make no cycles, but the collector would look through them again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _look(

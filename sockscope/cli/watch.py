@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 
 def watch(
-    options: RecordOptions, output: Output, *, keep: Path | None, watcher: Watcher, show_progress: bool = True
+    options: RecordOptions,
+    output: Output,
+    *,
+    keep: Path | None,
+    watcher: Watcher,
+    show_progress: bool = True,
+    done: Callable[[], None] = lambda: None,
 ) -> tuple[int, Recorded]:
     """Record, then report.
 
@@ -30,6 +36,7 @@ def watch(
         keep: where the recording stays; None: it is removed afterwards.
         watcher: hooks of the caller; its `stop` is set by SIGINT and SIGTERM.
         show_progress: a line on stderr while watching (terminal only).
+        done: called between the watching and the report.
 
     Returns:
         The exit code of the report, and what `record` says.
@@ -41,6 +48,7 @@ def watch(
         if show_progress and sys.stderr.isatty():
             watcher.on_progress = _progress_line(options)
         recorded = record(options, folder, watcher)
+        done()
         if show_progress and sys.stderr.isatty():
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
         code = output.emit(load_session(recorded.folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.text import Text
@@ -28,6 +29,16 @@ def print_batch(batch: LiveBatch, *, console: Console, started_ns: int) -> None:
     if batch.left_out_count:
         note = Text(f"          … {counted(batch.left_out_count, 'event')} more, faster than can be shown", style="dim")
         console.print(note, soft_wrap=True, highlight=False)
+
+
+def live_printer() -> Callable[[LiveBatch, int], None]:
+    """A function that prints batches on standard output."""
+    console = Console(highlight=False)
+
+    def show(batch: LiveBatch, started_ns: int) -> None:
+        print_batch(batch, console=console, started_ns=started_ns)
+
+    return show
 
 
 def line_text(line: LiveLine, started_ns: int) -> Text:

@@ -1,0 +1,90 @@
+"""The live view's side of a session: batches become lines, and a slow terminal holds nothing up."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from sockscope.analysis.live import LiveNarrator
+from sockscope.errors import SockscopeError
+from sockscope.model.events import Events
+from sockscope.model.live import LiveBatch
+from sockscope.model.seed import FileKind, Seed
+from sockscope.model.sockaddr import from_key
+from sockscope.model.tcp import TcpState
+from sockscope.pipeline import clock
+from sockscope.pipeline.record import Watcher
+from sockscope.sources.sockets.sock_diag import dump
+
+Show = Callable[[LiveBatch, int], None]
+"""Gets lines and the CLOCK_MONOTONIC ns that times are counted from."""
+
+LINES_A_BATCH = 100
+QUEUE_BATCHES = 50
+
+
+class LiveView:
+    """Narrates in the recording thread, shows in another, and drops (counted) what that cannot take.
+
+    Args:
+        show: prints one batch of lines.
+    """
+
+    def __init__(self, show: Show) -> None:
+        self._show = show
+        self._narrator: LiveNarrator | None = None
+        self._started_ns = clock.sample()[0]
+        self._left_out_count = 0
+        self._queue: queue.Queue[LiveBatch | None] = queue.Queue(QUEUE_BATCHES)
+        self._thread = threading.Thread(target=self._print, daemon=True)
+        self.watcher = Watcher(on_ready=self._begin, on_events=self._tell)
+
+    def _begin(self, tgids: tuple[int, ...], seed: Seed) -> None:
+        self._narrator = LiveNarrator(seed, _labels(seed))
+        self._started_ns = clock.sample()[0]
+        self._thread.start()
+
+    def _tell(self, events: Events, complete_ns: int) -> None:
+        assert self._narrator is not None
+        self._put(self._narrator.feed(events, complete_ns, max_lines=LINES_A_BATCH))
+
+    def _put(self, batch: LiveBatch) -> None:
+        left_out = batch.left_out_count + self._left_out_count
+        if not batch.lines and not left_out:
+            return
+        try:
+            self._queue.put_nowait(LiveBatch(lines=batch.lines, left_out_count=left_out))
+            self._left_out_count = 0
+        except queue.Full:
+            self._left_out_count = left_out + len(batch.lines)
+
+    def finish(self) -> None:
+        """Show what was held back; returns when all is shown, or after two seconds of a stuck terminal."""
+        if self._narrator is None:
+            return
+        self._put(self._narrator.finish())
+        try:
+            self._queue.put(None, timeout=2)
+        except queue.Full:
+            return
+        self._thread.join(2)
+
+    def _print(self) -> None:
+        while (batch := self._queue.get()) is not None:
+            self._show(batch, self._started_ns)
+
+
+def _labels(seed: Seed) -> dict[int, str]:
+    """Socket inode → peer, for the connections that are there at attach."""
+    wanted = seed.fds["inode"][seed.fds["kind"] == FileKind.SOCKET]
+    if not len(wanted):
+        return {}
+    try:
+        rows = dump(time_ns=0, snapshot=0, tcp_info=False)
+    except SockscopeError:
+        return {}
+    rows = rows[np.isin(rows["inode"], wanted) & (rows["state"] != TcpState.LISTEN) & (rows["peer_port"] > 0)]
+    return {int(row["inode"]): str(from_key(row["peer"].tobytes(), int(row["peer_port"]))) for row in rows}
