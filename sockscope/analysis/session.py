@@ -31,7 +31,8 @@ class Grouping:
         picked = ids[order]
         by_id = np.argsort(picked, kind="stable")
         self._rows: Ids = order[by_id]
-        self._keys = picked[by_id]
+        # searchsorted converts keys of another type than its question's, all of them, at every question.
+        self._keys = picked[by_id].astype(np.int64)
 
     def of(self, wanted: int) -> Ids:
         """Rows of one id, in order; empty where there are none."""
