@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import add
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,6 +59,14 @@ class _Hosts(dict[bytes, str]):
         address = Address.inet(key.ljust(16, b"\0"), 0)
         text = address.host if address.family == Family.INET else f"[{address.host}]"
         self[key] = text
+        return text
+
+
+class _Numbers(dict[int, str]):
+    """Numbers → text, each made once."""
+
+    def __missing__(self, key: int) -> str:
+        self[key] = text = str(key)
         return text
 
 
@@ -113,8 +122,9 @@ def columns(snapshot: Snapshot, order: npt.NDArray[np.int64], *, info: bool = Fa
 
 def _endpoint(records: npt.NDArray[np.void], side: str, hosts: _Hosts) -> tuple[list[str], list[str]]:
     keys = np.ascontiguousarray(records[side]).view("S16").ravel().tolist()
-    ports = records[f"{side}_port"].tolist()
-    return list(map(hosts.__getitem__, keys)), ["*" if port == 0 else str(port) for port in ports]
+    # Looked up: a hundred thousand str() calls are dearer than the table.
+    texts = ["*", *map(str, range(1, 65536))] if len(records) > 20_000 else _Numbers({0: "*"})
+    return list(map(hosts.__getitem__, keys)), list(map(texts.__getitem__, records[f"{side}_port"].tolist()))
 
 
 def _state_names(records: npt.NDArray[np.void]) -> list[str]:
@@ -137,9 +147,9 @@ def _owner_spans(snapshot: Snapshot, records: npt.NDArray[np.void]) -> tuple[lis
 
 
 def _owner_texts(snapshot: Snapshot, records: npt.NDArray[np.void]) -> list[str]:
-    owners = snapshot.sockets.owners
-    names = {tgid: f"{safe(comm)}[{tgid}] fd " for tgid, comm in snapshot.comms.items()}
-    each = [names.get(tgid, f"?[{tgid}] fd ") + str(fd) for tgid, fd in zip(*_pair(owners), strict=True)]
+    tgids, fds = _pair(snapshot.sockets.owners)
+    names = {tgid: f"{safe(snapshot.comms.get(tgid, '?'))}[{tgid}] fd " for tgid in set(tgids)}
+    each = list(map(add, map(names.__getitem__, tgids), map(_Numbers().__getitem__, fds)))
     return [
         "" if begin == end else each[begin] if end - begin == 1 else ", ".join(each[begin:end])
         for begin, end in zip(*_owner_spans(snapshot, records), strict=True)
@@ -240,29 +250,50 @@ def _state_counts(snapshot: Snapshot, mine: npt.NDArray[np.bool_]) -> Iterator[s
 def plain(snapshot: Snapshot, *, info: bool = False) -> str:
     """Wide text, one line a socket, nothing cut: for pipes and files. Ends with a line break."""
     cells = columns(snapshot, ordered(snapshot), info=info)
-    local_width = max(map(len, set(cells.local_host)), default=0)
-    peer_width = max(map(len, set(cells.peer_host)), default=0)
-    owner_width = min(60, max(map(len, cells.owners), default=0))
-    head = f"{'Proto':5} {'State':11} {'Recv-Q':>7} {'Send-Q':>7} {'Local':>{local_width}}:{'Port':6} "
-    head += f"{'Peer':>{peer_width}}:{'Port':6} {'Owners':{owner_width}} {'Cause' + (' / info' if info else '')}"
-    line = f"%-5s %-11s %7d %7d %{local_width}s:%-6s %{peer_width}s:%-6s %-{owner_width}s %s"
     last = cells.cause
     if info:
         last = [f"{cause}  {more}" if cause else more for cause, more in zip(cells.cause, cells.info, strict=True)]
-    rows = zip(
-        cells.kind,
-        cells.state,
-        cells.recv_q,
-        cells.send_q,
-        cells.local_host,
-        cells.local_port,
-        cells.peer_host,
-        cells.peer_port,
-        cells.owners,
-        last,
-        strict=True,
+    lines = map(
+        _line,
+        _padded(["Proto", *cells.kind]),
+        _padded(["State", *cells.state]),
+        _padded(["Recv-Q", *map(str, cells.recv_q)], right=True),
+        _padded(["Send-Q", *map(str, cells.send_q)], right=True),
+        _padded(["Local", *cells.local_host], right=True),
+        _padded(["Port", *cells.local_port]),
+        _padded(["Peer", *cells.peer_host], right=True),
+        _padded(["Port", *cells.peer_port]),
+        # A few long lists must not push everything apart.
+        _padded(["Owners", *cells.owners], at_most=60),
+        ["Cause / info" if info else "Cause", *last],
     )
-    return "\n".join([summary(snapshot), head.rstrip(), *map(line.__mod__, rows), ""])
+    return "\n".join([summary(snapshot), *lines, ""])
+
+
+def _padded(texts: list[str], *, right: bool = False, at_most: int = 200) -> list[str]:
+    """A column of one width; longer cells than `at_most` stay whole and stick out."""
+    different = set(texts)
+    width = min(at_most, max(map(len, different)))
+    if len(different) * 4 > len(texts):
+        return [text.rjust(width) for text in texts] if right else [text.ljust(width) for text in texts]
+    made = {text: text.rjust(width) if right else text.ljust(width) for text in different}
+    return list(map(made.__getitem__, texts))
+
+
+def _line(
+    kind: str,
+    state: str,
+    recv_q: str,
+    send_q: str,
+    local: str,
+    local_port: str,
+    peer: str,
+    peer_port: str,
+    owners: str,
+    last: str,
+) -> str:
+    text = f"{kind} {state} {recv_q} {send_q} {local}:{local_port} {peer}:{peer_port} {owners} {last}"
+    return text if last else text.rstrip()
 
 
 _STYLES = {

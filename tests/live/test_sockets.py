@@ -244,14 +244,16 @@ c = socket.create_connection(('127.0.0.1', PORT))
 pair = socket.socketpair()
 print(c.getsockname()[1], os.fstat(pair[0].fileno()).st_ino, flush=True)
 """
-    with listener() as server:
-        with python_process(body.replace("PORT", str(server.getsockname()[1]))) as (pid, (port, inode)):
-            sampler = Sampler(ports=[], tgids=[pid])
-            sampler.start()
-            found = sampler.stop().records
-            assert int(port) in found["local_port"].tolist()
-            assert int(inode) in found["inode"].tolist()
-            assert server.getsockname()[1] not in found["local_port"].tolist()
+    with (
+        listener() as server,
+        python_process(body.replace("PORT", str(server.getsockname()[1]))) as (pid, (port, inode)),
+    ):
+        sampler = Sampler(ports=[], tgids=[pid])
+        sampler.start()
+        found = sampler.stop().records
+        assert int(port) in found["local_port"].tolist()
+        assert int(inode) in found["inode"].tolist()
+        assert server.getsockname()[1] not in found["local_port"].tolist()
 
 
 def test_all_tables_at_once() -> None:

@@ -67,8 +67,7 @@ def message_offsets(words: Words) -> tuple[Rows, Rows]:
         Offsets in words and lengths in bytes, both shape (messages,). A cut or senseless tail is left out.
     """
     whole = len(words)
-    scalar = words.tobytes()
-    view = memoryview(scalar).cast("I")
+    view = words.data
     parts: list[Rows] = []
     at = 0
     while at + HEADER_BYTES // 4 <= whole:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Iterable
 
 import numpy as np
+import numpy.typing as npt
 
 from sockscope.errors import CannotObserveError
 from sockscope.model.snapshot import Snapshot, causes
@@ -13,16 +14,16 @@ from sockscope.model.sockaddr import Family
 from sockscope.model.sockets import Sockets
 from sockscope.model.tcp import TcpState
 from sockscope.sources.sockets import procfs
-from sockscope.sources.sockets.fd_scan import FdScan
+from sockscope.sources.sockets.fd_scan import Scan
 from sockscope.sources.sockets.listeners import descendants
 from sockscope.sources.sockets.netns import in_netns
-from sockscope.sources.sockets.owners import owner_table
+from sockscope.sources.sockets.owners import owner_table, owners
 from sockscope.sources.sockets.sock_diag import ALL_STATES, TCP_QUERIES, Query, dump, state_mask
 
 
 def look(
     *,
-    scan: FdScan,
+    scan: Scan,
     families: Iterable[Query] = TCP_QUERIES,
     ports: Collection[int] | None = None,
     pid: int | None = None,
@@ -53,6 +54,9 @@ def look(
         # Also wanted where the filter hides them: they tell what waits for accept.
         listeners = in_netns(pid, lambda: dump(states=state_mask([TcpState.LISTEN]), tcp_info=False))
     held, unreadable = owner_table(scan)
+    hidden = unreadable > 0 or not procfs.sees_every_process()
+    if not hidden:
+        held = _with_latecomers(held, rows)
     if pid is not None:
         mine = np.isin(held["tgid"], descendants([pid]))
         inodes = held["inode"][mine]
@@ -64,11 +68,25 @@ def look(
     owned = np.isin(rows["inode"], held["inode"])
     return Snapshot(
         sockets=Sockets(records=rows, owners=held),
-        causes=causes(rows, owned, listeners, owners_may_hide=unreadable > 0 or not procfs.sees_every_process()),
+        causes=causes(rows, owned, listeners, owners_may_hide=hidden),
         comms=_comms(np.unique(held["tgid"]).tolist()),
         realtime_ns=realtime_ns,
         unreadable_count=unreadable,
     )
+
+
+def _with_latecomers(held: npt.NDArray[np.void], rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """Owners, with those of sockets that came to be after the scan had passed their process.
+
+    Without that a fresh connection would be called orphaned.
+    """
+    held_by_nobody = rows["inode"][(rows["inode"] != 0) & (rows["state"] != TcpState.LISTEN)]
+    missing = np.setdiff1d(held_by_nobody, held["inode"])
+    if not len(missing):
+        return held
+    late, _ = owners(inodes=missing)
+    whole = np.concatenate([held, late])
+    return whole[np.argsort(whole["inode"], kind="stable")]
 
 
 def _comms(tgids: Iterable[int]) -> dict[int, str]:

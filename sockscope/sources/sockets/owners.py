@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.model.sockets import OWNER_DTYPE
-from sockscope.sources.sockets.fd_scan import FdScan
+from sockscope.sources.sockets.fd_scan import FdScan, Scan
 
 
 def owners(
@@ -30,7 +30,7 @@ def owners(
     return owner_table(FdScan(tgids, workers=workers), inodes)
 
 
-def owner_table(scan: FdScan, inodes: npt.NDArray[np.uint64] | None = None) -> tuple[npt.NDArray[np.void], int]:
+def owner_table(scan: Scan, inodes: npt.NDArray[np.uint64] | None = None) -> tuple[npt.NDArray[np.void], int]:
     """The same from a scan that was started earlier."""
     parts, unreadable = scan.result()
     out = np.zeros(sum(len(fds) for _, fds, _ in parts), OWNER_DTYPE)
