@@ -50,10 +50,7 @@ def _number_v6(halves: list[npt.NDArray[np.uint64]], is_v4: list[Mask], v4: list
     """IPv6 addresses are numbered from 2**32 on, above all IPv4 ones."""
     rest = [~mask for mask in is_v4]
     wide = np.concatenate([h[mask] for h, mask in zip(halves, rest, strict=True)])
-    order = np.lexsort((wide[:, 1], wide[:, 0]))
-    ordered = wide[order]
-    new = np.ones(len(order), bool)
-    new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    order, new = group_order(wide[:, 0], wide[:, 1])
     ids = np.empty(len(order), np.uint64)
     ids[order] = np.cumsum(new).astype(np.uint64) + np.uint64(2**32)
     split = int(rest[0].sum())
@@ -89,24 +86,32 @@ def group_order(low: Words, high: Words) -> tuple[Ints, Mask]:
     return order, starts
 
 
-def copies(records: npt.NDArray[np.void], when: Ints) -> Mask:
-    """Packets that another interface showed within a millisecond before: a VLAN and its parent, a bridge and its port.
+def copies(records: npt.NDArray[np.void], rows: Ints, packet_ns: Ints) -> Mask:
+    """Which rows another interface showed within a millisecond before: a VLAN and its parent, a bridge and its port.
 
     Only what is the same in all that TCP says is a copy, so that neither asymmetric routes nor one interface
     described twice lose anything.
+
+    Args:
+        records, packet_ns: the whole table. rows: shape (n,), TCP rows in order of time.
+
+    Returns:
+        Shape (n,).
     """
-    out = np.zeros(len(records), bool)
-    interface = records["interface"]
-    if not len(records) or (interface == interface[0]).all():
+    out = np.zeros(len(rows), bool)
+    interface = records["interface"][rows]
+    if (interface == interface[0]).all():
         return out
-    source, destination = endpoints(records)
-    sequence = records["seq"].astype(np.uint64) << np.uint64(32) | records["ack"]
+    picked, when = records[rows], packet_ns[rows]
+    source, destination = endpoints(picked)
+    sequence = picked["seq"].astype(np.uint64) << np.uint64(32) | picked["ack"]
     rest = (
-        records["payload_bytes"].astype(np.uint64) << np.uint64(32)
-        | records["window"].astype(np.uint64) << np.uint64(16)
-        | records["flags"]
+        picked["payload_bytes"].astype(np.uint64) << np.uint64(32)
+        | picked["window"].astype(np.uint64) << np.uint64(16)
+        | picked["flags"]
     )
-    order = np.lexsort((when, rest, sequence, destination, source))
+    spread = np.uint64(0x9E3779B97F4A7C15)
+    order, _ = group_order(source * spread ^ sequence, destination * spread ^ rest)
     before, after = order[:-1], order[1:]
     same = (when[after] - when[before] <= COPY_NS) & (interface[after] != interface[before])
     for column in (source, destination, sequence, rest):

@@ -73,12 +73,11 @@ def build_flows(packets: Packets, packet_ns: Ints) -> tuple[list[Flow], npt.NDAr
     if not len(rows):
         return [], packet_flow
     when = packet_ns[rows]
-    copied = copies(records[rows] if len(rows) < len(records) else records, when)
-    if copied.any():
-        rows, when = rows[~copied], when[~copied]
     if (when[1:] < when[:-1]).any():
-        by_time = np.argsort(when, kind="stable")
-        rows = rows[by_time]
+        rows = rows[np.argsort(when, kind="stable")]
+    copied = copies(records, rows, packet_ns)
+    if copied.any():
+        rows = rows[~copied]
     whole = len(rows) == len(records) and bool((rows[1:] > rows[:-1]).all())
     table = _Sorted.of(records if whole else records[rows], packet_ns if whole else packet_ns[rows])
     packet_flow[rows[table.order]] = table.flow

@@ -29,6 +29,7 @@ from scapy.layers.l2 import (  # type: ignore[import-untyped,unused-ignore]
 from scapy.packet import Packet, Raw  # type: ignore[import-untyped,unused-ignore]
 
 from sockscope.errors import CannotObserveError, DamagedInputError
+from sockscope.sources.packets import files
 from sockscope.sources.packets.files import PacketFile, read_packets
 from tests.sources.packets import captures
 from tests.sources.packets.captures import Frame
@@ -258,6 +259,17 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         read_packets(tmp_path / "none")
     with pytest.raises(CannotObserveError, match="directory"):
         read_packets(tmp_path)
+
+
+def test_large_files_are_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = captures.pcap([Frame(data=framed(Ether(), p)) for p in INNER])
+    plain = read(tmp_path, data)
+    monkeypatch.setattr(files, "MAP_FROM_BYTES", 1)
+    mapped = read(tmp_path, data)
+    assert (mapped.packets.records == plain.packets.records).all()
+    assert mapped.packets.payload_of(2) == plain.packets.payload_of(2)
+    with pytest.raises(DamagedInputError, match="is empty"):
+        read(tmp_path, b"")
 
 
 def test_header_only_is_a_capture_of_nothing(tmp_path: Path) -> None:
