@@ -1,0 +1,85 @@
+"""unaccepted-connection: who waits in the accept queue, and for what."""
+
+from __future__ import annotations
+
+from sockscope.model.calls import Call
+from sockscope.model.events import EventFlag
+from sockscope.model.findings import Confidence, Severity
+from sockscope.model.seed import FileKind
+from sockscope.model.tcp import TcpState
+from tests.analysis.builders import Script
+from tests.findings.conftest import MS, SERVER, Run, S, accept, ask, peer, server
+
+SLUG = "unaccepted-connection"
+
+
+def shown(script: Script, *numbers: int, at: int, state: TcpState = TcpState.ESTABLISHED) -> None:
+    """A snapshot: the listener, and clients nobody has accepted."""
+    script.snapshot(at=at)
+    script.socket_row(SERVER, None, TcpState.LISTEN, inode=3, recv_q=len(numbers), send_q=16, owners=[(100, 3)])
+    for number in numbers:
+        script.socket_row(SERVER, peer(number), state, cookie=50 + number)
+
+
+def stuck() -> Script:
+    """The only thread reads from one client, two others wait from 1 s on."""
+    script = server()
+    accept(script, 0, 7, at=100 * MS)
+    ask(script, 0, 7)
+    script.event(100, 100, Call.recvfrom, 0, 4096, fd=7, at=200 * MS, flags=EventFlag.ENTERED_ONLY)
+    return script
+
+
+def test_locked_out_by_an_idle_client(run: Run) -> None:
+    script = stuck()
+    for at in (1000, 1500, 2000, 2500):
+        shown(script, 1, 2, at=at * MS)
+    (finding,) = run(script.ends(2600 * MS).session(), SLUG)
+    assert (finding.severity, finding.confidence, finding.count) == (Severity.ERROR, Confidence.CERTAIN, 2)
+    assert (finding.tgid, finding.fd) == (100, 3)
+    assert "recvfrom(7)" in finding.explanation
+    assert "backlog is 16" in finding.explanation
+
+
+def test_clients_that_gave_up_are_counted(run: Run) -> None:
+    script = stuck()
+    for at in (1000, 1500, 2500):
+        shown(script, 1, at=at * MS, state=TcpState.CLOSE_WAIT)
+    (finding,) = run(script.ends(3 * S).session(), SLUG)
+    assert "1 client of these gave up" in finding.explanation
+
+
+def test_a_queue_that_is_filled_for_a_moment_is_health(run: Run) -> None:
+    script = stuck()
+    shown(script, 1, at=1000 * MS)
+    shown(script, 1, at=1500 * MS)
+    shown(script, 2, at=2000 * MS)
+    shown(script, 2, 3, at=2500 * MS)
+    assert not run(script.ends(2600 * MS).session(), SLUG)
+
+
+def test_accepted_before_the_end(run: Run) -> None:
+    script = stuck()
+    for at in (1000, 1500, 2500):
+        shown(script, 1, at=at * MS)
+    shown(script, at=3000 * MS)
+    assert not run(script.ends(4 * S).session(), SLUG)
+
+
+def test_slow_but_accepting_is_a_warning(run: Run) -> None:
+    script = server()
+    for at in (1000, 1500, 2000, 2500):
+        shown(script, 9, at=at * MS)
+        accept(script, at // 500, at // 500 + 5, at=at * MS + MS)
+    (finding,) = run(script.ends(2600 * MS).session(), SLUG)
+    assert finding.severity is Severity.WARNING
+    assert "slower than they come" in finding.explanation
+
+
+def test_explained_by_edge_triggering(run: Run) -> None:
+    script = server().seed_fd(100, 4, kind=FileKind.EPOLL).seed_epoll(100, 4, 3, 1 | 1 << 31, inode=3)
+    for at in (1000, 1500, 2500):
+        shown(script, 1, at=at * MS)
+    session = script.ends(3 * S).session()
+    assert not run(session, SLUG)
+    assert run(session, "edge-triggered-listener-not-drained")
