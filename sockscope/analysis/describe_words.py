@@ -269,11 +269,23 @@ def _control(view: View) -> str:
         case Call.epoll_ctl:
             return _epoll_ctl(view)
         case Call.clone | Call.clone3 | Call.fork | Call.vfork:
-            return f"started {view.ret}" if view.ret > 0 else ""
+            return _started(view)
         case Call.wait4:
             return _reaped(view)
         case _:
             return ""
+
+
+def _started(view: View) -> str:
+    if view.ret <= 0:
+        return ""
+    flags = view.args[0] if view.call == Call.clone else 0
+    raw = view.sections.get(Section.CLONE_ARGS, b"")
+    if view.call == Call.clone3:
+        if len(raw) < 8:
+            return f"started {view.ret}"
+        (flags,) = struct.unpack_from("<Q", raw)
+    return f"started {'thread' if flags & c.CLONE_THREAD else 'process'} {view.ret}"
 
 
 def _fcntl(view: View) -> str:

@@ -60,6 +60,21 @@ RESPONSE = b"HTTP/1.1 200 OK\r\nA: 1\r\nB: 2\r\nC: 3\r\n\r\n"
             "woken: descriptor 7 is readable, the peer closed its sending half",
         ),
         (Made(call=Call.close, args=(7,)), ""),
+        (Made(call=Call.clone, args=(0x1200011,), ret=812), "started process 812"),
+        (Made(call=Call.fork, ret=812), "started process 812"),
+        (
+            Made(call=Call.clone3, ret=812, sections=((Section.CLONE_ARGS, struct.pack("<8Q", 0x3D0F00, *[0] * 7)),)),
+            "started thread 812",
+        ),
+        (
+            Made(call=Call.recvfrom, args=(7, 1, 64), ret=0, sections=(CLIENT,)),
+            "read an empty datagram",
+        ),
+        (
+            Made(call=Call.bind, args=(3,), sections=((Section.SOCKADDR, sockaddr_in(LOOPBACK, 0)),)),
+            "took a free port at 127.0.0.1",
+        ),
+        (Made(call=Call.task_exit, tid=78), "the thread ended"),
         (
             Made(call=Call.setsockopt, args=(7, 1, 13, 1, 8), sections=((Section.OPTION, struct.pack("<ii", 1, 0)),)),
             "close will reset the connection (RST)",
