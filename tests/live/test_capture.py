@@ -216,7 +216,8 @@ def test_sigkill_of_the_main_process_ends_the_capture_and_keeps_its_packets(tmp_
 
 
 def test_full_disk_ends_the_capture_with_a_note(tmp_path: Path) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)], check=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)]).returncode:
+        pytest.skip("a small disk needs mount(2), which is not allowed here")
     try:
         path = tmp_path / "packets.pcapng"
         with echo() as server:
@@ -235,6 +236,8 @@ def test_full_disk_ends_the_capture_with_a_note(tmp_path: Path) -> None:
 
 
 def test_other_network_namespace(tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "-n", "true"]).returncode:
+        pytest.skip("unshare(2) of the network namespace is not allowed here")
     code = (
         "import socket\n"
         "s = socket.create_server(('127.0.0.1', 7777)); print('READY', flush=True); input()\n"
