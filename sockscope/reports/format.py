@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -187,14 +189,16 @@ def skip_groups(report: Report) -> list[tuple[str, list[str]]]:
 
 
 def ended_words(process: Process) -> str:
-    """How a process ended: `exit 1`, `killed by signal 9`; empty while it lives."""
+    """How a process ended: `exit 1`, `killed by SIGKILL`; empty while it lives."""
     if process.exited_ns is None:
         return ""
     status = process.exit_status
     if status is None:
         return "ended"
-    if status & 0x7F:
-        return f"killed by signal {status & 0x7F}"
+    number_ = status & 0x7F
+    if number_:
+        known = number_ in set(signal.Signals)
+        return f"killed by {signal.Signals(number_).name if known else f'signal {number_}'}"
     return f"exit {(status >> 8) & 0xFF}"
 
 
@@ -208,6 +212,17 @@ def evidence_marks(items: Sequence[TimelineItem], evidence: Sequence[Evidence]) 
         if found is not None:
             marks.setdefault(found, number_)
     return marks
+
+
+_ACTOR = re.compile(r"(?s)(.{1,40}?\[\d+(?:/\d+)?\]) (.+)")
+
+
+def actor_and_text(fact: Evidence) -> tuple[str, str]:
+    """Evidence that is on no timeline item, parted: (`nginx[812]`, `close(5) = 0`)."""
+    if fact.source is Source.PROC:
+        return "/proc", fact.text
+    found = _ACTOR.fullmatch(fact.text) if fact.source is Source.SYSCALL else None
+    return (found[1], found[2]) if found else ("", fact.text)
 
 
 def meaning(item: TimelineItem, fact: Evidence | None) -> str:

@@ -7,10 +7,11 @@ findings, then for the others in order until the budget is spent; the page says 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias, TypedDict
 
-from sockscope.model.findings import Evidence
+from sockscope.model.findings import Evidence, Source
 from sockscope.model.report import ConnectionRow, Lane, Report, TimelineItem
 from sockscope.reports import format as words
 from sockscope.reports.escape import safe
@@ -119,8 +120,13 @@ def _timelines(report: Report, strings: Strings) -> dict[int, Timeline]:
     spent = 0
     for row in _most_wanted(report):
         limit = FINDING_LIMIT if row.finding_indexes else OTHER_LIMIT
+        findings = [report.findings[i] for i in row.finding_indexes]
+        facts = [fact for finding in findings for fact in finding.evidence]
         items = report.timelines(row.connection.id, limit=limit)
-        facts = [fact for i in row.finding_indexes for fact in report.findings[i].evidence]
+        if any(finding.worst == row.connection.id for finding in findings):
+            items = _with_evidence(
+                items, [f for finding in findings if finding.worst == row.connection.id for f in finding.evidence]
+            )
         timeline = _timeline(items, facts, report, strings)
         spent += len(json.dumps(timeline, separators=(",", ":"))) + 12
         kept[row.connection.id] = timeline
@@ -132,6 +138,28 @@ def _timelines(report: Report, strings: Strings) -> dict[int, Timeline]:
 def _most_wanted(report: Report) -> Iterable[ConnectionRow]:
     worst = {finding.worst for finding in report.findings}
     return sorted(report.connections, key=lambda row: (row.connection.id not in worst, not row.finding_indexes))
+
+
+def _with_evidence(items: Sequence[TimelineItem], facts: Sequence[Evidence]) -> list[TimelineItem]:
+    """The calls that prove a finding without being on the connection (a wait, a signal), put in their places."""
+    placed = set(words.evidence_marks(items, facts).values())
+    added = []
+    for index, fact in enumerate(facts):
+        actor, text = words.actor_and_text(fact)
+        if index in placed or fact.source is not Source.SYSCALL or not actor:
+            continue
+        added.append(
+            TimelineItem(
+                time_ns=fact.time_ns,
+                duration_ns=0,
+                lane=Lane.SYSCALL,
+                actor=actor,
+                name=re.split(r"[( ]", text, maxsplit=1)[0],
+                text=text,
+                ref=fact.ref,
+            )
+        )
+    return sorted([*items, *added], key=lambda item: item.time_ns)
 
 
 def _timeline(items: Sequence[TimelineItem], facts: Sequence[Evidence], report: Report, strings: Strings) -> Timeline:

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sockscope.model.findings import Evidence, Finding, Source
+from sockscope.model.findings import Evidence, Finding
 from sockscope.model.report import ConnectionRow, Lane, Report, TimelineItem
 from sockscope.reports import format as words
 from sockscope.reports.escape import safe
@@ -104,8 +104,8 @@ def _entries(items: Sequence[TimelineItem], evidence: Sequence[Evidence]) -> lis
         _Entry(
             time_ns=fact.time_ns,
             lane=words.SOURCE_LANES.get(fact.source),
-            actor="/proc" if fact.source is Source.PROC else "",
-            text=fact.text,
+            actor=words.actor_and_text(fact)[0],
+            text=words.actor_and_text(fact)[1],
             mark=index,
         )
         for index, fact in enumerate(evidence)

@@ -292,6 +292,12 @@ def _findings(leaking: int) -> tuple[Finding, ...]:
                 ),
                 Evidence(source=Source.PACKET, time_ns=told, ref=7, text="FIN,ACK seq 79 from the peer"),
                 Evidence(
+                    source=Source.SYSCALL,
+                    time_ns=START_NS + 951 * MS,
+                    ref=99_999,
+                    text=f"python3[{SERVER}] new process {HELPER} (gets it as fd 7)",
+                ),
+                Evidence(
                     source=Source.PROC,
                     time_ns=START_NS + 9 * SECOND,
                     text=f"/proc/{HELPER}/fd/7 -> socket:[4711] ({COLOUR})",

@@ -5,6 +5,8 @@ const AXIS_PX = 26;
 const WIRE_PX = 96;
 const STATE_PX = 40;
 const CALL_PX = 62;
+const THREAD_PX = 50; // each further thread of a process
+const THREADS = 6; // those beyond share the last line
 const GLYPH_PX = 7.1; // one character of the label's font
 
 function createLanes(host, onSelect) {
@@ -27,7 +29,11 @@ function createLanes(host, onSelect) {
     until = seenUntil;
     const calls = [...new Set(list.filter((e) => e.lane === 2).map((e) => processOf(e.actor)))];
     lanes = [{ kind: 'wire', name: 'wire', height: WIRE_PX }, { kind: 'state', name: 'kernel state', height: STATE_PX },
-      ...calls.map((name) => ({ kind: 'call', name, height: CALL_PX }))];
+      ...calls.map((name) => {
+        const actors = [...new Set(list.filter((e) => e.lane === 2 && processOf(e.actor) === name).map((e) => e.actor))];
+        const threads = actors.length > 1 ? actors.slice(0, THREADS) : [];
+        return { kind: 'call', name, actors, threads, height: CALL_PX + THREAD_PX * Math.max(0, threads.length - 1) };
+      })];
     let top = AXIS_PX;
     for (const lane of lanes) { lane.top = top; top += lane.height + 2; }
     scale = createScale(list, squeezed, until);
@@ -76,9 +82,15 @@ function createLanes(host, onSelect) {
     for (const lane of lanes) {
       const room = Math.floor((left - 18) / GLYPH_PX);
       const name = lane.kind === 'state' && room < lane.name.length ? 'state' : lane.name.length > room ? lane.name.slice(0, room - 1) + '…' : lane.name;
-      const label = svg('text', { class: 'lane-name', x: 10, y: lane.top + lane.height / 2 + 4 }, name);
+      const many = lane.threads?.length > 1;
+      const label = svg('text', { class: 'lane-name', x: 10, y: lane.top + (many ? 20 : lane.height / 2 + 4) }, name);
       label.append(svg('title', {}, lane.name));
       root.append(label);
+      if (!many) continue;
+      lane.threads.forEach((actor, line) => {
+        const thread = /\/(\d+)\]$/.exec(actor);
+        root.append(svg('text', { class: 'label', x: 18, y: lane.top + 35 + line * THREAD_PX }, thread ? `thread ${thread[1]}` : 'main thread'));
+      });
     }
     root.append(svg('rect', { class: 'window', x: left + view.from * plot(), y: height - 6, width: Math.max(3, (view.to - view.from) * plot()), height: 4, rx: 2 }));
     const focused = host.contains(document.activeElement);
@@ -116,7 +128,8 @@ function createLanes(host, onSelect) {
       if (event.evidence) group.append(svg('rect', { class: 'evidence', x: seen, y: lane.top + 5, width: Math.max(4, end - seen), height: lane.height - 10, rx: 5 }));
       if (end - seen > event.name.length * GLYPH_PX + 10) group.append(svg('text', { class: 'label', x: seen + 7, y: lane.top + lane.height / 2 + 4 }, event.name));
     } else {
-      const y = lane.top + 24;
+      const line = clamp(lane.actors.indexOf(event.actor), 0, THREADS - 1);
+      const y = lane.top + 24 + line * THREAD_PX;
       const bar = Math.max(8, end - seen);
       group.append(svg('rect', { class: 'mark', x: seen, y, width: bar, height: 14, rx: 3 }));
       if (event.evidence) group.append(svg('rect', { class: 'evidence', x: seen - 3, y: y - 3, width: bar + 6, height: 20, rx: 5 }));
