@@ -23,12 +23,22 @@ _NO_BYTES = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Ticket:
-    """What will become an item: cheap, so that a long story is cut before anything is decoded."""
+class _Tickets:
+    """What will become items, in order: columns, so that a long story is cut before anything is decoded.
 
-    time_ns: int
-    source: int
-    ref: int
+    Attributes:
+        time_ns, source, ref: shape (n,), int64.
+    """
+
+    time_ns: Ids
+    source: Ids
+    ref: Ids
+
+    def __len__(self) -> int:
+        return len(self.time_ns)
+
+    def part(self, first: int, last: int) -> _Tickets:
+        return _Tickets(time_ns=self.time_ns[first:last], source=self.source[first:last], ref=self.ref[first:last])
 
 
 class Timelines:
@@ -50,70 +60,59 @@ class Timelines:
         session = self._session
         one = session.connections[connection]
         tickets = self._tickets(one)
-        tickets.sort(key=lambda ticket: (ticket.time_ns, ticket.source != _PACKET, ticket.ref))
         limit = max(limit, 3)
         if len(tickets) <= limit:
             return self._tell(one, tickets)
         # The end tells more of what went wrong than the beginning: it gets the odd place.
         first = (limit - 1) // 2
-        last = limit - 1 - first
-        left_out = tickets[first:-last]
+        last = len(tickets) - (limit - 1 - first)
         gap = TimelineItem(
-            time_ns=left_out[0].time_ns,
-            duration_ns=left_out[-1].time_ns - left_out[0].time_ns,
+            time_ns=int(tickets.time_ns[first]),
+            duration_ns=int(tickets.time_ns[last - 1] - tickets.time_ns[first]),
             lane=Lane.KERNEL,
             actor="--",
             name="…",
-            text=f"… {len(left_out)} more events …",
+            text=f"… {last - first} more events …",
             words="left out here",
         )
-        return [*self._tell(one, tickets[:first]), gap, *self._tell(one, tickets[-last:])]
+        return [*self._tell(one, tickets.part(0, first)), gap, *self._tell(one, tickets.part(last, len(tickets)))]
 
-    def _tickets(self, connection: Connection) -> list[_Ticket]:
+    def _tickets(self, connection: Connection) -> _Tickets:
         session = self._session
         events = self._picker.of(connection)
         records = session.events.records
-        began = np.where(records["enter_ns"][events] >= 0, records["enter_ns"][events], records["exit_ns"][events])
-        tickets = [
-            _Ticket(time_ns=time_ns, source=_EVENT, ref=ref)
-            for time_ns, ref in zip(began.tolist(), events.tolist(), strict=True)
-        ]
+        entered, left = records["enter_ns"][events], records["exit_ns"][events]
         packets = session.packets_of(connection.id)
-        tickets += [
-            _Ticket(time_ns=time_ns, source=_PACKET, ref=ref)
-            for time_ns, ref in zip(session.packet_ns[packets].tolist(), packets.tolist(), strict=True)
-        ]
         samples = _telling_samples(session, connection)
-        tickets += [
-            _Ticket(time_ns=time_ns, source=_SAMPLE, ref=ref)
-            for time_ns, ref in zip(session.sockets.records["time_ns"][samples].tolist(), samples.tolist(), strict=True)
+        gone = [] if connection.gone_ns is None else [connection.gone_ns]
+        times = [
+            np.where(entered >= 0, entered, left),
+            session.packet_ns[packets],
+            session.sockets.records["time_ns"][samples],
+            np.array(gone, np.int64),
         ]
-        if connection.gone_ns is not None:
-            tickets.append(_Ticket(time_ns=connection.gone_ns, source=_GONE, ref=-1))
-        return tickets
+        time_ns = np.concatenate(times)
+        source = np.repeat([_EVENT, _PACKET, _SAMPLE, _GONE], [len(part) for part in times])
+        ref = np.concatenate([events, packets, samples, np.full(len(gone), -1)])
+        # At the same time the wire comes first: it is the cause.
+        order = np.lexsort((ref, source != _PACKET, time_ns))
+        return _Tickets(time_ns=time_ns[order], source=source[order], ref=ref[order])
 
-    def _tell(self, connection: Connection, tickets: list[_Ticket]) -> list[TimelineItem]:
+    def _tell(self, connection: Connection, tickets: _Tickets) -> list[TimelineItem]:
         state = Http1State()
         wire = WireTeller(self._session, connection)
         items = []
-        for ticket in tickets:
-            if ticket.source == _EVENT:
-                items.append(self._event(connection, ticket.ref, state))
-            elif ticket.source == _PACKET:
-                items.append(wire.item(ticket.ref))
-            elif ticket.source == _SAMPLE:
-                items.append(_sample(self._session, ticket.ref))
+        for time_ns, source, ref in zip(
+            tickets.time_ns.tolist(), tickets.source.tolist(), tickets.ref.tolist(), strict=True
+        ):
+            if source == _EVENT:
+                items.append(self._event(connection, ref, state))
+            elif source == _PACKET:
+                items.append(wire.item(ref))
+            elif source == _SAMPLE:
+                items.append(_sample(self._session, ref))
             else:
-                items.append(
-                    TimelineItem(
-                        time_ns=ticket.time_ns,
-                        duration_ns=0,
-                        lane=Lane.KERNEL,
-                        actor="--",
-                        name="gone",
-                        text="no longer in the kernel's tables",
-                    )
-                )
+                items.append(_gone(time_ns))
         return items
 
     def _event(self, connection: Connection, event: int, state: Http1State) -> TimelineItem:
@@ -133,6 +132,17 @@ class Timelines:
             ref=event,
             failed=bool(view.errno),
         )
+
+
+def _gone(time_ns: int) -> TimelineItem:
+    return TimelineItem(
+        time_ns=time_ns,
+        duration_ns=0,
+        lane=Lane.KERNEL,
+        actor="--",
+        name="gone",
+        text="no longer in the kernel's tables",
+    )
 
 
 def timeline(session: Session, connection: int, *, limit: int = 200) -> list[TimelineItem]:

@@ -21,7 +21,7 @@ _IS_WAIT: Final = by_call(WAITS)
 _IS_WOKEN: Final = by_call(READS | WRITES | {Call.accept, Call.accept4, Call.connect, Call.getsockopt, Call.close})
 """Calls that a program makes because a wait told it to."""
 _IS_FORK: Final = by_call({Call.clone, Call.clone3, Call.fork, Call.vfork})
-_FEW = 1 << 16
+_FEW = 1 << 12
 """Waits looked into for one connection at most; the timeline shows fewer by far."""
 
 
