@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 import numpy as np
 import numpy.typing as npt
 
+from sockscope.errors import CannotObserveError
 from sockscope.model.tcp import TcpState
 from sockscope.sources.sockets import procfs
 from sockscope.sources.sockets.fd_scan import all_tgids
@@ -16,6 +17,7 @@ from sockscope.sources.sockets.owners import owners
 from sockscope.sources.sockets.sock_diag import TCP_QUERIES, UDP_QUERIES, Query, dump, state_mask
 
 _LISTEN = state_mask([TcpState.LISTEN])
+_INIT_SYSTEMS = ("systemd", "init")
 _UDP_UNCONNECTED = state_mask([TcpState.CLOSE])
 
 
@@ -67,13 +69,32 @@ def tgids_of_port(port: int) -> list[int]:
             rows = in_netns(pid, lambda: _servers(port, udp=True))
             if not len(rows):
                 rows = in_netns(pid, lambda: dump(ports=[port], local_ports_only=True, tcp_info=False))
-        except PermissionError:
+        except CannotObserveError:
+            if pid is None:
+                raise
+            # A namespace that we may not enter: the others are still worth a look.
             continue
         inodes = rows["inode"][rows["inode"] != 0]
         if len(inodes):
             held, _ = owners(inodes=inodes)
-            return descendants(np.unique(held["tgid"]).tolist())
+            return _servers_and_children(np.unique(held["tgid"]).tolist())
     return []
+
+
+def _servers_and_children(holders: list[int]) -> list[int]:
+    """The holders of a listener with their descendants; an init system that holds it for others stays out of it.
+
+    Everything descends from process 1: with socket activation (systemd) it holds listeners of services, and
+    following its children would be following the whole machine. In a container process 1 may be the server itself.
+    """
+    if 1 in holders:
+        others = [tgid for tgid in holders if tgid != 1]
+        if others:
+            return descendants(others)
+        stat = procfs.read_stat(1)
+        if stat is not None and stat.comm in _INIT_SYSTEMS:
+            return [1]
+    return descendants(holders)
 
 
 def _servers(port: int | None, *, udp: bool) -> npt.NDArray[np.void]:
