@@ -310,9 +310,18 @@ def _of_sockets(work: Join) -> None:
             and of.snapshot[number] == groups.final_snapshot
             and of.state[number] in (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT),
         )
-        work.wire.of_ends(made, _ports(work, local), first_ns)
+        if not work.wire.of_ends(made, _ports(work, local), first_ns) and _is_relic(work, number):
+            continue
         work.connections.append(made)
         _tell_state(work, made, number)
+
+
+def _is_relic(work: Join, group: int) -> bool:
+    """In TIME_WAIT from the first: a connection that was over before anybody watched."""
+    of = work.groups.of
+    if not work.has_syscalls or of.first_state[group] != TcpState.TIME_WAIT:
+        return False
+    return work.info.packets.available or of.first_snapshot[group] == work.groups.first_snapshot
 
 
 def _row_role(work: Join, port: int) -> Role:

@@ -34,6 +34,8 @@ class SocketColumns:
 
     first_ns: list[int]
     first_inode: list[int]
+    first_state: list[int]
+    first_snapshot: list[int]
     last_ns: list[int]
     family: list[int]
     protocol: list[int]
@@ -63,7 +65,7 @@ class SocketGroups:
         by_key: end key → groups, oldest first (TCP and UDP with a peer).
         by_inode: inode → group.
         listen_ports: every local TCP port that some row shows in LISTEN.
-        final_snapshot: number of the last one, -1 where there are none.
+        first_snapshot, final_snapshot: numbers of the first and last one, -1 where there are none.
     """
 
     sockets: Sockets
@@ -72,6 +74,7 @@ class SocketGroups:
     last: Ids
     inode: list[int]
     of: SocketColumns
+    first_snapshot: int
     final_snapshot: int
     by_key: dict[EndKey, list[int]] = field(default_factory=dict)
     by_inode: dict[int, int] = field(default_factory=dict)
@@ -131,6 +134,7 @@ def group_sockets(sockets: Sockets) -> SocketGroups:
         last=last,
         inode=inode.tolist(),
         of=_columns(rows, first, last, ids, rows["time_ns"][where]),
+        first_snapshot=int(ids[0]) if len(ids) else -1,
         final_snapshot=int(ids[-1]) if len(ids) else -1,
     )
     _index(made)
@@ -146,6 +150,8 @@ def _columns(
     return SocketColumns(
         first_ns=rows["time_ns"][first].tolist(),
         first_inode=rows["inode"][first].tolist(),
+        first_state=rows["state"][first].tolist(),
+        first_snapshot=rows["snapshot"][first].tolist(),
         last_ns=ends["time_ns"].tolist(),
         family=ends["family"].tolist(),
         protocol=ends["protocol"].tolist(),

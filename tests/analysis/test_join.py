@@ -83,6 +83,11 @@ def test_time_wait_is_not_a_queue(script: Script) -> None:
     assert not made.never_accepted
 
 
+def test_what_was_over_before_the_watching_is_no_connection(script: Script) -> None:
+    script.socket_row(SERVER, CLIENT, TcpState.TIME_WAIT, cookie=2)
+    assert script.session().connections == []
+
+
 def test_gone_from_the_next_snapshot(script: Script) -> None:
     script.event(A, A, Call.accept4, fd=3, ret=7, sockaddr=CLIENT)
     script.snapshot(at=50_000_000)
