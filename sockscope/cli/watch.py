@@ -51,7 +51,7 @@ def watch(
         done()
         if show_progress and sys.stderr.isatty():
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-        code = output.emit(load_session(recorded.folder))
+        code = output.emit(load_session(recorded.folder, info=recorded.info))
         if keep is not None:
             print(f"sockscope: recording kept in {keep}", file=sys.stderr)
     return code, recorded

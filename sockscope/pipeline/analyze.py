@@ -35,13 +35,16 @@ class RuleChoice:
     ignore: frozenset[str] = frozenset()
 
 
-def load_session(recording: Path | None = None, pcap: Path | None = None, ports: Sequence[int] = ()) -> Session:
+def load_session(
+    recording: Path | None = None, pcap: Path | None = None, ports: Sequence[int] = (), info: SessionInfo | None = None
+) -> Session:
     """Join a recording, a capture file, or both.
 
     Args:
         recording: a folder made by `record`.
         pcap: a capture to use in place of the recording's own.
         ports: server ports, where only a capture is given and they cannot be told from it.
+        info: what `record` said of the session; it knows more than a full disk could hold.
 
     Raises:
         DamagedInputError: a file cannot be read at all.
@@ -52,19 +55,20 @@ def load_session(recording: Path | None = None, pcap: Path | None = None, ports:
             raise UsageError("nothing to analyze", help_text="name a recording folder, or --pcap FILE")
         return _session_of_capture(pcap, ports)
     data = read_recording(recording)
-    notes = [*data.info.notes, *data.damage]
+    known = info or data.info
+    notes = [*known.notes, *data.damage]
     packets = Packets.empty()
-    coverage = data.info.packets
+    coverage = known.packets
     path = pcap or data.packets_path
     if path is not None and (pcap is not None or path.stat().st_size):
-        capture = read_packets(path, ports=frozenset(data.info.target.ports) or None)
+        capture = read_packets(path, ports=frozenset(known.target.ports) or None)
         packets = capture.packets
         coverage = replace(coverage, available=True, seen_count=max(coverage.seen_count, len(packets)))
         if capture.damage:
             notes.append(f"{path.name}: {capture.damage}")
-    info = replace(data.info, notes=tuple(notes), packets=coverage)
-    session = build_session(info=info, seed=data.seed, events=data.events, packets=packets, sockets=data.sockets)
-    session.info = replace(info, clock_skew_ns=measure_skew(session))
+    known = replace(known, notes=tuple(notes), packets=coverage)
+    session = build_session(info=known, seed=data.seed, events=data.events, packets=packets, sockets=data.sockets)
+    session.info = replace(known, clock_skew_ns=measure_skew(session))
     return session
 
 
@@ -119,16 +123,16 @@ def _rows(session: Session, findings: Sequence[Finding]) -> tuple[ConnectionRow,
             found.setdefault(connection, []).append(index)
     tgids = session.events.records["tgid"]
     rows = []
-    for connection in session.connections:
-        events = session.events_of(connection.id)
+    for each in session.connections:
+        events = session.events_of(each.id)
         rows.append(
             ConnectionRow(
-                connection=connection,
+                connection=each,
                 processes=tuple(dict.fromkeys(tgids[events].tolist())),
                 event_count=len(events),
-                packet_count=len(session.packets_of(connection.id)),
-                finding_indexes=tuple(found.get(connection.id, ())),
-                summary=summarise(session, connection.id),
+                packet_count=len(session.packets_of(each.id)),
+                finding_indexes=tuple(found.get(each.id, ())),
+                summary=summarise(session, each.id),
             )
         )
     return tuple(rows)

@@ -113,7 +113,7 @@ def _batches(path: Path, damage: list[str]) -> list[pa.RecordBatch]:
                     batches.append(batch)
                 except StopIteration:
                     break
-    except (pa.ArrowInvalid, pa.ArrowSerializationError, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, EOFError) as error:
         reason = str(error).splitlines()[0]
         damage.append(f"{path.name}: cut or damaged after {len(batches)} whole batches ({reason})")
     return batches
@@ -125,7 +125,7 @@ def _rows(path: Path, dtype: np.dtype[np.void], damage: list[str]) -> npt.NDArra
         return np.zeros(0, dtype)
     try:
         return from_table(pa.Table.from_batches(batches), dtype)
-    except (ValueError, TypeError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except (ValueError, TypeError, pa.ArrowException) as error:
         raise DamagedInputError(f"{path} does not hold what a recording's {path.name} holds: {error}") from error
 
 
@@ -144,6 +144,6 @@ def _events(path: Path, damage: list[str]) -> Events:
             records["blob_bytes"] = np.diff(offsets)
             blob = np.zeros(0, np.uint8) if bytes_buffer is None else np.frombuffer(bytes_buffer, np.uint8)
             parts.append(Events(records=records, blob=blob))
-    except (KeyError, ValueError, TypeError, AttributeError, pa.ArrowInvalid) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, pa.ArrowException) as error:
         raise DamagedInputError(f"{path} does not hold what a recording's {path.name} holds: {error}") from error
     return Events.concat(parts)

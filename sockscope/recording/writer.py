@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -21,6 +22,9 @@ from sockscope.recording.columns import to_arrays
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+RESERVE_BYTES = 128 * 1024
 
 
 def _private(path: str, flags: int) -> int:
@@ -129,6 +133,7 @@ class Writer:
     def begin(self, info: SessionInfo, seed: Seed) -> None:
         """Write what is known at the start, so that a recording cut off can be read."""
         self._seed = seed
+        self._reserve()
         self._manifest(info)
         self._table(layout.DESCRIPTORS, seed.fds)
         self._table(layout.INTERESTS, seed.epolls)
@@ -170,7 +175,13 @@ class Writer:
                 stream.close()
             except OSError as error:
                 self._trouble(error)
+        # On a full disk this is the room that the last manifest needs.
+        (self.folder / layout.RESERVE).unlink(missing_ok=True)
         self._manifest(info)
+
+    def _reserve(self) -> None:
+        with contextlib.suppress(OSError), open(self.folder / layout.RESERVE, "wb", opener=_private) as file:
+            os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
 
     def _table(self, name: str, records: npt.NDArray[np.void]) -> None:
         import pyarrow as pa
