@@ -135,14 +135,13 @@ def measure(workers: int, rounds: int, seconds: int) -> None:
             for name, context in around.items():
                 with context():
                     figures[name].append(requests_per_s(port, seconds))
-    base = statistics.median(figures["untraced"])
-    ours = statistics.median(figures["sockscope"])
-    print(
-        f"\nx: how many times as fast sockscope is. nginx, {workers} worker{'s' * (workers > 1)}, wrk -t1 -c16, median of {rounds} x {seconds} s"
-    )
+    print(f"\nnginx, {workers} worker{'s' * (workers > 1)}, wrk -t1 -c16, medians of {rounds} rounds of {seconds} s")
     for name, values in figures.items():
+        # Ratios within a round: the machine's other work changes slowly.
+        share = statistics.median(v / base for v, base in zip(values, figures["untraced"], strict=True))
+        faster = statistics.median(ours / v for v, ours in zip(values, figures["sockscope"], strict=True))
         middle = statistics.median(values)
-        print(f"  {name:14} {middle:9.0f} requests/s   {middle / base:6.3f} of untraced   x {ours / middle:5.2f}")
+        print(f"  {name:14} {middle:8.0f} requests/s  {share:6.3f} of untraced  sockscope is {faster:5.2f} x that")
     print(f"  sockscope: {sum(events)} events, {sum(lost)} lost")
 
 

@@ -58,6 +58,7 @@ class Helper:
         self.complete_ns = 0
         self.dropped_count = 0
         self.foreign_count = 0
+        self.unread_count = 0
         self.ended = False
         """It said so: every event is delivered."""
         self.gone = False
@@ -78,6 +79,7 @@ class Helper:
             self.complete_ns = message.complete_ns
             self.dropped_count = message.dropped_count
             self.foreign_count = message.foreign_count
+            self.unread_count = message.unread_count
             events = self._read(message) if message.segment >= 0 else None
             wire.send(self.channel, wire.Free(segment=message.segment))
             return events
@@ -213,6 +215,7 @@ class PtraceEngine:
         lost = {
             "buffer full": sum(helper.dropped_count for helper in self._helpers),
             "32-bit process not followed": sum(helper.foreign_count for helper in self._helpers),
+            "kernel has no PTRACE_GET_SYSCALL_INFO": sum(helper.unread_count for helper in self._helpers),
             "tracer died": self._died_count,
         }
         return SyscallCoverage(

@@ -15,6 +15,14 @@ TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTI
 """Ignored by a tracer, not by what it launches."""
 
 
+def ignore_terminal() -> frozenset[signal.Signals]:
+    """Ignore them from now on. Returns those (and SIGHUP, as under nohup) that were ignored before."""
+    before = frozenset(n for n in (*TERMINAL_SIGNALS, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_IGN)
+    for number in TERMINAL_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    return before
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
     """A child that waits, traced, to become the command."""
@@ -28,8 +36,12 @@ class Child:
         os.close(self.gate)
 
 
-def start(loop: Native, order: wire.Launch, numbers: list[int]) -> Child:
+def start(loop: Native, order: wire.Launch, numbers: list[int], ignored: frozenset[signal.Signals]) -> Child:
     """Fork, seize the child while it waits at a pipe, and return it.
+
+    Args:
+        numbers: syscalls that it stops at.
+        ignored: signals that the command shall find ignored, as it would have without sockscope.
 
     Raises:
         CannotObserveError: the kernel refuses to trace even an own child.
@@ -38,7 +50,7 @@ def start(loop: Native, order: wire.Launch, numbers: list[int]) -> Child:
     pid = os.fork()
     if pid == 0:
         try:
-            _become(loop, order, numbers, reader, writer)
+            _become(loop, order, numbers, ignored, reader, writer)
         finally:
             os._exit(EXEC_FAILED)
     os.close(reader)
@@ -52,11 +64,18 @@ def start(loop: Native, order: wire.Launch, numbers: list[int]) -> Child:
     return Child(pid=pid, gate=writer)
 
 
-def _become(loop: Native, order: wire.Launch, numbers: list[int], reader: int, writer: int) -> None:
+def _become(
+    loop: Native,
+    order: wire.Launch,
+    numbers: list[int],
+    ignored: frozenset[signal.Signals],
+    reader: int,
+    writer: int,
+) -> None:
     os.close(writer)
-    # Ignored signals, unlike handlers, would pass through exec.
-    for number in (*TERMINAL_SIGNALS, signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
+    # Ignored signals, unlike handlers, pass through exec. Python itself ignores the last two.
+    for number in (*TERMINAL_SIGNALS, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
     # End of file: the tracer died before the start.
     if os.read(reader, 1) != b"!":
         return

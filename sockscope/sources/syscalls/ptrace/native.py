@@ -31,6 +31,7 @@ class Used(NamedTuple):
     event_count: int
     dropped_count: int
     foreign_count: int
+    unread_count: int
     task_count: int
 
 
@@ -44,7 +45,7 @@ class Native:
                 help_text="install sockscope with pip (in a checkout: pip install -e .)",
             )
         self._lib = ctypes.CDLL(str(LIBRARY), use_errno=True)
-        self._used = (ctypes.c_uint64 * 6)()
+        self._used = (ctypes.c_uint64 * 7)()
 
     def init(
         self,

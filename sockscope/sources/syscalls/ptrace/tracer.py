@@ -68,8 +68,11 @@ class Buffer:
 class Tracer:
     """The conversation with the main process around the loop."""
 
-    def __init__(self, channel: socket.socket, memory: mmap.mmap, setup: wire.Setup) -> None:
+    def __init__(
+        self, channel: socket.socket, memory: mmap.mmap, setup: wire.Setup, ignored: frozenset[signal.Signals]
+    ) -> None:
         self._channel = channel
+        self._ignored = ignored
         self._loop = Native()
         # Before anything is pinned, and while this process is certainly one thread.
         guard = guardian.start(setup.cpu, channel.fileno()) if setup.cpu is not None else -1
@@ -98,7 +101,7 @@ class Tracer:
                 attach.attach(self._loop, order.tgids, self._setup.cpu, self._guard)
                 ready = wire.Ready()
             elif isinstance(order, wire.Launch):
-                child = launch.start(self._loop, order, self._setup.numbers)
+                child = launch.start(self._loop, order, self._setup.numbers, self._ignored)
                 self._launched = child.pid
                 ready = wire.Ready(tgid=child.pid)
             else:
@@ -162,6 +165,7 @@ class Tracer:
                 complete_ns=time.monotonic_ns(),
                 dropped_count=used.dropped_count,
                 foreign_count=used.foreign_count,
+                unread_count=used.unread_count,
             ),
         )
 
@@ -224,8 +228,7 @@ def main(channel_fd: int, memory_fd: int) -> None:
         memory_fd: the shared buffer (memfd).
     """
     # The terminal's keys go to the whole foreground group; the main process decides what they mean.
-    for number in launch.TERMINAL_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    ignored = launch.ignore_terminal()
     # Passed on by inheritance, and no further.
     os.set_inheritable(channel_fd, False)
     channel = socket.socket(fileno=channel_fd)
@@ -236,7 +239,7 @@ def main(channel_fd: int, memory_fd: int) -> None:
     os.close(memory_fd)
     code = 1
     try:
-        Tracer(channel, memory, setup).serve()
+        Tracer(channel, memory, setup, ignored).serve()
         code = 0
     except CannotObserveError as error:
         wire.send(channel, wire.Refused(message=error.message, help_text=error.help_text))

@@ -83,7 +83,8 @@ class Filled:
 
     Attributes:
         complete_ns: CLOCK_MONOTONIC; all later records ended after it.
-        dropped_count, foreign_count: totals so far: buffer full, 32-bit processes let go.
+        dropped_count, foreign_count, unread_count: totals so far: events while the buffer was full, 32-bit
+            processes let go, stops that the kernel would not explain.
     """
 
     segment: int
@@ -92,6 +93,7 @@ class Filled:
     complete_ns: int
     dropped_count: int
     foreign_count: int
+    unread_count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -278,7 +278,7 @@ void copy_at_entry(const struct task *t, struct call *c)
 
 static struct event *next_event(const struct task *t, uint16_t call)
 {
-    if (S.dropping) {
+    if (S.dropping || S.record_count >= S.record_max) {
         S.dropped++;
         return NULL;
     }

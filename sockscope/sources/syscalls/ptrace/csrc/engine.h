@@ -75,7 +75,7 @@ struct state {
     uint8_t *blob;
     uint32_t record_max, record_count, blob_max, blob_count;
     int dropping;
-    uint64_t dropped, foreign, event_count;
+    uint64_t dropped, foreign, unread, event_count;
     struct task **by_tid;
     struct task **all;
     int32_t task_count, task_max, finish_at;

@@ -95,6 +95,8 @@ static void on_entry(struct task *t, uint64_t nr, const uint64_t *args, int64_t 
         /* The kernel restarts it: for the program it is one call. */
         swap_calls(t);
         t->interrupted.on = 0;
+        if (t->cur.flags & NO_ENTRY && !t->cur.in_bytes && t->cur.nr < MAX_NR)
+            copy_at_entry(t, &t->cur);
         return;
     }
     t->cur.on = 1;
@@ -170,8 +172,12 @@ static int first_stop(struct task *t, int event, int64_t now)
 static void on_syscall_stop(struct task *t, int64_t now)
 {
     struct syscall_info i;
-    if (ptrace(GET_SYSCALL_INFO, t->tid, (void *)sizeof i, &i) <= 0)
+    if (ptrace(GET_SYSCALL_INFO, t->tid, (void *)sizeof i, &i) <= 0) {
+        /* ESRCH: killed meanwhile. EIO: a kernel before 5.3. Whatever it is, the tracee must go on. */
+        S.unread += errno != ESRCH;
+        resume(t, 0);
         return;
+    }
     if (i.op == OP_EXIT)
         on_exit_stop(t, i.exit.ret, now);
     if (i.arch != NATIVE_ARCH) {
@@ -292,8 +298,8 @@ static void on_signal(struct task *t, int sig, int64_t now)
     siginfo_t info;
     memset(&info, 0, sizeof info);
     ptrace(PTRACE_GETSIGINFO, t->tid, NULL, &info);
-    /* si_pid means something only where a process sent it; a fault has an address there. */
-    int sent = info.si_code <= 0 || sig == SIGCHLD;
+    /* si_pid means something only where a process sent it; a fault has an address there, a timer its id. */
+    int sent = info.si_code == SI_USER || info.si_code == SI_TKILL || info.si_code == SI_QUEUE || sig == SIGCHLD;
     emit_task(t, TASK_SIGNAL, now, (uint64_t)sig, (uint64_t)(int64_t)info.si_code, sent ? (uint32_t)info.si_pid : 0);
     resume(t, sig);
 }
@@ -430,14 +436,15 @@ void ss_set_buffer(void *records, uint32_t record_max, void *blob, uint32_t blob
     S.dropping = dropping;
 }
 
-void ss_used(uint64_t out[6])
+void ss_used(uint64_t out[7])
 {
     out[0] = S.record_count;
     out[1] = S.blob_count;
     out[2] = S.event_count;
     out[3] = S.dropped;
     out[4] = S.foreign;
-    out[5] = (uint64_t)S.task_count;
+    out[5] = S.unread;
+    out[6] = (uint64_t)S.task_count;
 }
 
 /* Come under trace. 0 or -errno. Its first stop is asked for by ss_interrupt. */
