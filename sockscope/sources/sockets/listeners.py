@@ -62,26 +62,37 @@ def tgids_of_port(port: int) -> list[int]:
         tgids, those that hold the listener first; empty: nobody serves it.
 
     Raises:
-        CannotObserveError: sock_diag is refused.
+        CannotObserveError: sock_diag is refused, only an init system holds the port, or who holds
+            it may not be known (another user's).
     """
-    for pid in (None, *_one_of_each_netns(all_tgids(), but=netns_of())):
-        try:
-            rows = in_netns(pid, lambda: _servers(port, udp=True))
-            if not len(rows):
-                rows = in_netns(pid, lambda: dump(ports=[port], local_ports_only=True, tcp_info=False))
-        except CannotObserveError:
-            if pid is None:
-                raise
-            # A namespace that we may not enter: the others are still worth a look.
-            continue
-        inodes = rows["inode"][rows["inode"] != 0]
-        if len(inodes):
-            held, _ = owners(inodes=inodes)
-            return _servers_and_children(np.unique(held["tgid"]).tolist())
+    namespaces = (None, *_one_of_each_netns(all_tgids(), but=netns_of()))
+
+    def servers() -> npt.NDArray[np.void]:
+        return _servers(port, udp=True)
+
+    def connections() -> npt.NDArray[np.void]:
+        return dump(ports=[port], local_ports_only=True, tcp_info=False)
+
+    for look in (servers, connections):
+        for pid in namespaces:
+            try:
+                inodes = in_netns(pid, look)["inode"]
+            except CannotObserveError:
+                if pid is None:
+                    raise
+                # A namespace that we may not enter: the others are still worth a look.
+                continue
+            held, unreadable = owners(inodes=inodes[inodes != 0])
+            if len(held):
+                return _servers_and_children(port, np.unique(held["tgid"]).tolist())
+            if unreadable and inodes.any():
+                raise CannotObserveError(
+                    f"port {port} is in use, but by a process that may not be looked into", help_text="run it with sudo"
+                )
     return []
 
 
-def _servers_and_children(holders: list[int]) -> list[int]:
+def _servers_and_children(port: int, holders: list[int]) -> list[int]:
     """The holders of a listener with their descendants; an init system that holds it for others stays out of it.
 
     Everything descends from process 1: with socket activation (systemd) it holds listeners of services, and
@@ -93,7 +104,10 @@ def _servers_and_children(holders: list[int]) -> list[int]:
             return descendants(others)
         stat = procfs.read_stat(1)
         if stat is not None and stat.comm in _INIT_SYSTEMS:
-            return [1]
+            raise CannotObserveError(
+                f"port {port} is held by {stat.comm} (process 1) for a service that does not run yet",
+                help_text="start the service (systemctl list-sockets names it) and try again",
+            )
     return descendants(holders)
 
 

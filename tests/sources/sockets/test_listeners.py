@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sockscope.errors import CannotObserveError
 from sockscope.sources.sockets import listeners, procfs
 
 
@@ -18,21 +19,22 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("machine")
 def test_an_init_system_that_holds_the_listener_too_is_left_out() -> None:
-    assert listeners._servers_and_children([1, 10]) == [10, 11]
+    assert listeners._servers_and_children(80, [1, 10]) == [10, 11]
 
 
 @pytest.mark.usefixtures("machine")
 def test_an_init_system_alone_does_not_stand_for_the_whole_machine() -> None:
-    assert listeners._servers_and_children([1]) == [1]
+    with pytest.raises(CannotObserveError, match="held by systemd"):
+        listeners._servers_and_children(80, [1])
 
 
 @pytest.mark.usefixtures("machine")
 def test_a_server_as_process_1_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
     server = procfs.Stat(comm="nginx", state="S", ppid=0, flags=0, start_ticks=0)
     monkeypatch.setattr(procfs, "read_stat", lambda tgid: server)
-    assert listeners._servers_and_children([1]) == [1, 10, 20, 11]
+    assert listeners._servers_and_children(80, [1]) == [1, 10, 20, 11]
 
 
 @pytest.mark.usefixtures("machine")
 def test_workers_follow_their_master() -> None:
-    assert listeners._servers_and_children([10, 11]) == [10, 11]
+    assert listeners._servers_and_children(80, [10, 11]) == [10, 11]
