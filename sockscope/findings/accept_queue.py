@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import GRACE_NS
+from sockscope.findings.evidence import GRACE_NS, NS_PER_MS
 from sockscope.model.calls import FIRST_TASK_EVENT, Call
 from sockscope.model.connections import Connection, Protocol
 from sockscope.model.descriptors import Descriptor, OpenFile
@@ -19,6 +19,7 @@ ACCEPTS = (Call.accept, Call.accept4)
 EAGAIN = 11
 
 _SEEN_AT_LEAST = 2
+_TEARDOWN_NS = 100 * NS_PER_MS
 _IN_QUEUE = (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT)
 
 
@@ -48,12 +49,14 @@ class Queue:
 
     Attributes:
         listeners: the target's open files that listened there at the end.
-        until_ns: the last snapshot that shows the listener.
+        row: the listener in the last snapshot that shows it.
+        until_ns: that snapshot.
     """
 
     port: int
     listeners: tuple[OpenFile, ...]
     waiting: tuple[Waiting, ...]
+    row: int
     until_ns: int
 
     @property
@@ -74,25 +77,33 @@ def queues(session: Session) -> list[Queue]:
             candidates[connection.local.port].append(connection)
     made = []
     for port, connections in sorted(candidates.items()):
-        row = listen_row(session, port)
+        files = [
+            file
+            for file in session.open_files
+            if file.listening and file.local is not None and file.local.port == port and file.socket_type in (0, 1)
+        ]
+        row = listen_row(session, port, before_ns=_end_of(session, files))
         if row < 0:
             continue
         last = session.sockets.records[row]
         found = (_waiting(session, one, int(last["snapshot"])) for one in connections)
         waiting = sorted((one for one in found if one is not None), key=lambda one: one.since_ns)
         until = int(last["time_ns"])
-        listeners = tuple(
-            file
-            for file in session.open_files
-            if file.listening
-            and file.local is not None
-            and file.local.port == port
-            and file.socket_type in (0, 1)
-            and held_at(session, file.id, until)
-        )
+        listeners = tuple(file for file in files if held_at(session, file.id, until))
         if waiting and (listeners or not session.info.syscalls.engine):
-            made.append(Queue(port=port, listeners=listeners, waiting=tuple(waiting), until_ns=until))
+            made.append(Queue(port=port, listeners=listeners, waiting=tuple(waiting), row=row, until_ns=until))
     return made
+
+
+def _end_of(session: Session, files: list[OpenFile]) -> int | None:
+    """When the last of the listeners went; None where one is there to the end.
+
+    A snapshot at that very moment may show the listener and no longer its queue: the kernel is asked
+    state by state. So it is taken to be a little earlier.
+    """
+    ends = [file.released_ns for file in files]
+    known = [end for end in ends if end is not None]
+    return max(known) - _TEARDOWN_NS if known and len(known) == len(ends) else None
 
 
 def held_at(session: Session, open_file: int, when_ns: int) -> list[Descriptor]:
@@ -123,10 +134,13 @@ def accepts_of(session: Session, listener: OpenFile) -> Ids:
     return events[np.isin(session.events.records["call"][events], ACCEPTS)]
 
 
-def listen_row(session: Session, port: int) -> int:
+def listen_row(session: Session, port: int, *, before_ns: int | None = None) -> int:
     """The last snapshot's row of a listener on that port (the fullest, of several); -1 for none."""
     rows = session.sockets.records
-    found = np.nonzero((rows["local_port"] == port) & (rows["state"] == TcpState.LISTEN) & (rows["protocol"] == 6))[0]
+    fits = (rows["local_port"] == port) & (rows["state"] == TcpState.LISTEN) & (rows["protocol"] == 6)
+    if before_ns is not None:
+        fits &= rows["time_ns"] < before_ns
+    found = np.nonzero(fits)[0]
     if not len(found):
         return -1
     found = found[rows["snapshot"][found] == rows["snapshot"][found].max()]

@@ -39,7 +39,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.accept_queue import Queue, accepts_of, held_at, listen_row, queues
+from sockscope.findings.accept_queue import Queue, accepts_of, held_at, queues
 from sockscope.findings.evidence import (
     from_event,
     from_proc,
@@ -196,8 +196,6 @@ def _evidence(session: Session, case: _Case) -> Iterator[Evidence]:
         yield from_event(session, int(case.accepted[-1]), "the last accept; none followed until EAGAIN")
     if case.wait >= 0:
         yield from_event(session, case.wait, "waits again, with connections in the queue")
-    row = listen_row(session, case.queue.port)
-    if row >= 0:
-        queue_row = session.sockets.records[row]
-        yield from_socket(session, row, f"{queue_row['recv_q']} waiting, backlog {queue_row['send_q']}")
+    shown = session.sockets.records[case.queue.row]
+    yield from_socket(session, case.queue.row, f"{shown['recv_q']} waiting, backlog {shown['send_q']}")
     yield from_socket(session, int(worst.rows[0]), "in the queue")

@@ -37,7 +37,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sockscope.analysis.session import Session
-from sockscope.findings.accept_queue import Queue, accepts_of, doing_at, held_at, listen_row, queues
+from sockscope.findings.accept_queue import Queue, accepts_of, doing_at, held_at, queues
 from sockscope.findings.evidence import (
     NS_PER_S,
     from_event,
@@ -106,11 +106,8 @@ def _finding(session: Session, queue: Queue, explained: frozenset[int]) -> Findi
     taken = _accepted_since(session, queue)
     certain_harm = taken == 0 and (idle or worst.waited_ns >= _SURELY_STUCK_NS)
     gone = sum(1 for one in waiting if one.connection.state is TcpState.CLOSE_WAIT)
-    row = listen_row(session, queue.port)
-    full = ""
-    if row >= 0:
-        shown = session.sockets.records[row]
-        full = f" The listener's queue holds {shown['recv_q']}, its backlog is {shown['send_q']}."
+    shown = session.sockets.records[queue.row]
+    full = f" The listener's queue holds {shown['recv_q']}, its backlog is {shown['send_q']}."
     left = f" {plural(gone, 'client')} of these gave up already (CLOSE_WAIT)." if gone else ""
     if taken:
         meanwhile = (
@@ -167,7 +164,5 @@ def _evidence(session: Session, queue: Queue, rows: list[int], last_accept: int,
         yield from_event(session, last_accept, "the last accept")
     if doing >= 0 and doing != last_accept:
         yield from_event(session, doing, "what the accepting thread does instead")
-    row = listen_row(session, queue.port)
-    if row >= 0:
-        shown = session.sockets.records[row]
-        yield from_socket(session, row, f"{shown['recv_q']} waiting, backlog {shown['send_q']}")
+    shown = session.sockets.records[queue.row]
+    yield from_socket(session, queue.row, f"{shown['recv_q']} waiting, backlog {shown['send_q']}")
