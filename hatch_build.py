@@ -28,6 +28,7 @@ def compile_loop(root: Path) -> Path:
         subprocess.CalledProcessError: the compiler refused.
     """
     target = root / FOLDER / LIBRARY
+    fresh = target.with_suffix(".so.new")
     sources = sorted((root / FOLDER / "csrc").glob("*.c"))
     subprocess.run(
         [
@@ -35,11 +36,13 @@ def compile_loop(root: Path) -> Path:
             *("-target", f"{platform.machine()}-linux-gnu.{GLIBC}"),
             *("-std=gnu11", "-O2", "-g0", "-fPIC", "-shared", "-fno-sanitize=undefined"),
             *("-Wall", "-Wextra", "-Werror", "-fvisibility=default"),
-            *("-o", str(target)),
+            *("-o", str(fresh)),
             *map(str, sources),
         ],
         check=True,
     )
+    # Replaced, not overwritten: a tracer may be running from the old one.
+    fresh.replace(target)
     return target
 
 

@@ -99,6 +99,11 @@ struct event *emit_call(struct task *t, struct call *c, int64_t ret, int64_t exi
 struct event *emit_task(const struct task *t, uint16_t call, int64_t now, uint64_t a, uint64_t b, uint64_t c);
 void add_section(struct event *e, uint8_t kind, uint8_t error, const void *data, uint32_t bytes);
 
+/* stops.c */
+void on_wait(int32_t tid, int status, int64_t now);
+void adopt_stale(int64_t now);
+void end_calls(struct task *t);
+
 /* regs.c */
 int64_t now_ns(void);
 struct regs {
