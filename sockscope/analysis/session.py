@@ -47,11 +47,12 @@ class Session:
     Attributes:
         events: the event table; an event id is its row.
         order: shape (n,), event ids in replay order: calls that release a descriptor (close,
-            exit) at their entry, all others at their return.
+            exit) or hand one over (sendmsg with SCM_RIGHTS) at their entry, all others at their return.
         effective_ns: shape (n,), the time each event takes effect (the sort key of `order`).
         event_connection, event_open_file, event_descriptor, event_table: shape (n,) int32, -1: none.
             event_open_file is the file named by args[0], and for accept the *listener*
-            (the accepted connection's `opened_event` points back).
+            (the accepted connection's `opened_event` points back). Likewise event_connection of
+            epoll_ctl is the connection it registers, of splice the socket on either side.
         event_reason: shape (n,) uint8, `Unassigned`: why event_connection is -1.
         packet_flow: shape (packets,), int32. packet_ns: shape (packets,), CLOCK_MONOTONIC ns.
         socket_connection: shape (socket rows,), int32.
