@@ -9,18 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from sockscope.analysis.build import build_session
-from sockscope.analysis.clocks import measure_skew
 from sockscope.analysis.idle import idle_words
 from sockscope.analysis.session import Session
 from sockscope.analysis.summary import summarise
-from sockscope.analysis.timeline import timeline
+from sockscope.analysis.timeline import Timelines
 from sockscope.errors import UsageError
 from sockscope.findings.run import run_rules
 from sockscope.model.events import Events, Unassigned
 from sockscope.model.findings import Finding
 from sockscope.model.info import PacketCoverage, SessionInfo, Target
 from sockscope.model.packets import Packets
-from sockscope.model.report import ConnectionRow, Report, TimelineItem
+from sockscope.model.report import ConnectionRow, Report
 from sockscope.model.seed import Seed
 from sockscope.model.sockets import Sockets
 from sockscope.recording.reader import read_recording
@@ -67,9 +66,7 @@ def load_session(
         if capture.damage:
             notes.append(f"{path.name}: {capture.damage}")
     known = replace(known, notes=tuple(notes), packets=coverage)
-    session = build_session(info=known, seed=data.seed, events=data.events, packets=packets, sockets=data.sockets)
-    session.info = replace(known, clock_skew_ns=measure_skew(session))
-    return session
+    return build_session(info=known, seed=data.seed, events=data.events, packets=packets, sockets=data.sockets)
 
 
 def _session_of_capture(path: Path, ports: Sequence[int]) -> Session:
@@ -100,9 +97,6 @@ def make_report(session: Session, choice: RuleChoice | None = None) -> Report:
     choice = choice or RuleChoice()
     findings, skipped, rules = run_rules(session, select=choice.select or None, ignore=choice.ignore or None)
 
-    def timelines(connection: int, *, limit: int = 200) -> Sequence[TimelineItem]:
-        return timeline(session, connection, limit=limit)
-
     return Report(
         info=session.info,
         processes=tuple(session.processes[tgid] for tgid in sorted(session.processes)),
@@ -110,7 +104,7 @@ def make_report(session: Session, choice: RuleChoice | None = None) -> Report:
         findings=tuple(findings),
         skipped=tuple(skipped),
         rules=tuple(rules),
-        timelines=timelines,
+        timelines=Timelines(session),
         unassigned=_unassigned(session),
         idle_words=idle_words(session),
     )

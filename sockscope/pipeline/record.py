@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sockscope.analysis.redact import redact_events
 from sockscope.errors import CannotObserveError
 from sockscope.model.calls import Call
 from sockscope.model.events import Events, Section
 from sockscope.model.info import PacketCoverage, SessionInfo, SocketCoverage, Target
+from sockscope.model.redact import redact_events
 from sockscope.model.seed import Seed
 from sockscope.model.sockaddr import Family, decode_sockaddr
 from sockscope.pipeline import clock
@@ -137,6 +137,7 @@ class _Recording:
             path=self._writer.packets_path,
             snap_bytes=HEADER_BYTES + self._options.payload_bytes,
             netns_pid=self._foreign_netns(),
+            redact=self._options.redact,
         )
         try:
             capture.start()

@@ -19,7 +19,9 @@ from types import FrameType
 
 from sockscope.model.sockaddr import Address
 from sockscope.sources.packets.capture_protocol import Operation, Reply, Request
+from sockscope.sources.packets.decode import LinkType
 from sockscope.sources.packets.interfaces import interfaces_for
+from sockscope.sources.packets.mask import ETHERNET_BYTES, mask_frames
 from sockscope.sources.packets.pcapng_writer import (
     enhanced_packets,
     interface_description,
@@ -80,6 +82,7 @@ class _Recorder:
 
     rings: list[Ring]
     sink: _Sink
+    redact: bool = False
     seen_count: int = 0
     unwritten_count: int = 0
     notes: list[str] = field(default_factory=list)
@@ -91,6 +94,8 @@ class _Recorder:
             ring.clear_error()
             for taken in ring.take():
                 packets = len(taken.wire)
+                if self.redact:
+                    mask_frames(taken.data, taken.captured, ETHERNET_BYTES if ring.link == LinkType.ETHERNET else 0)
                 if self.sink.write(enhanced_packets(taken.data, taken.captured, taken.wire, taken.time_ns, number)):
                     self.seen_count += packets
                 else:
@@ -160,7 +165,7 @@ def _start(request: Request) -> _Recorder:
     sink.write(
         section_header("sockscope") + b"".join(interface_description(r.interface, r.link, r.snap_bytes) for r in rings)
     )
-    return _Recorder(rings, sink, notes=notes)
+    return _Recorder(rings, sink, redact=request.redact, notes=notes)
 
 
 def _enter_namespace(pid: int) -> None:

@@ -26,6 +26,7 @@ class Request:
         addresses: START: (packed hex, port) of the target's local addresses.
         path: START: the pcapng file, absolute.
         snap_bytes, netns_pid: START.
+        redact: START: mask what looks like credentials.
     """
 
     operation: Operation
@@ -35,6 +36,7 @@ class Request:
     path: str = ""
     snap_bytes: int = 0
     netns_pid: int | None = None
+    redact: bool = False
 
     def line(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"

@@ -38,6 +38,7 @@ class Capture:
         snap_bytes: bytes kept of each packet.
         netns_pid: capture in the network namespace of this process; None: in ours.
         addresses: the target's local addresses, where `interfaces` is empty.
+        redact: mask what looks like credentials before it is written.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Capture:
         snap_bytes: int = 192,
         netns_pid: int | None = None,
         addresses: Sequence[Address] = (),
+        redact: bool = False,
     ) -> None:
         self._ports = sorted(set(ports))
         self._request = Request(
@@ -59,6 +61,7 @@ class Capture:
             path=str(path.absolute()),
             snap_bytes=max(snap_bytes, 64),
             netns_pid=netns_pid,
+            redact=redact,
         )
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.model.events import Events, Section
-from sockscope.model.packets import Packets
 
 _Places = npt.NDArray[np.int64]
 
@@ -68,18 +67,9 @@ def redact_events(events: Events) -> Events:
     return events if blob is events.blob else Events(records=events.records, blob=blob)
 
 
-def redact_packets(packets: Packets) -> Packets:
-    """Mask credentials in every captured transport payload, in place where possible."""
-    captured = packets.records["captured_payload_bytes"].astype(np.int64)
-    starts = packets.records["payload_offset"].astype(np.int64)
-    held = (captured > 0) & (starts >= 0) & (starts + captured <= len(packets.raw))
-    if not held.any():
-        return packets
-    starts, captured = starts[held], captured[held]
-    order = np.argsort(starts, kind="stable")
-    raw = packets.raw if packets.raw.flags.writeable else packets.raw.copy()
-    _mask(raw, starts[order], (starts + captured)[order])
-    return packets if raw is packets.raw else Packets(records=packets.records, raw=raw)
+def redact_regions(data: npt.NDArray[np.uint8], starts: _Places, ends: _Places) -> None:
+    """Mask credentials in place inside the regions [start, end) of flat bytes; sorted, not overlapping."""
+    _mask(data, starts, ends)
 
 
 def _payload_sections(events: Events) -> tuple[_Places, _Places]:
