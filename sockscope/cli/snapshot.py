@@ -31,6 +31,7 @@ _STATES = {
 """Every spelling, capitals without separators: the kernel's and ss's differ in nothing else."""
 
 DEFAULT_WATCH_S = 2.0
+WIDE = 120
 EXAMPLES = (
     "Examples: sockscope snapshot --port 8080 | sockscope snapshot --state close-wait | "
     "sockscope snapshot --pid 812 --watch"
@@ -159,7 +160,8 @@ def _show(found: Snapshot, json_path: str | None, *, info: bool, watch: bool) ->
     if watch:
         console.clear()
     # A screen that is drawn again shows what fits on it.
-    table, left_out = report.table(found, info=info, rows=max(5, console.height - 5) if watch else None)
+    fitting = max(5, console.height - 5) if watch else None
+    table, left_out = report.table(found, info=info, rows=fitting, narrow=console.width < WIDE)
     console.print(report.summary(found), style="bold", markup=False)
     console.print(table)
     if left_out:

@@ -165,7 +165,7 @@ _WORDS = {
     Cause.NEVER_ACCEPTED: "never accepted: waits in the listener's queue",
     Cause.ORPHANED: "orphaned: no process holds it by a descriptor",
     Cause.HIDDEN_OWNER: "its owner cannot be seen (run as root, or in its pid namespace)",
-    Cause.CLOSED_HERE: "closed by the program; the kernel finishes",
+    Cause.CLOSED_HERE: "closed by the program",
     Cause.HALF_CLOSED: "shut down for writing, still held",
     Cause.QUEUE_WAITING: "{recv_q} waiting for accept (limit {send_q})",
     Cause.QUEUE_FULL: "accept queue full: {recv_q} waiting, limit {send_q}",
@@ -309,11 +309,14 @@ _STYLES = {
 }
 
 
-def table(snapshot: Snapshot, *, info: bool = False, rows: int | None = None) -> tuple[Table, int]:
+def table(
+    snapshot: Snapshot, *, info: bool = False, rows: int | None = None, narrow: bool = False
+) -> tuple[Table, int]:
     """A table for a terminal (no markup of the target's is interpreted), and how many rows it leaves out.
 
     Args:
         rows: at most so many; None: all up to `TABLE_ROWS`, else `ROWS_OF_MANY`.
+        narrow: fewer columns, for a terminal of 80: queues in one, owners and cause in one.
     """
     from rich.table import Table
     from rich.text import Text
@@ -323,28 +326,25 @@ def table(snapshot: Snapshot, *, info: bool = False, rows: int | None = None) ->
     cells = columns(snapshot, order[:limit], info=info)
     out = Table(box=None, pad_edge=False, header_style="bold")
     out.add_column("State", no_wrap=True)
-    out.add_column("Recv-Q", justify="right", no_wrap=True)
-    out.add_column("Send-Q", justify="right", no_wrap=True)
+    for title in ("Q r/s",) if narrow else ("Recv-Q", "Send-Q"):
+        out.add_column(title, justify="right", no_wrap=True)
     # An address and port stay on one line; only long unix names are folded.
     out.add_column("Local", overflow="fold", min_width=_address_width(cells.local_host, cells.local_port))
     out.add_column("Peer", overflow="fold", min_width=_address_width(cells.peer_host, cells.peer_port))
-    out.add_column("Owners", overflow="fold")
-    out.add_column("Cause", overflow="fold")
+    for title in ("Owners, cause",) if narrow else ("Owners", "Cause"):
+        out.add_column(title, overflow="fold")
     several = len(set(cells.kind)) > 1
     for at in range(len(cells.state)):
         state = cells.state[at]
-        shown = f"{cells.kind[at]} {state}" if several else state
-        why = cells.cause[at]
-        if info and cells.info[at]:
-            why = f"{why}\n{cells.info[at]}" if why else cells.info[at]
+        queues = (str(cells.recv_q[at]), str(cells.send_q[at]))
+        why = "\n".join(text for text in (cells.cause[at], cells.info[at] if info else "") if text)
+        who = (cells.owners[at], why)
         out.add_row(
-            Text(shown, style=_STYLES.get(state, "")),
-            Text(str(cells.recv_q[at])),
-            Text(str(cells.send_q[at])),
+            Text(f"{cells.kind[at]} {state}" if several else state, style=_STYLES.get(state, "")),
+            *map(Text, ("/".join(queues),) if narrow else queues),
             Text(f"{cells.local_host[at]}:{cells.local_port[at]}"),
             Text(f"{cells.peer_host[at]}:{cells.peer_port[at]}"),
-            Text(cells.owners[at]),
-            Text(why),
+            *map(Text, ("\n".join(filter(None, who)),) if narrow else who),
         )
     return out, len(order) - len(cells.state)
 

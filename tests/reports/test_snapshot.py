@@ -39,7 +39,7 @@ def make(*, comm: str = "srv", count: int = 1) -> Snapshot:
 
 def rendered(found: Snapshot, width: int = 160) -> str:
     console = Console(width=width, record=True, force_terminal=False)
-    console.print(report.table(found)[0])
+    console.print(report.table(found, narrow=width < 120)[0])
     return console.export_text()
 
 
@@ -80,6 +80,14 @@ def test_a_hostile_name_stays_text(comm: str) -> None:
         assert "\nb[7]" not in text
     if comm.startswith("[b"):
         assert "[bold]x[/bold][7]" in rendered(make(comm=comm))
+
+
+def test_a_terminal_of_80_cuts_nothing() -> None:
+    text = rendered(make(), width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "127.0.0.1:80" in text
+    assert "srv[7] fd 4" in text
+    assert "program holds on to it" in " ".join(text.split())
 
 
 def test_many_rows_are_summed_up_on_a_terminal_and_whole_in_a_pipe() -> None:
