@@ -139,6 +139,8 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
     """One finding a program and manner (told or not)."""
     holdings = Holdings(session)
     candidates = [c for c in tcp_connections(session) if c.id not in explained and holdings.keeps(c)]
+    if not candidates:
+        return
     writers = {program_of(session, c) for c in session.connections if c.written_bytes and c.open_file >= 0}
     groups: defaultdict[tuple[str, bool, Severity], list[_Leak]] = defaultdict(list)
     for connection in candidates:

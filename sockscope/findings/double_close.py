@@ -75,6 +75,8 @@ class _Twice:
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a program; the cases that hit another connection come first."""
+    if not len(failed_with_ebadf(session, {*USES, Call.close})):
+        return
     generations = Generations.of(session)
     hits = _victims(session, generations)
     victims = {case.victim.id for case in hits if case.victim is not None}

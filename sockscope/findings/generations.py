@@ -29,11 +29,11 @@ def fd_of(session: Session, event: int) -> int:
 def failed_with_ebadf(session: Session, calls: Iterable[Call]) -> Ids:
     """Calls of these kinds that failed with EBADF on a number ≥ 0, in order of time."""
     records = session.events.records
-    rows = records[session.order]
-    hit = (rows["ret"] == -EBADF) & np.isin(rows["call"], np.array(sorted(calls), np.uint16))
-    hit &= rows["args"][:, 0].astype(np.int32) >= 0
-    found: Ids = session.order[hit]
-    return found
+    failed = np.flatnonzero(records["ret"] == -EBADF)
+    rows = records[failed]
+    hit = np.isin(rows["call"], np.array(sorted(calls), np.uint16)) & (rows["args"][:, 0].astype(np.int32) >= 0)
+    found: Ids = failed[hit]
+    return found[np.argsort(session.effective_ns[found], kind="stable")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,9 +53,12 @@ _SHOWN = 4
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a program."""
+    failed = failed_with_ebadf(session, _CALLS)
+    if not len(failed):
+        return
     generations = Generations.of(session)
     groups: defaultdict[str, dict[int, tuple[Descriptor, list[int]]]] = defaultdict(dict)
-    for event in map(int, failed_with_ebadf(session, _CALLS)):
+    for event in map(int, failed):
         closed = generations.closed_before(session, event)
         if closed is None or connection_of(session, closed) in explained:
             continue
