@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sockscope.errors import UsageError
-from sockscope.model.report import Report
+from sockscope.model.report import Report, TimelineItem
 from sockscope.reports.html import render_html, write_html
 from sockscope.reports.html_data import page_data
 from tests.reports import example
@@ -84,6 +84,16 @@ def test_html_of_ten_thousand_connections_keeps_its_bounds(tmp_path: Path) -> No
     write_html(example_report(10_000), path)
     print(f"10,000 connections: {path.stat().st_size / 1e6:.1f} MB")
     assert path.stat().st_size < 15_000_000
+
+
+def test_html_keeps_its_bounds_where_every_connection_has_much_to_tell() -> None:
+    def talkative(connection: int, *, limit: int = 200) -> list[TimelineItem]:
+        items = example.told_of(connection, leaking=40)
+        return [replace(item, text=f"{item.text} <&> {connection}.{turn}") for turn in range(4) for item in items]
+
+    text = render_html(replace(example_report(10_000), timelines=talkative))
+    assert 10_000_000 < len(text) < 15_000_000
+    assert "those with findings and as many others as fit" in text
 
 
 def test_html_keeps_timelines_of_findings_first_and_says_for_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
