@@ -16,8 +16,8 @@ SOCK_STREAM = 1
 EADDRINUSE = 98
 INET = (Family.INET, Family.INET6)
 
-_SOL_SOCKET = 1
-_SO_REUSEADDR = 2
+SOL_SOCKET = 1
+SO_REUSEADDR = 2
 
 
 def bound_to(session: Session, event: int) -> Address | None:
@@ -33,7 +33,7 @@ def reuse_events(session: Session, open_file: int) -> Ids:
     events = session.events_of_open_file(open_file)
     rows = session.events.records[events]
     fits = (rows["call"] == Call.setsockopt) & (rows["ret"] == 0)
-    fits &= (rows["args"][:, 1] == _SOL_SOCKET) & (rows["args"][:, 2] == _SO_REUSEADDR)
+    fits &= (rows["args"][:, 1] == SOL_SOCKET) & (rows["args"][:, 2] == SO_REUSEADDR)
     return np.array([event for event in events[fits].tolist() if _switches_on(session, event)], np.int64)
 
 

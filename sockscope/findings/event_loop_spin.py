@@ -43,6 +43,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from sockscope.analysis.control import by_call
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.accept_queue import ACCEPTS
 from sockscope.findings.evidence import (
@@ -80,10 +81,8 @@ _LONGEST_TURN_NS = 100 * NS_PER_MS
 _LOOKED_AT = 64
 _EXHAUSTED = (-24, -23)
 
-_WAITS = np.array(sorted(WAITS), np.uint16)
-_READS = np.array(sorted(READS), np.uint16)
-_WRITES = np.array(sorted(WRITES), np.uint16)
-_ASKS = np.array([Call.getsockopt, Call.getsockname, Call.getpeername, Call.fcntl, Call.ioctl], np.uint16)
+_WAITS, _READS, _WRITES = by_call(WAITS), by_call(READS), by_call(WRITES)
+_ASKS = by_call([Call.getsockopt, Call.getsockname, Call.getpeername, Call.fcntl, Call.ioctl])
 """Change nothing (fcntl and ioctl: nothing that ends a spin)."""
 
 
@@ -118,7 +117,7 @@ class _Run:
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a process and cause."""
     records = session.events.records
-    waits = np.isin(records["call"], _WAITS)
+    waits = _WAITS[records["call"]]
     tids, counts = np.unique(records["tid"][waits], return_counts=True)
     groups: defaultdict[tuple[int, _Why], list[_Run]] = defaultdict(list)
     for tid in tids[counts >= _TURNS].tolist():
@@ -143,11 +142,13 @@ def _progress(session: Session, events: Ids) -> npt.NDArray[np.bool_]:
 
     What is written to standard output or error is the complaint of a spinning loop, not its progress.
     """
-    rows = session.events.records[events]
-    calls, returned = rows["call"], rows["ret"]
-    reads = np.isin(calls, _READS)
-    logs = np.isin(calls, _WRITES) & ((rows["args"][:, 0] == 1) | (rows["args"][:, 0] == 2))
-    idle = np.isin(calls, _WAITS) | np.isin(calls, _ASKS) | (reads & (returned == 0)) | (returned < 0) | logs
+    # Column by column: whole records of a million events would be 100 MB.
+    records = session.events.records
+    calls, returned = records["call"][events], records["ret"][events]
+    reads, logs = _READS[calls], _WRITES[calls]
+    written = np.nonzero(logs)[0]
+    logs[written] = np.isin(records["args"][events[written], 0], (1, 2))
+    idle = _WAITS[calls] | _ASKS[calls] | (reads & (returned == 0)) | (returned < 0) | logs
     moved: npt.NDArray[np.bool_] = ~idle
     return moved
 
@@ -155,10 +156,11 @@ def _progress(session: Session, events: Ids) -> npt.NDArray[np.bool_]:
 def _runs(session: Session, tid: int) -> Iterator[_Run]:
     """Runs of quick waits of one thread without progress between them."""
     events = session.events_of_tid(tid)
-    rows = session.events.records[events]
-    at = np.nonzero(np.isin(rows["call"], _WAITS))[0]
+    records = session.events.records
+    at = np.nonzero(_WAITS[records["call"][events]])[0]
     done = np.cumsum(_progress(session, events))[at]
-    entered, left, returned = rows["enter_ns"][at], rows["exit_ns"][at], rows["ret"][at]
+    waits = events[at]
+    entered, left, returned = records["enter_ns"][waits], records["exit_ns"][waits], records["ret"][waits]
     whole = (returned >= 0) & (entered >= 0) & (left >= 0)
     # Turn i leads from the return of wait i to that of wait i + 1.
     turn = whole[:-1] & whole[1:] & (done[:-1] == done[1:]) & (left[1:] - left[:-1] < _LONGEST_TURN_NS)
@@ -166,13 +168,13 @@ def _runs(session: Session, tid: int) -> Iterator[_Run]:
     for first, end in zip(np.nonzero(edges == 1)[0].tolist(), np.nonzero(edges == -1)[0].tolist(), strict=True):
         if end - first < _TURNS:
             continue
-        waits = events[at[first : end + 1]]
         began, ended = int(left[first]), int(left[end])
         quick = (np.diff(left[first : end + 1]) < _QUICK_NS).sum()
         if quick >= _QUICK_SHARE * (end - first) and (end - first) * NS_PER_S >= _RATE_PER_S * (ended - began):
-            ready = _always_ready(session, waits)
+            run = waits[first : end + 1]
+            ready = _always_ready(session, run)
             if ready is not None:
-                yield _Run(tid=tid, waits=waits, began_ns=began, ended_ns=ended, ready=ready)
+                yield _Run(tid=tid, waits=run, began_ns=began, ended_ns=ended, ready=ready)
 
 
 def _always_ready(session: Session, waits: Ids) -> frozenset[Ready] | None:
@@ -205,7 +207,7 @@ def _cause(session: Session, run: _Run) -> _Why | None:
     bits = 0
     for one in run.ready:
         bits |= one.bits
-    if (np.isin(calls, _READS) & (returned == 0)).any():
+    if (_READS[calls] & (returned == 0)).any():
         return _Why.END_OF_FILE
     if bits & (HUP | ERR | RDHUP):
         return _Why.HANG_UP
@@ -219,7 +221,8 @@ def _between(session: Session, run: _Run) -> Ids:
     events = session.events_of_tid(run.tid)
     when = session.effective_ns[events]
     events = events[(when >= run.began_ns) & (when <= run.ended_ns)]
-    return events[~np.isin(session.events.records["call"][events], _WAITS)]
+    between: Ids = events[~_WAITS[session.events.records["call"][events]]]
+    return between
 
 
 def _others_work(session: Session, run: _Run) -> bool:

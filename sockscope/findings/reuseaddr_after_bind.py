@@ -39,7 +39,9 @@ from sockscope.analysis.session import Session
 from sockscope.findings.binding import (
     EADDRINUSE,
     INET,
+    SO_REUSEADDR,
     SOCK_STREAM,
+    SOL_SOCKET,
     binds_of,
     bound_to,
     reuse_events,
@@ -69,6 +71,8 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
     """One finding a program and address."""
     records = session.events.records
     options = np.nonzero((records["call"] == Call.setsockopt) & (session.event_open_file >= 0))[0]
+    asked = records["args"][options, 1:3]
+    options = options[(asked[:, 0] == SOL_SOCKET) & (asked[:, 1] == SO_REUSEADDR)]
     groups: defaultdict[tuple[str, Address], list[_Late]] = defaultdict(list)
     for number in np.unique(session.event_open_file[options]).tolist():
         file = session.open_files[number]
