@@ -44,7 +44,7 @@ def start_holders(sockets: int) -> list[int]:
     pairs_each = min(hard - DESCRIPTORS_SPARE, 18_000) // 2
     wanted = sockets // 2
     reading, writing = os.pipe()
-    children = []
+    children: list[int] = []
     while wanted > 0:
         pairs = min(pairs_each, wanted)
         child = os.fork()

@@ -95,8 +95,7 @@ def snapshot(
         check_writable(Path(json_path))
     states = [parse_state(text) for text in state] if state else None
     while True:
-        scan = ForkedScan()
-        with _no_collections():
+        with ForkedScan() as scan, _no_collections():
             found = _look(
                 scan, port or None, pid, states, udp=udp, unix=unix, everything=everything, info=info, js=json_path
             )

@@ -10,6 +10,7 @@ Source: proc_pid_fd(5).
 from __future__ import annotations
 
 import os
+import signal
 import struct
 import threading
 from array import array
@@ -105,7 +106,7 @@ class FdScan:
 class ForkedScan:
     """The same in helper processes: for a command that has much to do for itself meanwhile.
 
-    Started before any thread is. The helpers end by themselves, also where nobody asks for the result.
+    Started before any thread is. A context manager: leaving it ends helpers whose result nobody asked for.
     """
 
     def __init__(self) -> None:
@@ -113,6 +114,16 @@ class ForkedScan:
         # One CPU is left to the command itself.
         count = max(1, min(_MAX_WORKERS, len(os.sched_getaffinity(0)) - 1))
         self._helpers = [self._start(pids[n::count]) for n in range(count)]
+
+    def __enter__(self) -> ForkedScan:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child, reading in self._helpers:
+            os.close(reading)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        self._helpers = []
 
     @staticmethod
     def _start(pids: list[int]) -> tuple[int, int]:
@@ -137,7 +148,8 @@ class ForkedScan:
         """Wait for the helpers' end, as `FdScan.result`."""
         parts: list[Part] = []
         refused = 0
-        for child, reading in self._helpers:
+        while self._helpers:
+            child, reading = self._helpers.pop()
             with open(reading, "rb") as answer:
                 data = answer.read()
             os.waitpid(child, 0)
