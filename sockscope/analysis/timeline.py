@@ -84,7 +84,9 @@ class Timelines:
         entered, left = records["enter_ns"][events], records["exit_ns"][events]
         packets = session.packets_of(connection.id)
         samples = _telling_samples(session, connection)
-        gone = [] if connection.gone_ns is None else [connection.gone_ns]
+        # Where no snapshot ever showed it, its close says it all.
+        known = connection.state is not TcpState.UNKNOWN
+        gone = [connection.gone_ns] if known and connection.gone_ns is not None else []
         times = [
             np.where(entered >= 0, entered, left),
             session.packet_ns[packets],

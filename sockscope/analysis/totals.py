@@ -11,6 +11,7 @@ from sockscope.analysis.join import Join
 from sockscope.model.calls import Call
 from sockscope.model.connections import Protocol
 from sockscope.model.events import EventFlag, Events
+from sockscope.model.tcp import TcpState
 
 Ids = npt.NDArray[np.int64]
 
@@ -40,6 +41,14 @@ def sum_up(
         made.first_ns = min(made.first_ns, firsts[made.id])
     _ends_of_file(joined, events, order, event_connection)
     _owners(joined)
+    _gone_unseen(joined)
+
+
+def _gone_unseen(joined: Join) -> None:
+    """Connections that began and ended between two snapshots: gone when their last reference went."""
+    for made in joined.connections:
+        if made.state == TcpState.UNKNOWN and made.gone_ns is None and made.open_file >= 0:
+            made.gone_ns = joined.state.open_files[made.open_file].released_ns
 
 
 def _ends_of_file(joined: Join, events: Events, order: Ids, event_connection: npt.NDArray[np.int32]) -> None:

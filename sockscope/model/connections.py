@@ -79,7 +79,8 @@ class Connection:
     """As of the last snapshot that shows it; UNKNOWN where none does."""
     state_ns: int | None = None
     gone_ns: int | None = None
-    """The first snapshot that no longer shows it; None while there or unknown."""
+    """The first snapshot that no longer shows it, or where none ever did the release of its open file;
+    None while there or unknown."""
     recv_q: int = 0
     send_q: int = 0
     read_bytes: int = 0
