@@ -27,7 +27,8 @@ Mend:
 False positives:
     Connections must have waited for a second, through several snapshots, up to the last. An accept
     that returned EAGAIN after they came proves the queue was emptied, and nothing is reported. A
-    thread that does not come back to epoll_wait is stuck elsewhere: unaccepted-connection says so.
+    thread that does not come back to epoll_wait may yet accept, or is stuck elsewhere:
+    unaccepted-connection says so.
 
 References:
     epoll(7) "Level-triggered and edge-triggered", and Q9; accept(2) EAGAIN.
@@ -63,6 +64,7 @@ RULE = Rule(
 )
 
 _EPOLLET = 1 << 31
+_WAITS_BEGUN = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,8 @@ def _judge(session: Session, queue: Queue, listener: OpenFile) -> _Case | None:
         waits = session.events_of_open_file(interest.epoll)
         since = waits[_ends_ns(session, waits) > queue.since_ns]
         if len(since):
+            if not _all_came_back(session, since, queue):
+                continue
             tgid = int(session.events.records["tgid"][since[-1]])
         elif not len(session.events_of_tgid(session.tgid_of_table(held[0].table))):
             # Not one call in the whole session: it blocks in the epoll_wait it was in at the attach.
@@ -131,6 +135,21 @@ def _judge(session: Session, queue: Queue, listener: OpenFile) -> _Case | None:
             wait=int(since[-1]) if len(since) else NO_ID,
         )
     return None
+
+
+def _all_came_back(session: Session, waits: Ids, queue: Queue) -> bool:
+    """Whether each thread that waits there has dealt with what it was woken for, and left the queue as it was.
+
+    It has where it is in a wait, or began two after the connections came: the first may have told of them.
+    """
+    tids = session.events.records["tid"][waits]
+    for tid in set(tids.tolist()):
+        own = waits[tids == tid]
+        inside = int(_ends_ns(session, own[-1:])[0]) > queue.until_ns
+        begun = int((session.events.records["enter_ns"][own] > queue.since_ns).sum())
+        if not inside and begun < _WAITS_BEGUN:
+            return False
+    return True
 
 
 def _ends_ns(session: Session, events: Ids) -> Ids:

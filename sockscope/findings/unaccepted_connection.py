@@ -24,9 +24,10 @@ Mend:
 
 False positives:
     A queue is briefly filled in health. Each connection must have been there for a second, through
-    several snapshots, up to the last. Where the program went on accepting meanwhile it is merely
-    slower than its clients come, and where it was at work rather than waiting it may be about to
-    come back: both are warnings, and the latter becomes an error after 5 s.
+    several snapshots, up to the last. It is an error where the accepting thread waits: for a silent
+    client, or for events while the listener's are left alone. Where it went on accepting meanwhile, or
+    is at work (on the CPU, or waiting for another service), it may merely be slower than its clients come:
+    info for 3 s, then a warning, and an error after 10 s without an accept.
 
 References:
     listen(2) (backlog), accept(2); sock_diag(7) (inode 0); net/ipv4/inet_connection_sock.c.
@@ -35,6 +36,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from sockscope.analysis.session import Session
 from sockscope.findings.accept_queue import Queue, accepts_of, doing_at, held_at, queues
@@ -49,6 +51,7 @@ from sockscope.findings.evidence import (
     who,
 )
 from sockscope.model.calls import READS, WAITS, WRITES, Call
+from sockscope.model.connections import Role
 from sockscope.model.findings import Confidence, Evidence, Finding, Need, Rule, Severity, Skip
 from sockscope.model.ids import NO_ID
 from sockscope.model.tcp import TcpState
@@ -62,8 +65,10 @@ RULE = Rule(
     bears_loss=True,
 )
 
-_SURELY_STUCK_NS = 5 * NS_PER_S
-_WAITS_FOR_OTHERS = READS | WRITES | WAITS | {Call.accept, Call.accept4, Call.connect, Call.wait4, Call.waitid}
+_SLOW_NS = 3 * NS_PER_S
+_SURELY_STUCK_NS = 10 * NS_PER_S
+_MOVES = READS | WRITES
+_AWAITS = WAITS | {Call.accept, Call.accept4}
 
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
@@ -73,18 +78,60 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
             yield _finding(session, queue, explained)
 
 
-def _acceptor(session: Session, queue: Queue) -> tuple[int, int, int, int]:
-    """(tgid, tid, fd of the listener, last accept): who accepted last there, else who holds the listener."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Acceptor:
+    """Who should accept there, and what that thread does instead.
+
+    Attributes:
+        accept: the last one it made; -1 for none in this session.
+        doing: its last call; -1 for none.
+        blocked: still in it at the end.
+        idle: what it waits for is a client or an event, not work of its own.
+    """
+
+    tgid: int
+    tid: int
+    fd: int
+    accept: int = NO_ID
+    doing: int = NO_ID
+    blocked: bool = False
+    idle: bool = False
+
+
+def _acceptor(session: Session, queue: Queue) -> _Acceptor:
+    """The thread that accepted last; where none did, a process with the listener, a busy one before others."""
     accepts = [int(a[-1]) for listener in queue.listeners if len(a := accepts_of(session, listener))]
-    held = [d for listener in queue.listeners for d in held_at(session, listener.id, queue.until_ns)]
     if accepts:
         last = max(accepts, key=lambda event: int(session.effective_ns[event]))
         row = session.events.records[last]
-        return int(row["tgid"]), int(row["tid"]), int(row["args"][0]), last
-    if held:
-        tgid = session.tgid_of_table(held[0].table)
-        return tgid, tgid, held[0].fd, NO_ID
-    return NO_ID, NO_ID, NO_ID, NO_ID
+        doing, blocked = doing_at(session, int(row["tid"]), queue.until_ns)
+        return _Acceptor(
+            tgid=int(row["tgid"]),
+            tid=int(row["tid"]),
+            fd=int(row["args"][0]),
+            accept=last,
+            doing=doing,
+            blocked=blocked,
+            idle=_idle(session, doing, blocked),
+        )
+    found = []
+    for held in (d for listener in queue.listeners for d in held_at(session, listener.id, queue.until_ns)):
+        tgid = session.tgid_of_table(held.table)
+        doing, blocked = doing_at(session, tgid, queue.until_ns)
+        idle = _idle(session, doing, blocked)
+        found.append(_Acceptor(tgid=tgid, tid=tgid, fd=held.fd, doing=doing, blocked=blocked, idle=idle))
+    return min(found, key=lambda one: one.idle, default=_Acceptor(tgid=NO_ID, tid=NO_ID, fd=NO_ID))
+
+
+def _idle(session: Session, doing: int, blocked: bool) -> bool:
+    """Whether a thread waits for events or for one of its clients; waiting for a database is work."""
+    if not blocked:
+        return False
+    call = session.events.call(doing)
+    if call in _AWAITS:
+        return True
+    connection = int(session.event_connection[doing])
+    return call in _MOVES and connection >= 0 and session.connections[connection].role is Role.SERVER
 
 
 def _accepted_since(session: Session, queue: Queue) -> int:
@@ -100,11 +147,12 @@ def _finding(session: Session, queue: Queue, explained: frozenset[int]) -> Findi
     waiting = [one for one in queue.waiting if one.connection.id not in explained]
     worst = waiting[0]
     count = len(waiting)
-    tgid, tid, fd, last_accept = _acceptor(session, queue)
-    doing, blocked = doing_at(session, tid, queue.until_ns) if tid >= 0 else (NO_ID, False)
-    idle = blocked and session.events.call(doing) in _WAITS_FOR_OTHERS
+    acceptor = _acceptor(session, queue)
+    tgid, tid, fd = acceptor.tgid, acceptor.tid, acceptor.fd
+    last_accept, doing, blocked = acceptor.accept, acceptor.doing, acceptor.blocked
     taken = _accepted_since(session, queue)
-    certain_harm = taken == 0 and (idle or worst.waited_ns >= _SURELY_STUCK_NS)
+    certain_harm = taken == 0 and (acceptor.idle or worst.waited_ns >= _SURELY_STUCK_NS)
+    mild = Severity.INFO if worst.waited_ns < _SLOW_NS else Severity.WARNING
     gone = sum(1 for one in waiting if one.connection.state is TcpState.CLOSE_WAIT)
     shown = session.sockets.records[queue.row]
     full = f" The listener's queue holds {shown['recv_q']}, its backlog is {shown['send_q']}."
@@ -127,7 +175,7 @@ def _finding(session: Session, queue: Queue, explained: frozenset[int]) -> Findi
         meanwhile += f"; its thread {verb} in {call}{f'({on})' if on < 1 << 31 else ''}{held}"
     return Finding(
         rule=RULE.slug,
-        severity=Severity.ERROR if certain_harm else Severity.WARNING,
+        severity=Severity.ERROR if certain_harm else mild,
         confidence=Confidence.CERTAIN if certain_harm else Confidence.LIKELY,
         title=f"{plural(count, 'connection')} to port {queue.port} not accepted for {span(worst.waited_ns)}",
         tgid=tgid,
@@ -140,16 +188,16 @@ def _finding(session: Session, queue: Queue, explained: frozenset[int]) -> Findi
             f"{plural(count, 'connection')} to port {queue.port} wait in the accept queue, the oldest since "
             f"{since_start(session, worst.since_ns)}; no process owns them.{full}{left} {meanwhile.rstrip('.')}."
         ),
-        remedy=_remedy(taken, blocked, fd),
+        remedy=_remedy(taken, acceptor.idle, fd),
         evidence=kept(_evidence(session, queue, waiting[0].rows[[0, -1]].tolist(), last_accept, doing)),
     )
 
 
-def _remedy(taken: int, blocked: bool, fd: int) -> str:
+def _remedy(taken: int, idle: bool, fd: int) -> str:
     listener = f"fd {fd}" if fd >= 0 else "the listener"
     if taken:
         return f"Give {listener} more workers (or threads), or shorten the time for which one request keeps a worker."
-    if blocked:
+    if idle:
         return (
             f"Serve connections in threads, processes or an event loop, so that accept is called on {listener} while "
             "one of them is silent; and give each read a time limit."

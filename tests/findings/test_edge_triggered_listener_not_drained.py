@@ -96,3 +96,13 @@ def test_busy_elsewhere(run: Run) -> None:
     woken(script, 0, 7, at=100 * MS)
     script.event(100, 100, Call.recvfrom, 0, 4096, fd=7, at=200 * MS, flags=EventFlag.ENTERED_ONLY)
     assert not run(later(script, 1).session(), SLUG)
+
+
+def test_woken_and_still_at_work(run: Run) -> None:
+    """The wait that told of them has returned; other events of the same batch come first."""
+    script = seeded()
+    for at in (500, 1000, 1500, 2000):
+        shown(script, 1, at=at * MS)
+    script.event(100, 100, Call.epoll_wait, 0, 64, fd=4, ret=2, epoll=[(EPOLLIN, 9), (EPOLLIN, 3)], at=510 * MS)
+    script.event(100, 100, Call.recvfrom, 0, 4096, fd=9, ret=5)
+    assert not run(script.ends(2100 * MS).session(), SLUG)

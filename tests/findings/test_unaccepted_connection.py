@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from sockscope.model.calls import Call
 from sockscope.model.events import EventFlag
 from sockscope.model.findings import Confidence, Severity
 from sockscope.model.seed import FileKind
 from sockscope.model.tcp import TcpState
-from tests.analysis.builders import Script
+from tests.analysis.builders import Script, address
 from tests.findings.conftest import MS, SERVER, Run, S, accept, ask, peer, server
 
 SLUG = "unaccepted-connection"
@@ -66,14 +68,27 @@ def test_accepted_before_the_end(run: Run) -> None:
     assert not run(script.ends(4 * S).session(), SLUG)
 
 
-def test_slow_but_accepting_is_a_warning(run: Run) -> None:
+@pytest.mark.parametrize(("until_s", "severity"), [(2, Severity.INFO), (5, Severity.WARNING)])
+def test_slow_but_accepting(run: Run, until_s: int, severity: Severity) -> None:
     script = server()
-    for at in (1000, 1500, 2000, 2500):
-        shown(script, 9, at=at * MS)
-        accept(script, at // 500, at // 500 + 5, at=at * MS + MS)
-    (finding,) = run(script.ends(2600 * MS).session(), SLUG)
-    assert finding.severity is Severity.WARNING
+    for number in range(2 * until_s):
+        shown(script, 99, at=1000 * MS + number * 500 * MS)
+        accept(script, number, number + 10, at=1000 * MS + number * 500 * MS + MS)
+    (finding,) = run(script.ends((until_s + 2) * S).session(), SLUG, least=Severity.INFO)
+    assert finding.severity is severity
     assert "slower than they come" in finding.explanation
+
+
+def test_waiting_for_a_database_is_work(run: Run) -> None:
+    script = server()
+    accept(script, 0, 7, at=100 * MS)
+    script.event(100, 100, Call.socket, 2, 1, ret=8)
+    script.event(100, 100, Call.connect, fd=8, sockaddr=address("10.0.0.2", 5432))
+    script.event(100, 100, Call.recvfrom, 0, 4096, fd=8, at=200 * MS, flags=EventFlag.ENTERED_ONLY)
+    for at in (1000, 1500, 2500):
+        shown(script, 1, at=at * MS)
+    (finding,) = run(script.ends(3 * S).session(), SLUG, least=Severity.INFO)
+    assert finding.severity is Severity.INFO
 
 
 def test_explained_by_edge_triggering(run: Run) -> None:
