@@ -22,7 +22,8 @@ Mend:
 False positives:
     Idle keep-alive connections may be closed at any time and are not counted; nor are requests that
     arrive as the server ends, which no server can avoid. A program that never answers (a log
-    collector) has no request to leave open.
+    collector) has no request to leave open. Where it is not HTTP and the program exits by itself, it is
+    info only: a client in a blocking pop waits without being wronged.
 
 References:
     signal(7); docker stop (SIGTERM, then SIGKILL after 10 s); RFC 9112 section 9.5.
@@ -135,15 +136,14 @@ def _cuts(session: Session, signal_of: dict[int, int]) -> Iterator[_Cut]:
             continue
         signal = signal_of[last.tgid]
         reads, writes = payload_moves(session, session.events_of(connection.id))
-        last_read = int(reads[-1]) if len(reads) else -1
-        is_open = last_read >= 0 and (
-            not len(writes) or session.effective_ns[writes[-1]] < session.effective_ns[last_read]
-        )
-        is_http = is_open and _looks_like_http(session, last_read)
-        before = is_open and session.effective_ns[last_read] <= session.effective_ns[signal]
+        since_ns = int(session.effective_ns[writes[-1]]) if len(writes) else -1
+        asked = reads[session.effective_ns[reads] > since_ns]
+        signal_ns = int(session.effective_ns[signal])
+        is_http = bool(len(asked)) and _looks_like_http(session, int(asked[0]))
+        before = bool(len(asked)) and session.effective_ns[asked[0]] <= signal_ns
         if before and (is_http or program(session, last.tgid) in answering):
-            yield _Cut(connection=connection, copy=last, request=last_read, signal=signal, is_http=is_http)
-        elif not is_open and _unread(session, connection, int(session.effective_ns[signal])):
+            yield _Cut(connection=connection, copy=last, request=int(asked[0]), signal=signal, is_http=is_http)
+        elif not len(asked) and _unread(session, connection, signal_ns):
             yield _Cut(connection=connection, copy=last, request=-1, signal=signal, is_http=False)
 
 
@@ -185,6 +185,16 @@ def _ending(session: Session, tgid: int) -> str:
     return f"exited with status {status >> 8 & 0xFF}"
 
 
+def _grade(session: Session, cuts: list[_Cut]) -> tuple[Severity, Confidence]:
+    """An HTTP request always wants an answer; of other protocols it is not known (a blocking pop may wait for ever)."""
+    if any(cut.is_http for cut in cuts):
+        return Severity.ERROR, Confidence.CERTAIN
+    statuses = (session.processes[cut.copy.tgid].exit_status for cut in cuts)
+    if any(cut.request < 0 for cut in cuts) or any(status is None or status & 0x7F for status in statuses):
+        return Severity.WARNING, Confidence.LIKELY
+    return Severity.INFO, Confidence.POSSIBLE
+
+
 def _finding(session: Session, cuts: list[_Cut], left: list[int]) -> Finding:
     cuts.sort(key=lambda cut: (cut.request < 0, int(session.effective_ns[cut.request])))
     worst = cuts[0]
@@ -204,11 +214,11 @@ def _finding(session: Session, cuts: list[_Cut], left: list[int]) -> Finding:
     told += "."
     if left:
         told += f" {plural(len(left), 'child', 'children')} outlived it: {listed(who(session, pid) for pid in left)}."
-    certain = any(cut.is_http for cut in cuts)
+    severity, confidence = _grade(session, cuts)
     return Finding(
         rule=RULE.slug,
-        severity=Severity.ERROR if certain else Severity.WARNING,
-        confidence=Confidence.CERTAIN if certain else Confidence.LIKELY,
+        severity=severity,
+        confidence=confidence,
         title=f"SIGTERM cut {plural(count, 'connection')} in the middle of a request",
         tgid=tgid,
         comm=session.comm(tgid),

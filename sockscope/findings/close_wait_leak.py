@@ -25,7 +25,7 @@ False positives:
     Half-close is legal: a program may go on sending after the peer's FIN, and one that does is not
     reported, nor one that waits for room to send. A request not answered yet is given 10 s (a slow
     backend), others 1 s. A program that was never told and does not look is reported as info only, until
-    10 s have passed: it may be about to write, and will find out then. A connection pool notices at
+    8 s have passed: it may be about to write, and will find out then. A connection pool notices at
     its next use: client connections that were not told are left at info.
 
 References:
@@ -95,7 +95,8 @@ RULE = Rule(
 _UNANSWERED_GRACE_NS = 10 * NS_PER_S
 """A request may take this long to answer, also when its client has ended its half."""
 _UNTOLD_GRACE_NS = 2 * GRACE_NS
-_SURELY_UNTOLD_NS = 10 * NS_PER_S
+_SURELY_NS = 8 * NS_PER_S
+"""Where the telling was not witnessed: most of a default `diagnose`."""
 _SURELY_IDLE_NS = 5 * NS_PER_S
 
 
@@ -106,6 +107,8 @@ class _Leak:
     Attributes:
         fin_ns: when the peer ended its half.
         told_event: the read or epoll_wait that told; -1 for none.
+        told_before: the end of file had been read before watching began: nothing is left in the queue, not
+            even the FIN.
         last_use: the last event that used it for anything but learning of the end; -1 for none.
         idle_ns: from being told (or the FIN) or the last use to the end of what was watched.
         later_calls: what the told thread did afterwards.
@@ -115,6 +118,7 @@ class _Leak:
     copy: Copy
     fin_ns: int
     told_event: int
+    told_before: bool
     last_use: int
     idle_ns: int
     until_ns: int
@@ -130,7 +134,10 @@ class _Leak:
             return Severity.ERROR, Confidence.CERTAIN
         if told:
             return Severity.WARNING, Confidence.LIKELY
-        if self.idle_ns >= _SURELY_UNTOLD_NS and self.connection.role is not Role.CLIENT:
+        surely = self.idle_ns >= _SURELY_NS
+        if self.told_before:
+            return Severity.ERROR if surely else Severity.WARNING, Confidence.LIKELY
+        if surely and self.connection.role is not Role.CLIENT:
             return Severity.WARNING, Confidence.LIKELY
         return Severity.INFO, Confidence.POSSIBLE
 
@@ -142,12 +149,13 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
     if not candidates:
         return
     writers = {program_of(session, c) for c in session.connections if c.written_bytes and c.open_file >= 0}
-    groups: defaultdict[tuple[str, bool, Severity], list[_Leak]] = defaultdict(list)
+    groups: defaultdict[tuple[str, bool, bool, Severity], list[_Leak]] = defaultdict(list)
     for connection in candidates:
         leak = _judge(session, holdings, connection, answers=program_of(session, connection) in writers)
         if leak is not None:
-            groups[program(session, leak.copy.tgid), leak.told_event >= 0, leak.grade[0]].append(leak)
-    for (name, _, _), leaks in groups.items():
+            manner = (leak.told_event >= 0, leak.told_before)
+            groups[program(session, leak.copy.tgid), *manner, leak.grade[0]].append(leak)
+    for (name, *_), leaks in groups.items():
         yield _finding(session, leaks, served_by(session, name))
 
 
@@ -185,12 +193,21 @@ def _judge(session: Session, holdings: Holdings, connection: Connection, *, answ
         copy=copy,
         fin_ns=fin_ns,
         told_event=told_event,
+        told_before=told_event < 0 and _was_told_before(session, connection),
         last_use=last_use,
         idle_ns=idle,
         until_ns=until,
         later_calls=_later_calls(session, told_event, connection.id),
         unanswered=unanswered,
     )
+
+
+def _was_told_before(session: Session, connection: Connection) -> bool:
+    """In CLOSE_WAIT from the first snapshot on, and nothing in the queue, where an unread FIN counts as one byte."""
+    rows = session.sockets.records[session.samples_of(connection.id)]
+    if connection.witnessed or not len(rows):
+        return False
+    return bool((rows["state"] == TcpState.CLOSE_WAIT).all() and (rows["recv_q"] == 0).all())
 
 
 def _later_calls(session: Session, told_event: int, connection: int) -> int:
@@ -209,7 +226,7 @@ def _finding(session: Session, leaks: list[_Leak], total: int) -> Finding:
     severity, confidence = worst.grade
     fds = f"fd {worst.copy.descriptor.fd}"
     count = len(leaks)
-    ended = since_start(session, worst.fin_ns)
+    ended, first_ns = since_start(session, worst.fin_ns), min(leak.fin_ns for leak in leaks)
     if worst.told_event >= 0:
         told_at = since_start(session, int(session.effective_ns[worst.told_event]))
         manner = (
@@ -224,6 +241,16 @@ def _finding(session: Session, leaks: list[_Leak], total: int) -> Finding:
             f"Close the descriptor where the read returns 0 (here {fds}), on every path: no longer watching it "
             "does not close it."
         )
+    elif worst.told_before:
+        manner = (
+            f"They were in CLOSE_WAIT when watching began, with nothing left to read: {who(session, worst.copy.tgid)} "
+            f"had read them to the end, and it has not touched {fds}, for one, in {span(worst.idle_ns)}."
+        )
+        title = f"{plural(count, 'connection')} in CLOSE_WAIT since before watching began, never closed"
+        remedy = (
+            f"Close the descriptor where the read returns 0 (here {fds}). To see that moment, watch the program "
+            "while clients leave."
+        )
     else:
         manner = (
             f"In the worst case the FIN came at {ended}, and {who(session, worst.copy.tgid)} has not read "
@@ -236,9 +263,9 @@ def _finding(session: Session, leaks: list[_Leak], total: int) -> Finding:
         )
     if worst.unanswered:
         manner += " Its last request was never answered: it may still be at work on it."
+    when = "" if worst.told_before else f" (first FIN of these at {since_start(session, first_ns)})"
     explanation = (
-        f"The peers of {share(count, total)} have ended their half (first FIN of these at "
-        f"{since_start(session, min(leak.fin_ns for leak in leaks))}), and the program keeps its own open. {manner}"
+        f"The peers of {share(count, total)} have ended their half{when}, and the program keeps its own open. {manner}"
     )
     return Finding(
         rule=RULE.slug,

@@ -17,7 +17,7 @@ from sockscope.model.tcp import TcpFlag, TcpState
 
 EPOLLHUP = 0x10
 EPOLLRDHUP = 0x2000
-_PEER_HAS_ENDED = frozenset({TcpState.CLOSE_WAIT, TcpState.LAST_ACK, TcpState.CLOSING})
+_PEER_HAS_ENDED = np.array([TcpState.CLOSE_WAIT, TcpState.LAST_ACK, TcpState.CLOSING], np.uint8)
 
 
 def flow_of(session: Session, connection: Connection) -> Flow | None:
@@ -47,14 +47,12 @@ def peer_fin_ns(session: Session, connection: Connection) -> int | None:
     on_wire = flow.fin_ns[1 - connection.local_side] if flow else None
     if on_wire is not None:
         return on_wire
-    if flow is not None and not session.info.packets.lost_count:
-        return None
-    if connection.eof_ns is not None and shutdown_event(session, connection) < 0:
+    seen_whole = flow is not None and not session.info.packets.lost_count
+    if connection.eof_ns is not None and not seen_whole and shutdown_event(session, connection) < 0:
         return connection.eof_ns
-    for row in session.samples_of(connection.id):
-        if int(session.sockets.records["state"][row]) in _PEER_HAS_ENDED:
-            return int(session.sockets.records["time_ns"][row])
-    return None
+    rows = session.samples_of(connection.id)
+    ended = rows[np.isin(session.sockets.records["state"][rows], _PEER_HAS_ENDED)]
+    return int(session.sockets.records["time_ns"][ended[0]]) if len(ended) else None
 
 
 def shutdown_event(session: Session, connection: Connection, *, writing: bool = False) -> int:

@@ -109,3 +109,25 @@ def test_children_that_stay_are_only_interesting(run: Run) -> None:
     assert not run(session, SLUG)
     (finding,) = run(session, SLUG, least=Severity.INFO)
     assert "server[200]" in finding.explanation
+
+
+def test_a_blocking_pop_and_a_proper_exit(run: Run) -> None:
+    script = server()
+    for number in range(2):
+        accept(script, number, 7 + number)
+        ask(script, number, 7 + number, b"BLPOP k 0\r\n")
+    answer(script, 7)
+    stop(script, status=0)
+    session = script.ends(2 * S).session()
+    assert not run(session, SLUG)
+    assert len(run(session, SLUG, least=Severity.INFO)) == 1
+
+
+def test_a_request_read_in_pieces(run: Run) -> None:
+    script = server()
+    accept(script, 0, 7)
+    ask(script, 0, 7, b"POST / HTTP/1.1\r\n")
+    ask(script, 0, 7, b"\r\nbody")
+    stop(script, status=0)
+    (finding,) = run(script.ends(2 * S).session(), SLUG)
+    assert finding.severity is Severity.ERROR

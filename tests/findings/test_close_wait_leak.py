@@ -150,3 +150,34 @@ def test_told_by_epoll(run: Run) -> None:
     (finding,) = run(script.ends(3 * S).session(), SLUG)
     assert finding.severity is Severity.ERROR
     assert "epoll_wait" in finding.evidence[0].text
+
+
+def found_at_attach(*, recv_q: int) -> Script:
+    """In CLOSE_WAIT before watching began, as fd 7."""
+    script = server().seed_fd(100, 7, inode=70)
+    for at in (0, 3, 8):
+        script.snapshot(at=at * S)
+        script.socket_row(SERVER, None, TcpState.LISTEN, inode=3, owners=[(100, 3)])
+        script.socket_row(SERVER, peer(0), TcpState.CLOSE_WAIT, inode=70, recv_q=recv_q, owners=[(100, 7)])
+        wait(script)
+    return script
+
+
+def test_told_before_watching_began(run: Run) -> None:
+    script = found_at_attach(recv_q=0)
+    (finding,) = run(script.ends(10 * S).session(), SLUG)
+    assert (finding.severity, finding.confidence) == (Severity.ERROR, Confidence.LIKELY)
+    assert finding.fd == 7
+    assert "when watching began" in finding.explanation
+
+
+def test_found_at_attach_for_a_short_while(run: Run) -> None:
+    (finding,) = run(found_at_attach(recv_q=0).ends(6 * S).session(), SLUG)
+    assert finding.severity is Severity.WARNING
+
+
+def test_found_at_attach_and_unread(run: Run) -> None:
+    session = found_at_attach(recv_q=1).ends(6 * S).session()
+    assert not run(session, SLUG)
+    (finding,) = run(session, SLUG, least=Severity.INFO)
+    assert "does not look" in finding.title
