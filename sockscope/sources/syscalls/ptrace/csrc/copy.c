@@ -1,11 +1,9 @@
 /* Records and what is copied from the tracee's memory beside them. */
-#define _GNU_SOURCE
 #include "engine.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/uio.h>
 
 struct header {
     uint8_t kind, error;
@@ -36,12 +34,6 @@ struct sink {
 };
 
 static int reads_failed_errno(void) { return errno > 0 && errno < 256 ? errno : EFAULT; }
-
-ssize_t remote_read(int32_t tid, void *to, uint64_t from, size_t bytes)
-{
-    struct iovec local = {to, bytes}, remote = {(void *)(uintptr_t)from, bytes};
-    return process_vm_readv(tid, &local, 1, &remote, 1, 0);
-}
 
 static void put(struct sink *s, uint8_t kind, uint8_t error, const void *data, uint32_t bytes)
 {

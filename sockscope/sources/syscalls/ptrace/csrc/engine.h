@@ -92,8 +92,11 @@ void task_drop(struct task *t);
 void guard_tell(int32_t op, int32_t tid, int32_t mask);
 enum { GUARD_NEW = 1, GUARD_GONE = 2 };
 
-/* copy.c */
+/* memory.c */
 ssize_t remote_read(int32_t tid, void *to, uint64_t from, size_t bytes);
+void memory_forget(int32_t tgid);
+
+/* copy.c */
 void copy_at_entry(const struct task *t, struct call *c);
 struct event *emit_call(struct task *t, struct call *c, int64_t ret, int64_t exit_ns, uint16_t flags);
 struct event *emit_task(const struct task *t, uint16_t call, int64_t now, uint64_t a, uint64_t b, uint64_t c);

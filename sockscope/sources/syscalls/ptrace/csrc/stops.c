@@ -249,6 +249,7 @@ static void on_exec(struct task *t, int64_t now)
         guard_tell(GUARD_NEW, tid, caller->mask);
         t = caller;
     }
+    memory_forget(t->tgid);
     t->exited = t->group_stopped = 0;
     struct event *e = emit_task(t, TASK_EXEC, now, (uint32_t)former, 0, 0);
     if (e) {

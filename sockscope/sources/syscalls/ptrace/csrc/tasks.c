@@ -49,6 +49,8 @@ void task_drop(struct task *t)
     last->slot = t->slot;
     S.all[t->slot] = last;
     S.by_tid[t->tid] = NULL;
+    if (t->tid == t->tgid)
+        memory_forget(t->tgid);
     free(t->cur.in);
     free(t->interrupted.in);
     free(t);
