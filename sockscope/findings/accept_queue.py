@@ -73,15 +73,16 @@ def queues(session: Session) -> list[Queue]:
     """
     candidates: defaultdict[int, list[Connection]] = defaultdict(list)
     for connection in session.connections:
-        if connection.open_file < 0 and connection.protocol is Protocol.TCP and connection.local is not None:
+        unowned = connection.open_file < 0 and connection.inode == 0 and connection.state in _IN_QUEUE
+        if unowned and connection.protocol is Protocol.TCP and connection.local is not None:
             candidates[connection.local.port].append(connection)
+    listening: defaultdict[int, list[OpenFile]] = defaultdict(list)
+    for file in session.open_files if candidates else ():
+        if file.listening and file.local is not None and file.socket_type in (0, 1):
+            listening[file.local.port].append(file)
     made = []
     for port, connections in sorted(candidates.items()):
-        files = [
-            file
-            for file in session.open_files
-            if file.listening and file.local is not None and file.local.port == port and file.socket_type in (0, 1)
-        ]
+        files = listening[port]
         row = listen_row(session, port, before_ns=_end_of(session, files))
         if row < 0:
             continue

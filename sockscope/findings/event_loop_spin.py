@@ -58,7 +58,7 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.readiness import ERR, HUP, IN, OUT, RDHUP, Ready, named, ready_of
+from sockscope.findings.readiness import ERR, HUP, IN, OUT, RDHUP, Names, Ready, ready_of
 from sockscope.model.calls import READS, WAITS, WRITES, Call
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 
@@ -118,11 +118,12 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
     """One finding a process and cause."""
     records = session.events.records
     waits = _WAITS[records["call"]]
+    names = Names(session)
     tids, counts = np.unique(records["tid"][waits], return_counts=True)
     groups: defaultdict[tuple[int, _Why], list[_Run]] = defaultdict(list)
     for tid in tids[counts >= _TURNS].tolist():
         for run in _runs(session, tid):
-            why = _cause(session, run)
+            why = _cause(session, run, names)
             if why is not None:
                 groups[int(records["tgid"][run.waits[0]]), why].append(run)
     for (tgid, why), runs in groups.items():
@@ -132,7 +133,7 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
         else:
             enough = spun >= _SPUN_NS
         if enough:
-            finding = _finding(session, tgid, why, runs)
+            finding = _finding(session, tgid, why, runs, names)
             if not finding.connections or not set(finding.connections) <= explained:
                 yield finding
 
@@ -193,7 +194,7 @@ def _always_ready(session: Session, waits: Ids) -> frozenset[Ready] | None:
     return None
 
 
-def _cause(session: Session, run: _Run) -> _Why | None:
+def _cause(session: Session, run: _Run, names: Names) -> _Why | None:
     """Why it spins; None where it does not after all."""
     between = _between(session, run)
     records = session.events.records
@@ -202,7 +203,7 @@ def _cause(session: Session, run: _Run) -> _Why | None:
         return None if _others_work(session, run) else _Why.NOTHING
     if (np.isin(calls, ACCEPTS) & np.isin(returned, _EXHAUSTED)).any():
         return None
-    if _served_elsewhere(session, run):
+    if _served_elsewhere(session, run, names):
         return None
     bits = 0
     for one in run.ready:
@@ -234,10 +235,10 @@ def _others_work(session: Session, run: _Run) -> bool:
     return bool(_progress(session, others).any())
 
 
-def _served_elsewhere(session: Session, run: _Run) -> bool:
+def _served_elsewhere(session: Session, run: _Run, names: Names) -> bool:
     """Whether another thread or process made progress on what was ready: the loop handed it over."""
     for one in run.ready:
-        file, _ = named(session, int(run.waits[0]), one)
+        file, _ = names.of(int(run.waits[0]), one)
         if file < 0:
             continue
         events = session.events_of_open_file(file)
@@ -257,12 +258,12 @@ _MENDS = {
 }
 
 
-def _finding(session: Session, tgid: int, why: _Why, runs: list[_Run]) -> Finding:
+def _finding(session: Session, tgid: int, why: _Why, runs: list[_Run], names: Names) -> Finding:
     runs.sort(key=lambda run: -len(run.waits))
     worst = runs[0]
     turns, spun = sum(len(run.waits) for run in runs), sum(run.spun_ns for run in runs)
     watched = max(1, session.info.ended_ns - session.info.started_ns)
-    files = [named(session, int(run.waits[0]), one) for run in runs for one in run.ready]
+    files = [names.of(int(run.waits[0]), one) for run in runs for one in run.ready]
     fds = sorted({fd for _, fd in files if fd >= 0})
     numbers = {session.open_files[file].connection for file, _ in files if file >= 0} - {-1}
     connections = tuple(sorted(numbers))

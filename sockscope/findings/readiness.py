@@ -9,6 +9,7 @@ import numpy as np
 
 from sockscope.analysis.session import Session
 from sockscope.model.calls import EPOLL_WAITS, Call
+from sockscope.model.descriptors import Descriptor, EpollInterest
 from sockscope.model.events import Section
 from sockscope.model.ids import NO_ID
 
@@ -73,26 +74,43 @@ def _select(session: Session, wait: int) -> frozenset[Ready] | None:
     return frozenset(Ready(fd, found) for fd, found in bits.items())
 
 
-def named(session: Session, wait: int, ready: Ready) -> tuple[int, int]:
-    """(open file id, descriptor number) of what was ready; -1 where it is not known."""
-    if session.events.call(wait) in EPOLL_WAITS:
-        epoll = int(session.event_open_file[wait])
-        when = int(session.effective_ns[wait])
-        for interest in session.interests:
-            in_force = interest.added_ns <= when and (interest.removed_ns is None or interest.removed_ns >= when)
-            if in_force and interest.epoll == epoll and interest.data == ready.key:
-                return interest.open_file, interest.fd
+class Names:
+    """Finds what a wait spoke of. For one rule's run over a session; what it needs is indexed at its first use.
+
+    Args:
+        session: the joined session; it must not change meanwhile.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._interests: dict[tuple[int, int], list[EpollInterest]] | None = None
+        self._descriptors: dict[int, list[Descriptor]] | None = None
+
+    def of(self, wait: int, ready: Ready) -> tuple[int, int]:
+        """(open file id, descriptor number) of what was ready; -1 where it is not known."""
+        if self._session.events.call(wait) in EPOLL_WAITS:
+            return self._in_epoll(wait, ready.key)
+        return self._in_table(wait, ready.key), ready.key
+
+    def _in_epoll(self, wait: int, data: int) -> tuple[int, int]:
+        if self._interests is None:
+            self._interests = {}
+            for one in self._session.interests:
+                self._interests.setdefault((one.epoll, one.data), []).append(one)
+        when = int(self._session.effective_ns[wait])
+        for one in self._interests.get((int(self._session.event_open_file[wait]), data), ()):
+            if one.added_ns <= when and (one.removed_ns is None or one.removed_ns >= when):
+                return one.open_file, one.fd
         return NO_ID, NO_ID
-    return _in_table(session, wait, ready.key), ready.key
 
-
-def _in_table(session: Session, wait: int, fd: int) -> int:
-    tgid, when = int(session.events.records["tgid"][wait]), int(session.effective_ns[wait])
-    for table in session.tables:
-        if tgid not in table.tgids or table.created_ns > when:
-            continue
-        for one in session.descriptors:
+    def _in_table(self, wait: int, fd: int) -> int:
+        if self._descriptors is None:
+            self._descriptors = {}
+            for one in self._session.descriptors:
+                self._descriptors.setdefault(one.fd, []).append(one)
+        tgid, when = int(self._session.events.records["tgid"][wait]), int(self._session.effective_ns[wait])
+        for one in self._descriptors.get(fd, ()):
             lived = one.opened_ns <= when and (one.closed_ns is None or one.closed_ns > when)
-            if lived and one.table == table.id and one.fd == fd:
+            if lived and tgid in self._session.tables[one.table].tgids:
                 return one.open_file
-    return NO_ID
+        return NO_ID

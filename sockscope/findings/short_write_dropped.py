@@ -53,7 +53,7 @@ from sockscope.findings.evidence import (
     who,
 )
 from sockscope.findings.partial_writes import Partial, partial_writes, requested
-from sockscope.findings.readiness import ERR, HUP, RDHUP, named, ready_of
+from sockscope.findings.readiness import ERR, HUP, RDHUP, Names, ready_of
 from sockscope.model.calls import READS, WAITS, WRITES, Call
 from sockscope.model.connections import Connection
 from sockscope.model.descriptors import Ended
@@ -70,6 +70,7 @@ _READS = np.array(sorted(READS), np.uint16)
 _WRITES = np.array(sorted(WRITES), np.uint16)
 _WAITS = np.array(sorted(WAITS), np.uint16)
 _WAITS_LOOKED_AT = 50
+_NEVER_NS = 1 << 62
 _GONE = HUP | ERR | RDHUP
 _CLOSED = frozenset({Ended.CLOSE, Ended.CLOSE_RANGE, Ended.REPLACED})
 _FORGOTTEN_NS = 2 * GRACE_NS
@@ -99,16 +100,46 @@ class _Dropped:
     drained_row: int = NO_ID
 
 
+class _Lookups:
+    """What is dear to find, found once for one run over a session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._times: dict[tuple[str, int], tuple[Ids, Ids]] = {}
+        self.names = Names(session)
+        rows = session.events.records
+        spliced = np.nonzero(rows["call"] == Call.splice)[0]
+        self.spliced = set(zip(rows["tgid"][spliced].tolist(), rows["args"][spliced, 2].tolist(), strict=True))
+        """(tgid, fd) that were spliced to: splice(2) is filed under where it takes from."""
+
+    def of_thread(self, tid: int, after_ns: int, until_ns: int) -> Ids:
+        """What a thread did after one moment and before another."""
+        return self._between(("thread", tid), after_ns, until_ns)
+
+    def of_connection(self, connection: int, after_ns: int) -> Ids:
+        """What was done on a connection after that moment."""
+        return self._between(("connection", connection), after_ns, _NEVER_NS)
+
+    def _between(self, key: tuple[str, int], after_ns: int, until_ns: int) -> Ids:
+        if key not in self._times:
+            kind, number = key
+            events = self._session.events_of_tid(number) if kind == "thread" else self._session.events_of(number)
+            self._times[key] = events, self._session.effective_ns[events]
+        events, times = self._times[key]
+        return events[np.searchsorted(times, after_ns, "right") : np.searchsorted(times, until_ns, "left")]
+
+
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a program and manner."""
+    lookups = _Lookups(session)
     last: dict[int, Partial] = {}
     groups: defaultdict[tuple[str, _How], dict[int, _Dropped]] = defaultdict(dict)
     for partial in sorted(partial_writes(session), key=lambda one: int(session.effective_ns[one.event])):
         last[partial.connection] = partial
-        _keep(session, groups, _replaced(session, partial))
+        _keep(session, groups, _replaced(session, partial, lookups))
     # Only the last short write of a connection can be the one whose rest is missing at its end.
     for partial in last.values():
-        _keep(session, groups, _abandoned(session, partial))
+        _keep(session, groups, _abandoned(session, partial, lookups))
     for (_, how), found in groups.items():
         yield _finding(session, how, list(found.values()))
 
@@ -119,18 +150,11 @@ def _keep(session: Session, groups: defaultdict[tuple[str, _How], dict[int, _Dro
         groups[program(session, tgid), found.how].setdefault(found.partial.connection, found)
 
 
-def _later(session: Session, partial: Partial) -> Ids:
-    """What was done on the connection after the short write had returned."""
-    events = session.events_of(partial.connection)
-    later: Ids = events[session.effective_ns[events] > session.effective_ns[partial.event]]
-    return later
-
-
-def _replaced(session: Session, partial: Partial) -> _Dropped | None:
+def _replaced(session: Session, partial: Partial, lookups: _Lookups) -> _Dropped | None:
     """The relay's fault: the buffer is filled anew from its start, and sent, before the rest was sent."""
     if not partial.buffer:
         return None
-    later = _later(session, partial)
+    later = lookups.of_connection(partial.connection, int(session.effective_ns[partial.event]))
     writes = later[np.isin(session.events.records["call"][later], _WRITES)]
     if not len(writes):
         return None
@@ -142,9 +166,8 @@ def _replaced(session: Session, partial: Partial) -> _Dropped | None:
         or int(row["tid"]) != int(made["tid"])
     ):
         return None
-    mine = session.events_of_tid(int(made["tid"]))
-    when = session.effective_ns[mine]
-    between = mine[(when > session.effective_ns[partial.event]) & (when < session.effective_ns[following])]
+    since, until = int(session.effective_ns[partial.event]), int(session.effective_ns[following])
+    between = lookups.of_thread(int(made["tid"]), since, until)
     rows = session.events.records[between]
     filled = np.isin(rows["call"], _READS) & (rows["ret"] > 0) & (rows["args"][:, 1] == partial.buffer)
     if not filled.any():
@@ -158,17 +181,18 @@ def _replaced(session: Session, partial: Partial) -> _Dropped | None:
     )
 
 
-def _abandoned(session: Session, partial: Partial) -> _Dropped | None:
+def _abandoned(session: Session, partial: Partial, lookups: _Lookups) -> _Dropped | None:
     connection = session.connections[partial.connection]
-    later = _later(session, partial)
+    later = lookups.of_connection(partial.connection, int(session.effective_ns[partial.event]))
     rows = session.events.records[later]
     writes = np.isin(rows["call"], _WRITES)
     if (writes & (rows["ret"] < 0)).any() or (writes & (rows["exit_ns"] < 0)).any():
         return None  # it tries, and waits for room, or the peer has gone
-    if (rows["call"] == Call.splice).any() or _spliced(session, partial):
+    made = session.events.records[partial.event]
+    if (int(made["tgid"]), int(made["args"][0])) in lookups.spliced:
         return None
     lost = partial.left - int(rows["ret"][writes & (rows["ret"] > 0)].sum())
-    if lost <= 0 or _peer_gone(session, connection, partial, later):
+    if lost <= 0 or _peer_gone(session, connection, partial, later, lookups):
         return None
     since = int(session.effective_ns[partial.event])
     if writes.any():
@@ -176,7 +200,11 @@ def _abandoned(session: Session, partial: Partial) -> _Dropped | None:
     ended = _ended_by(session, connection, later)
     drained = _drained(session, connection, since)
     if ended is None:
-        if drained < 0 or session.info.ended_ns - since < _FORGOTTEN_NS or not _goes_on(session, partial, since):
+        if (
+            drained < 0
+            or session.info.ended_ns - since < _FORGOTTEN_NS
+            or not _goes_on(session, partial, since, lookups)
+        ):
             return None
         until = session.info.ended_ns
         return _Dropped(
@@ -188,15 +216,7 @@ def _abandoned(session: Session, partial: Partial) -> _Dropped | None:
     return _Dropped(partial=partial, how=_How.CLOSED, after=event, after_ns=when, lost_bytes=lost, drained_row=drained)
 
 
-def _spliced(session: Session, partial: Partial) -> bool:
-    """Whether the process splices to that descriptor (splice(2) is filed under where it takes from)."""
-    mine = session.events_of_tgid(int(session.events.records["tgid"][partial.event]))
-    rows = session.events.records[mine]
-    fd = session.events.records["args"][partial.event][0]
-    return bool(((rows["call"] == Call.splice) & (rows["args"][:, 2] == fd)).any())
-
-
-def _peer_gone(session: Session, connection: Connection, partial: Partial, later: Ids) -> bool:
+def _peer_gone(session: Session, connection: Connection, partial: Partial, later: Ids, lookups: _Lookups) -> bool:
     """Whether the peer ended or reset the connection after the short write: nobody is left to get the rest."""
     since = int(session.effective_ns[partial.event])
     rows = session.events.records[later]
@@ -204,7 +224,7 @@ def _peer_gone(session: Session, connection: Connection, partial: Partial, later
     if (reads & ((rows["ret"] == 0) | ((rows["ret"] < 0) & (rows["ret"] != -11) & (rows["ret"] != -4)))).any():
         return True
     ended = _closed_ns(session, connection)
-    if _told_gone(session, connection, partial, session.info.ended_ns if ended is None else ended):
+    if _told_gone(session, partial, session.info.ended_ns if ended is None else ended, lookups):
         return True
     if connection.flow < 0:
         return False
@@ -215,14 +235,14 @@ def _peer_gone(session: Session, connection: Connection, partial: Partial, later
     )
 
 
-def _told_gone(session: Session, connection: Connection, partial: Partial, until_ns: int) -> bool:
+def _told_gone(session: Session, partial: Partial, until_ns: int, lookups: _Lookups) -> bool:
     """Whether a wait of the same thread reported a hang-up of the connection before it was closed."""
-    mine = session.events_of_tid(int(session.events.records["tid"][partial.event]))
-    when = session.effective_ns[mine]
-    between = mine[(when > session.effective_ns[partial.event]) & (when <= until_ns)]
+    file = session.connections[partial.connection].open_file
+    since, tid = int(session.effective_ns[partial.event]), int(session.events.records["tid"][partial.event])
+    between = lookups.of_thread(tid, since, until_ns)
     waits = between[np.isin(session.events.records["call"][between], _WAITS)][-_WAITS_LOOKED_AT:]
     return any(
-        ready.bits & _GONE and named(session, wait, ready)[0] == connection.open_file
+        ready.bits & _GONE and lookups.names.of(wait, ready)[0] == file
         for wait in waits.tolist()
         for ready in ready_of(session, wait) or ()
     )
@@ -254,10 +274,9 @@ def _drained(session: Session, connection: Connection, since_ns: int) -> int:
     return int(fits[0]) if len(fits) else NO_ID
 
 
-def _goes_on(session: Session, partial: Partial, since_ns: int) -> bool:
+def _goes_on(session: Session, partial: Partial, since_ns: int, lookups: _Lookups) -> bool:
     """Whether the thread did other things afterwards (else it may be at work on the rest)."""
-    mine = session.events_of_tid(int(session.events.records["tid"][partial.event]))
-    after = mine[session.effective_ns[mine] > since_ns]
+    after = lookups.of_thread(int(session.events.records["tid"][partial.event]), since_ns, _NEVER_NS)
     return bool((session.event_connection[after] != partial.connection).any())
 
 
