@@ -103,9 +103,8 @@ def _runs(session: Session, calls: Ids) -> _Runs:
     failing_since: dict[int, int] = {}
     longest = 0
     failed = []
-    for event in calls.tolist():
-        ret, key = int(records["ret"][event]), int(session.event_open_file[event])
-        now = int(session.effective_ns[event])
+    columns = records["ret"][calls], session.event_open_file[calls], session.effective_ns[calls]
+    for event, ret, key, now in zip(calls.tolist(), *(column.tolist() for column in columns), strict=True):
         if ret in (-_EMFILE, -_ENFILE):
             failed.append(event)
             failing_since.setdefault(key, now)

@@ -128,12 +128,16 @@ def _on_minus_one(session: Session) -> Iterator[_Case]:
         return
     used = np.nonzero(bad & np.isin(records["call"], _ON_MINUS_ONE))[0]
     used = used[(records["args"][used, 0] & np.uint64(0xFFFF_FFFF)) == 0xFFFF_FFFF]
-    for event in used[np.argsort(session.effective_ns[used], kind="stable")].tolist():
-        mine = session.events_of_tid(int(records["tid"][event]))
+    for tid in np.unique(records["tid"][used]).tolist():
+        mine = session.events_of_tid(tid)
         made = mine[np.isin(records["call"][mine], _MAKES)]
-        made = made[session.effective_ns[made] < session.effective_ns[event]]
-        if len(made) and int(records["ret"][made[-1]]) < 0 and int(records["ret"][made[-1]]) not in _NOT_FAILURES:
-            yield _Case(manner=_Manner.MINUS_ONE, failed=int(made[-1]), used=event)
+        before = np.searchsorted(session.effective_ns[made], session.effective_ns[used], "left") - 1
+        for event, at in zip(used.tolist(), before.tolist(), strict=True):
+            if int(records["tid"][event]) != tid or at < 0:
+                continue
+            ret = int(records["ret"][made[at]])
+            if ret < 0 and ret not in _NOT_FAILURES:
+                yield _Case(manner=_Manner.MINUS_ONE, failed=int(made[at]), used=event)
 
 
 _MENDS = {
