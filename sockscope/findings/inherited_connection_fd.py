@@ -37,7 +37,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sockscope.analysis.session import Session
-from sockscope.findings.evidence import GRACE_NS, from_event, kept, listed, plural, since_start, span, who
+from sockscope.findings.evidence import GRACE_NS, from_event, kept, listed, plural, program, since_start, span, who
 from sockscope.findings.holding import (
     Copy,
     Holdings,
@@ -76,7 +76,7 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
         if connection.id in explained:
             continue
         for leak in _judge(session, holdings, connection):
-            executed = exec_after(session, leak.child) >= 0
+            executed = _is_other_program(session, leak.child)
             groups[leak.parent.tgid, executed, session.comm(leak.child.tgid)].append(leak)
     for leaks in groups.values():
         yield _finding(session, leaks)
@@ -87,8 +87,8 @@ def _judge(session: Session, holdings: Holdings, connection: Connection) -> Iter
         return
     every = {copy.descriptor.id: copy for copy in holdings.copies(connection.open_file)}
     for child in every.values():
-        parent = every.get(child.descriptor.source)
-        if child.descriptor.how is not How.FORK or parent is None or child.given_up:
+        parent = _parent_of(session, child, every)
+        if parent is None or child.given_up:
             continue
         held_ns = child.until_ns - child.descriptor.opened_ns
         if (
@@ -99,6 +99,21 @@ def _judge(session: Session, holdings: Holdings, connection: Connection) -> Iter
         ):
             continue
         yield _Leak(connection=connection, child=child, parent=parent, held_ns=held_ns)
+
+
+def _parent_of(session: Session, child: Copy, every: dict[int, Copy]) -> Copy | None:
+    """The copy it was forked from; of what was there at attach, that of its parent, if it runs another program."""
+    if child.descriptor.how is How.FORK:
+        return every.get(child.descriptor.source)
+    process = session.processes.get(child.tgid)
+    if child.descriptor.how is not How.SNAPSHOT or process is None or not process.exe:
+        return None
+    parents = (copy for copy in every.values() if copy.tgid == process.parent)
+    return next((copy for copy in parents if program(session, copy.tgid) != process.exe), None)
+
+
+def _is_other_program(session: Session, child: Copy) -> bool:
+    return exec_after(session, child) >= 0 or child.descriptor.how is How.SNAPSHOT
 
 
 def _is_meant(session: Session, holdings: Holdings, child: Copy, parent: Copy) -> bool:
@@ -114,7 +129,8 @@ def _finding(session: Session, leaks: list[_Leak]) -> Finding:
     leaks.sort(key=lambda leak: -leak.held_ns)
     worst = leaks[0]
     child, parent = worst.child, worst.parent
-    executed = exec_after(session, child) >= 0
+    executed = _is_other_program(session, child)
+    witnessed = child.descriptor.how is How.FORK
     name, fd = who(session, child.tgid), child.descriptor.fd
     connections = tuple(dict.fromkeys(leak.connection.id for leak in leaks))
     count = len(connections)
@@ -133,10 +149,11 @@ def _finding(session: Session, leaks: list[_Leak]) -> Finding:
         )
     else:
         remedy = f"Close the connections in the child right after fork (here fd {fd} in {name})."
+    confidence = Confidence.POSSIBLE if not executed else Confidence.CERTAIN if witnessed else Confidence.LIKELY
     return Finding(
         rule=RULE.slug,
         severity=Severity.WARNING if executed else Severity.INFO,
-        confidence=Confidence.CERTAIN if executed else Confidence.POSSIBLE,
+        confidence=confidence,
         title=f"{plural(count, 'connection')} inherited by {name}, which has no use for them",
         tgid=parent.tgid,
         comm=session.comm(parent.tgid),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sockscope.model.calls import Call
-from sockscope.model.findings import Holder, Severity
+from sockscope.model.findings import Confidence, Holder, Severity
 from tests.analysis.builders import Script
 from tests.findings.conftest import SERVER, Run, S, accept, answer, ask, peer, server
 
@@ -76,4 +76,30 @@ def test_given_away(run: Run) -> None:
     script.fork(100, 200)
     script.event(100, 100, Call.close, fd=7)
     script.exec(200, comm="handler")
+    assert not run(script.ends(3 * S).session(), SLUG, least=Severity.INFO)
+
+
+def found_at_attach(exe: str, *, used_by: tuple[int, ...] = (100,)) -> Script:
+    """Parent and child have the connection already."""
+    script = server().process(200, ppid=100, comm="sleep", exe=exe)
+    for tgid in (100, 200):
+        script.seed_fd(tgid, 7, inode=70, open_file=1)
+    script.snapshot()
+    script.socket_row(SERVER, peer(0), inode=70, owners=[(100, 7), (200, 7)])
+    for tgid in used_by:
+        answer(script, 7, tgid=tgid)
+    return script
+
+
+def test_found_at_attach(run: Run) -> None:
+    (finding,) = run(found_at_attach("/usr/bin/sleep").ends(3 * S).session(), SLUG)
+    assert (finding.confidence, finding.holder) == (Confidence.LIKELY, Holder(tgid=200, comm="sleep", fd=7))
+
+
+def test_found_at_attach_in_a_worker_of_the_same_program(run: Run) -> None:
+    assert not run(found_at_attach("/usr/bin/server").ends(3 * S).session(), SLUG, least=Severity.INFO)
+
+
+def test_found_at_attach_and_used_by_both(run: Run) -> None:
+    script = found_at_attach("/usr/bin/sleep", used_by=(100, 200))
     assert not run(script.ends(3 * S).session(), SLUG, least=Severity.INFO)
