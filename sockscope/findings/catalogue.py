@@ -62,8 +62,18 @@ def sections(module: RuleModule) -> dict[str, str]:
     """A rule's documentation: heading → text, in the order of `HEADINGS`; a heading it lacks is left out.
 
     The docstring holds each heading on a line of its own, with a colon, and its text indented under it.
+    A paragraph comes back as one line, for the reader's own width; lists and code (indented) as they are.
     """
     known = "|".join(map(re.escape, HEADINGS))
     parts = re.split(rf"^({known}):[ ]*$", inspect.cleandoc(module.__doc__ or ""), flags=re.MULTILINE)
     found = dict(zip(parts[1::2], parts[2::2], strict=True))
-    return {name: inspect.cleandoc("\n" + found[name]).strip() for name in HEADINGS if name in found}
+    return {name: _unwrapped(inspect.cleandoc("\n" + found[name]).strip()) for name in HEADINGS if name in found}
+
+
+def _unwrapped(text: str) -> str:
+    """Paragraphs without the line breaks of the source."""
+    paragraphs = re.split(r"\n[ ]*\n", text)
+    kept = (re.search(r"^([ ]{2,}|[-*] |\d+\. )", part, re.MULTILINE) for part in paragraphs)
+    return "\n\n".join(
+        part if as_it_is else " ".join(part.split("\n")) for part, as_it_is in zip(paragraphs, kept, strict=True)
+    )

@@ -57,14 +57,14 @@ RULE = Rule(
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a pair of programs (closer, holder)."""
     holdings = Holdings(session)
-    groups: defaultdict[tuple[str, int, How], list[Withheld]] = defaultdict(list)
+    groups: defaultdict[tuple[str, str, How], list[Withheld]] = defaultdict(list)
     for connection in tcp_connections(session):
         if connection.id in explained:
             continue
         case = withheld(session, holdings, connection)
         if case is not None:
             first = case.holders[0]
-            groups[program(session, case.closer.tgid), first.tgid, first.descriptor.how].append(case)
+            groups[program(session, case.closer.tgid), session.comm(first.tgid), first.descriptor.how].append(case)
     for cases in groups.values():
         yield _finding(session, cases)
 
@@ -79,13 +79,14 @@ def _finding(session: Session, cases: list[Withheld]) -> Finding:
     name = who(session, holder.tgid)
     count = len(cases)
     others = sorted({who(session, copy.tgid) for case in cases for copy in case.holders} - {name})
+    fds = [str(case.holders[0].descriptor.fd) for case in cases if case.holders[0].tgid == holder.tgid]
     explanation = (
         f"{who(session, closer.tgid)} closed fd {closer.descriptor.fd} at {since_start(session, worst.closed_ns)}, "
         f"but {name} holds the same open file as fd {holder.descriptor.fd}: it got it {came_by(session, holder)} "
         f"and has {'not used it since' if len(holder.uses) else 'never used it'}. No FIN has gone out in the "
         f"{span(worst.withheld_ns)} since, so the peer still waits. "
         f"This holds for {plural(count, 'connection')}"
-        f" (fd {listed(str(case.holders[0].descriptor.fd) for case in cases)} of {name})."
+        f" (fd {listed(fds)} of {name})."
     )
     if others:
         explanation += f" Also held by {listed(others)}."

@@ -45,6 +45,7 @@ from sockscope.findings.evidence import (
     listed,
     plural,
     program,
+    share,
     since_start,
     span,
     who,
@@ -160,7 +161,7 @@ def _finding(session: Session, leaks: list[_Leak]) -> Finding:
         )
         remedy = f"Close in {name} every descriptor that arrives and is not wanted (here fd {fd})."
     if missing:
-        told += f" {plural(missing, 'connection')} of these would have ended by now: no FIN has gone out."
+        told += f" For {share(missing, count)} the other side is done: only this copy keeps the FIN from going out."
     return Finding(
         rule=RULE.slug,
         severity=Severity.ERROR if missing and worst.by_sender else Severity.WARNING,

@@ -41,7 +41,25 @@ def test_rule_has_its_fixture(module: RuleModule) -> None:
 def test_sections_are_without_indentation() -> None:
     text = sections(find("close-wait-leak"))["Mend"]
     assert text.startswith("Close the descriptor")
-    assert not any(line.startswith(" ") for line in text.splitlines())
+    assert len(text.splitlines()) == 1
+
+
+def test_sections_keep_lists_and_code() -> None:
+    text = """Title.
+
+    Mend:
+        Two ways,
+        one of them good:
+
+        - close it,
+          or
+        - not
+
+            close(fd)
+    """
+    assert sections(cast(RuleModule, SimpleNamespace(__doc__=text))) == {
+        "Mend": "Two ways, one of them good:\n\n- close it,\n  or\n- not\n\n    close(fd)"
+    }
 
 
 @pytest.mark.parametrize(

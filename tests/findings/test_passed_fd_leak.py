@@ -32,7 +32,7 @@ def test_sender_keeps_it(run: Run) -> None:
     (finding,) = run(session, SLUG)
     assert (finding.severity, finding.confidence) == (Severity.ERROR, Confidence.CERTAIN)
     assert finding.holder == Holder(tgid=100, comm="server", fd=7)
-    assert "no FIN has gone out" in finding.explanation
+    assert "keeps the FIN from going out" in finding.explanation
     assert not run(session, "fin-withheld")
 
 
