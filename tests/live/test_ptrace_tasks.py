@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -212,3 +214,61 @@ def test_a_killed_target_ends_the_batches() -> None:
             events = trace.join()
     (end,) = rows(events, Call.task_exit)
     assert args(events, end)[0] == signal.SIGKILL
+
+
+def test_every_connection_of_a_busy_server_is_seen() -> None:
+    source = """
+import socket, threading
+s = socket.create_server(("127.0.0.1", 0), backlog=64)
+print(s.getsockname()[1])
+def serve(c):
+    c.sendall(c.recv(100)); c.close()
+while True:
+    c, _ = s.accept()
+    threading.Thread(target=serve, args=(c,)).start()
+"""
+    failed: list[bytes] = []
+
+    def client(port: int) -> None:
+        for _ in range(25):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                connection.sendall(b"hello")
+                answer = connection.recv(100)
+                if answer != b"hello":
+                    failed.append(answer)
+
+    with Program.python(source) as program:
+        port = int(program.line())
+        with Trace(attach=[program.pid]) as trace:
+            clients = [threading.Thread(target=client, args=(port,)) for _ in range(4)]
+            for thread in clients:
+                thread.start()
+            for thread in clients:
+                thread.join()
+            trace.wait_for(lambda e: len(rows(e, Call.task_exit)) == 100, "not every thread ended")
+            events = trace.finish()
+        assert_left_alone(program.pid, os.sched_getaffinity(0))
+    assert not failed
+    # The last accept still waits: its result is 0 because it has none.
+    assert len([row for row in rows(events, Call.accept4) if ret(events, row) > 0]) == 100
+    for call in (Call.recvfrom, Call.sendto):
+        assert [section(events, row, Section.PAYLOAD) for row in rows(events, call)] == [b"hello"] * 100
+    assert len(rows(events, Call.close)) == 100
+    assert_introduced(events)
+
+
+def test_memory_is_read_anew_after_exec() -> None:
+    """The loop keeps the memory of a process open once it was read often; exec gives it another."""
+    source = """
+import os, sys
+sys.stdin.readline()
+for i in range(100): os.write(1, b"before\\n")
+os.execv(sys.executable, ["python", "-c", "import os\\nfor i in range(100): os.write(1, b'after\\\\n')\\ninput()"])
+"""
+    with Program.python(source) as program, Trace(attach=[program.pid]) as trace:
+        program.say("go")
+        for expected in ["before"] * 100 + ["after"] * 100:
+            assert program.line() == expected
+        events = trace.finish()
+    written = [section(events, row, Section.PAYLOAD) for row in rows(events, Call.write)]
+    assert written == [b"before\n"] * 100 + [b"after\n"] * 100
