@@ -38,7 +38,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sockscope.analysis.session import Session
+from sockscope.analysis.session import Ids, Session
 from sockscope.findings.evidence import (
     GRACE_NS,
     NS_PER_S,
@@ -53,8 +53,8 @@ from sockscope.findings.evidence import (
     who,
 )
 from sockscope.findings.halves import (
+    HangUps,
     ended_itself,
-    hang_up_event,
     last_sample_evidence,
     last_state,
     packet_evidence,
@@ -144,14 +144,14 @@ class _Leak:
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a program and manner (told or not)."""
-    holdings = Holdings(session)
+    holdings, hang_ups = Holdings(session), HangUps(session)
     candidates = [c for c in tcp_connections(session) if c.id not in explained and holdings.keeps(c)]
     if not candidates:
         return
     writers = {program_of(session, c) for c in session.connections if c.written_bytes and c.open_file >= 0}
     groups: defaultdict[tuple[str, bool, bool, Severity], list[_Leak]] = defaultdict(list)
     for connection in candidates:
-        leak = _judge(session, holdings, connection, answers=program_of(session, connection) in writers)
+        leak = _judge(session, holdings, hang_ups, connection, answers=program_of(session, connection) in writers)
         if leak is not None:
             manner = (leak.told_event >= 0, leak.told_before)
             groups[program(session, leak.copy.tgid), *manner, leak.grade[0]].append(leak)
@@ -159,7 +159,9 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
         yield _finding(session, leaks, served_by(session, name))
 
 
-def _judge(session: Session, holdings: Holdings, connection: Connection, *, answers: bool) -> _Leak | None:
+def _judge(
+    session: Session, holdings: Holdings, hang_ups: HangUps, connection: Connection, *, answers: bool
+) -> _Leak | None:
     fin_ns = peer_fin_ns(session, connection)
     if fin_ns is None:
         return None
@@ -173,7 +175,7 @@ def _judge(session: Session, holdings: Holdings, connection: Connection, *, answ
         return None
     if last_state(session, connection, fin_ns, until) not in (None, TcpState.CLOSE_WAIT):
         return None
-    told_event = connection.eof_event if connection.eof_event >= 0 else hang_up_event(session, connection)
+    told_event = connection.eof_event if connection.eof_event >= 0 else hang_ups.event_of(connection)
     uses = uses_of(session, session.events_of(connection.id))
     if waits_to_write(session, uses):
         return None
@@ -197,7 +199,7 @@ def _judge(session: Session, holdings: Holdings, connection: Connection, *, answ
         last_use=last_use,
         idle_ns=idle,
         until_ns=until,
-        later_calls=_later_calls(session, told_event, connection.id),
+        later_calls=_later_calls(session, holdings, told_event, uses),
         unanswered=unanswered,
     )
 
@@ -210,14 +212,13 @@ def _was_told_before(session: Session, connection: Connection) -> bool:
     return bool((rows["state"] == TcpState.CLOSE_WAIT).all() and (rows["recv_q"] == 0).all())
 
 
-def _later_calls(session: Session, told_event: int, connection: int) -> int:
+def _later_calls(session: Session, holdings: Holdings, told_event: int, uses: Ids) -> int:
     """What the thread that was told has done since, with other things."""
     if told_event < 0:
         return 0
-    told = session.events.records[told_event]
-    later = session.events_of_tid(int(told["tid"]))
-    later = later[session.effective_ns[later] > session.effective_ns[told_event]]
-    return int((session.event_connection[later] != connection).sum())
+    told_ns, tid = session.effective_ns[told_event], session.events.records["tid"][told_event]
+    mine = (session.effective_ns[uses] > told_ns) & (session.events.records["tid"][uses] == tid)
+    return holdings.calls_after(int(tid), int(told_ns)) - int(mine.sum())
 
 
 def _finding(session: Session, leaks: list[_Leak], total: int) -> Finding:

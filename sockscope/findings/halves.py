@@ -10,6 +10,7 @@ from sockscope.analysis.session import Ids, Session
 from sockscope.findings.evidence import from_event, from_packet, from_socket
 from sockscope.model.calls import Call
 from sockscope.model.connections import Connection, Flow
+from sockscope.model.descriptors import EpollInterest
 from sockscope.model.events import Section
 from sockscope.model.findings import Evidence
 from sockscope.model.sockaddr import encode_key
@@ -77,25 +78,44 @@ def last_state(session: Session, connection: Connection, after_ns: int, before_n
     return TcpState(state) if state in TcpState._value2member_map_ else TcpState.UNKNOWN
 
 
-def hang_up_event(session: Session, connection: Connection) -> int:
-    """The first epoll_wait that said EPOLLRDHUP or EPOLLHUP of the connection; -1 for none."""
-    watched = [i for i in session.interests if i.open_file == connection.open_file]
-    for interest in watched:
-        waits = session.events_of_open_file(interest.epoll)
-        for wait in waits[session.effective_ns[waits] >= interest.added_ns]:
-            if _says_hang_up(session, int(wait), interest.data):
-                return int(wait)
-    return -1
+class HangUps:
+    """Which epoll_wait first told of each connection's hang-up. Looked through once, and only if asked.
+
+    Args:
+        session: the joined session; it must not change meanwhile.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._asked: dict[int, list[EpollInterest]] = {}
+        for interest in session.interests:
+            # EPOLLHUP, which needs no asking, comes only when both halves are over.
+            if interest.events & EPOLLRDHUP:
+                self._asked.setdefault(interest.open_file, []).append(interest)
+        self._told: dict[int, dict[int, list[int]]] = {}
+
+    def event_of(self, connection: Connection) -> int:
+        """The first epoll_wait that said EPOLLRDHUP or EPOLLHUP of it; -1 for none."""
+        for interest in self._asked.get(connection.open_file, []):
+            if interest.epoll not in self._told:
+                self._told[interest.epoll] = _hang_ups(self._session, interest.epoll)
+            for wait in self._told[interest.epoll].get(interest.data, []):
+                if self._session.effective_ns[wait] >= interest.added_ns:
+                    return wait
+        return -1
 
 
-def _says_hang_up(session: Session, wait: int, data: int) -> bool:
-    if int(session.events.records["ret"][wait]) <= 0:
-        return False
-    packed = session.events.section(wait, Section.EPOLL_EVENTS)
-    if packed is not None:
-        return any(d == data and e & (EPOLLRDHUP | EPOLLHUP) for e, d in _pairs("<IQ", packed))
-    aligned = session.events.section(wait, Section.EPOLL_EVENTS_ALIGNED)
-    return aligned is not None and any(d == data and e & (EPOLLRDHUP | EPOLLHUP) for e, d in _pairs("<I4xQ", aligned))
+def _hang_ups(session: Session, epoll: int) -> dict[int, list[int]]:
+    """data → the waits on this epoll instance that said so of it, in order."""
+    told: dict[int, list[int]] = {}
+    waits = session.events_of_open_file(epoll)
+    for wait in map(int, waits[session.events.records["ret"][waits] > 0]):
+        packed = session.events.section(wait, Section.EPOLL_EVENTS)
+        aligned = None if packed is not None else session.events.section(wait, Section.EPOLL_EVENTS_ALIGNED)
+        for events, data in _pairs("<IQ", packed or b"") + _pairs("<I4xQ", aligned or b""):
+            if events & (EPOLLRDHUP | EPOLLHUP):
+                told.setdefault(data, []).append(wait)
+    return told
 
 
 def _pairs(layout: str, packed: bytes) -> list[tuple[int, int]]:

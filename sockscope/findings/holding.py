@@ -30,8 +30,8 @@ _WAITS_LOOKED_AT = 200
 WIND_DOWN_NS = 50 * NS_PER_MS
 """Closes and packets so shortly before a process's exit belong to its end."""
 
-DELIBERATE = frozenset({Ended.CLOSE, Ended.CLOSE_RANGE, Ended.REPLACED})
-"""Ends that the program brought about itself (not exit, not exec)."""
+DELIBERATE = frozenset({Ended.CLOSE, Ended.CLOSE_RANGE, Ended.REPLACED, Ended.REUSED})
+"""Ends that the program brought about itself (not exit, not exec); a number that came back was closed unseen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +120,14 @@ class Holdings:
         self._session = session
         self._stopped = _stops(session)
         self._watching: dict[int, _Watching] = {}
+        self._times: dict[int, npt.NDArray[np.int64]] = {}
+
+    def calls_after(self, tid: int, time_ns: int) -> int:
+        """How many calls of that thread took effect later."""
+        times = self._times.get(tid)
+        if times is None:
+            times = self._times[tid] = self._session.effective_ns[self._session.events_of_tid(tid)]
+        return len(times) - int(np.searchsorted(times, time_ns, "right"))
 
     def copies(self, open_file: int) -> list[Copy]:
         """Every descriptor that ever named the open file, in order of birth."""
