@@ -31,7 +31,7 @@ CLOSE_TIMEOUT_S = 10.0
 POLL_MS = 100
 TIME_MAX_NS = (1 << 63) - 1
 
-_BOOT = """import sys; sys.path[:0] = [sys.argv[1]]
+_BOOT = """import sys; sys.path.append(sys.argv[1])
 from sockscope.sources.syscalls.ptrace.tracer import main
 main(int(sys.argv[2]), int(sys.argv[3]))"""
 

@@ -3,10 +3,13 @@
 
 #include <elf.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
 #include <sys/user.h>
 #include <time.h>
+#include <unistd.h>
 
 int64_t now_ns(void)
 {
@@ -31,18 +34,26 @@ int read_regs(int32_t tid, struct regs *r)
 #elif defined(__aarch64__)
     struct user_regs_struct u;
     struct iovec v = {&u, sizeof u};
-    int nr = -1;
-    struct iovec w = {&nr, sizeof nr};
     if (ptrace(PTRACE_GETREGSET, tid, (void *)(long)NT_PRSTATUS, &v))
         return -errno;
     if (v.iov_len != sizeof u)
         return -ENOEXEC;
-    if (ptrace(PTRACE_GETREGSET, tid, (void *)(long)0x404 /* NT_ARM_SYSTEM_CALL */, &w))
+    r->ret = (int64_t)u.regs[0];
+    /* x0 already holds the result; only /proc/PID/syscall tells the first argument (orig_x0). */
+    char text[256];
+    snprintf(text, sizeof text, "/proc/%d/syscall", tid);
+    int fd = open(text, O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd >= 0 ? read(fd, text, sizeof text - 1) : 0;
+    if (fd >= 0)
+        close(fd);
+    text[got > 0 ? got : 0] = 0;
+    long nr;
+    unsigned long a[6];
+    if (sscanf(text, "%ld %lx %lx %lx %lx %lx %lx", &nr, &a[0], &a[1], &a[2], &a[3], &a[4], &a[5]) != 7)
         nr = -1;
     r->nr = nr;
-    r->ret = (int64_t)u.regs[0];
-    /* x0 already holds the result. */
-    uint64_t a[6] = {0, u.regs[1], u.regs[2], u.regs[3], u.regs[4], u.regs[5]};
+    if (nr < 0)
+        return 0;
 #else
 #error "sockscope traces x86_64 and aarch64"
 #endif
