@@ -18,7 +18,7 @@ from sockscope.model.tcp import TcpState
 
 if TYPE_CHECKING:
     from sockscope.model.snapshot import Snapshot
-    from sockscope.sources.sockets.fd_scan import Scan
+    from sockscope.sources.sockets.fd_scan import FdScan
 
 _STATES = {
     **{state.name.replace("_", ""): state for state in TcpState if state not in (0, TcpState.NEW_SYN_RECV)},
@@ -84,7 +84,7 @@ def snapshot(
     Says of each CLOSE_WAIT whether it is owned (by whom), orphaned, or was never accepted.
     """
     # Before anything slow is imported: the kernel needs the time for the descriptors.
-    from sockscope.sources.sockets.fd_scan import ForkedScan
+    from sockscope.sources.sockets.fd_scan import FdScan
 
     for number in port or ():
         if not 1 <= number <= 65535:
@@ -95,7 +95,7 @@ def snapshot(
         check_writable(Path(json_path))
     states = [parse_state(text) for text in state] if state else None
     while True:
-        with ForkedScan() as scan, _no_collections():
+        with FdScan() as scan, _no_collections():
             found = _look(
                 scan, port or None, pid, states, udp=udp, unix=unix, everything=everything, info=info, js=json_path
             )
@@ -118,7 +118,7 @@ def _no_collections() -> Iterator[None]:
 
 
 def _look(
-    scan: Scan,
+    scan: FdScan,
     ports: Collection[int] | None,
     pid: int | None,
     states: Collection[TcpState] | None,

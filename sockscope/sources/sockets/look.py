@@ -14,7 +14,7 @@ from sockscope.model.sockaddr import Family
 from sockscope.model.sockets import Sockets
 from sockscope.model.tcp import TcpState
 from sockscope.sources.sockets import procfs
-from sockscope.sources.sockets.fd_scan import Scan
+from sockscope.sources.sockets.fd_scan import FdScan
 from sockscope.sources.sockets.listeners import descendants
 from sockscope.sources.sockets.netns import in_netns
 from sockscope.sources.sockets.owners import owner_table, owners
@@ -23,7 +23,7 @@ from sockscope.sources.sockets.sock_diag import ALL_STATES, TCP_QUERIES, Query, 
 
 def look(
     *,
-    scan: Scan,
+    scan: FdScan,
     families: Iterable[Query] = TCP_QUERIES,
     ports: Collection[int] | None = None,
     pid: int | None = None,

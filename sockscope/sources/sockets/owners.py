@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.model.sockets import OWNER_DTYPE
-from sockscope.sources.sockets.fd_scan import FdScan, Scan
+from sockscope.sources.sockets.fd_scan import FdScan
 
 
 def owners(
@@ -30,17 +30,12 @@ def owners(
     return owner_table(FdScan(tgids, workers=workers), inodes)
 
 
-def owner_table(scan: Scan, inodes: npt.NDArray[np.uint64] | None = None) -> tuple[npt.NDArray[np.void], int]:
+def owner_table(scan: FdScan, inodes: npt.NDArray[np.uint64] | None = None) -> tuple[npt.NDArray[np.void], int]:
     """The same from a scan that was started earlier."""
-    parts, unreadable = scan.result()
-    out = np.zeros(sum(len(fds) for _, fds, _ in parts), OWNER_DTYPE)
-    at = 0
-    for tgid, fds, held in parts:
-        rows = out[at : at + len(fds)]
-        rows["tgid"] = tgid
-        rows["fd"] = np.frombuffer(fds, np.int64)
-        rows["inode"] = np.frombuffer(held, np.int64)
-        at += len(fds)
+    rows, unreadable = scan.result()
+    out = np.frombuffer(rows, OWNER_DTYPE)
     if inodes is not None:
         out = out[np.isin(out["inode"], inodes)]
-    return out[np.lexsort((out["fd"], out["tgid"], out["inode"]))], unreadable
+    # Two stable sorts of one key each: the rows come in runs, which such a sort only merges.
+    out = out[np.argsort((out["tgid"].astype(np.int64) << 32) | out["fd"], kind="stable")]
+    return out[np.argsort(out["inode"], kind="stable")], unreadable
