@@ -143,20 +143,20 @@ class _Leak:
 
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
-    """One finding a program and manner (told or not)."""
+    """One finding a program and manner (told, told before watching began, not told; a request unanswered or not)."""
     holdings, hang_ups = Holdings(session), HangUps(session)
     candidates = [c for c in tcp_connections(session) if c.id not in explained and holdings.keeps(c)]
     if not candidates:
         return
     writers = {program_of(session, c) for c in session.connections if c.written_bytes and c.open_file >= 0}
-    groups: defaultdict[tuple[str, bool, bool, Severity], list[_Leak]] = defaultdict(list)
+    groups: defaultdict[tuple[str | bool, ...], list[_Leak]] = defaultdict(list)
     for connection in candidates:
         leak = _judge(session, holdings, hang_ups, connection, answers=program_of(session, connection) in writers)
         if leak is not None:
-            manner = (leak.told_event >= 0, leak.told_before)
-            groups[program(session, leak.copy.tgid), *manner, leak.grade[0]].append(leak)
-    for (name, *_), leaks in groups.items():
-        yield _finding(session, leaks, served_by(session, name))
+            manner = (leak.told_event >= 0, leak.told_before, leak.unanswered, leak.grade[0] > Severity.INFO)
+            groups[program(session, leak.copy.tgid), *manner].append(leak)
+    for leaks in groups.values():
+        yield _finding(session, leaks, served_by(session, program(session, leaks[0].copy.tgid)))
 
 
 def _judge(
@@ -222,7 +222,7 @@ def _later_calls(session: Session, holdings: Holdings, told_event: int, uses: Id
 
 
 def _finding(session: Session, leaks: list[_Leak], total: int) -> Finding:
-    leaks.sort(key=lambda leak: -leak.idle_ns)
+    leaks.sort(key=lambda leak: (-leak.grade[0], -leak.idle_ns))
     worst = leaks[0]
     severity, confidence = worst.grade
     fds = f"fd {worst.copy.descriptor.fd}"
