@@ -1,4 +1,4 @@
-"""How long a million recorded events take to become a joined session.
+"""How long a million recorded events take to become a joined session and its findings.
 
     python -m benchmarks.analysis [--events 1000000] [--connections 50000] [--passes 1] [--profile]
 
@@ -20,6 +20,7 @@ import time
 import numpy as np
 
 from sockscope.analysis.build import build_session
+from sockscope.findings.run import run_rules
 from sockscope.model.calls import Call
 from sockscope.model.events import EVENT_DTYPE, Events, Section, pack_section
 from sockscope.model.info import SessionInfo, SyscallCoverage, Target
@@ -60,7 +61,7 @@ def synthesise(events: int, connections: int) -> tuple[Seed, Events, Packets, So
     records["tgid"] = records["tid"] = 1000 + worker
     args = records["args"]
     args[:, 0] = fd
-    args[:, 2] = 4096
+    args[:, 2] = np.where(call == Call.sendto, 850, 4096)
     accepts, controls, waits = call == Call.accept4, call == Call.epoll_ctl, call == Call.epoll_wait
     args[accepts, 0] = 3
     args[accepts, 2] = 0
@@ -190,6 +191,8 @@ def main() -> None:
         if profile:
             profile.enable()
         session = build_session(info=info, seed=seed, events=events, packets=packets, sockets=sockets)
+        built = time.perf_counter() - began
+        findings, skipped, rules = run_rules(session)
         if profile:
             profile.disable()
         took, cpu = time.perf_counter() - began, time.process_time() - cpu
@@ -199,7 +202,9 @@ def main() -> None:
             f"{len(events):,} events, {len(packets):,} packets, {len(sockets):,} socket rows"
             f" -> {len(session.connections):,} connections, {assigned:,} events assigned\n"
             f"{took:.2f} s ({cpu:.2f} s of CPU), {len(events) / took:,.0f} events/s,"
-            f" peak RSS {peak // 1024} MiB ({before // 1024} MiB of it the tables)"
+            f" peak RSS {peak // 1024} MiB ({before // 1024} MiB of it the tables)\n"
+            f"of it {built:.2f} s to the session, {took - built:.2f} s to {len(findings)} findings"
+            f" of {len(rules)} rules ({len(skipped)} skipped)"
         )
         complete = sum(c.flow >= 0 and c.cookie > 0 and c.read_bytes > 0 for c in session.connections)
         print(f"{complete:,} connections have a flow, a socket and bytes read")
