@@ -18,7 +18,6 @@ from sockscope.model.tcp import TcpState
 ACCEPTS = (Call.accept, Call.accept4)
 EAGAIN = 11
 
-_SEEN_AT_LEAST = 2
 _TEARDOWN_NS = 100 * NS_PER_MS
 _IN_QUEUE = (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT)
 
@@ -67,9 +66,9 @@ class Queue:
 def queues(session: Session) -> list[Queue]:
     """Every port of the target on which connections wait for at least the grace.
 
-    A queue is briefly filled in health, so each connection must be there in several snapshots, to
-    the last one of the listener (which may end before the session does). Inode 0 in ESTABLISHED or
-    CLOSE_WAIT is never an orphan: those are past CLOSE_WAIT.
+    A queue is briefly filled in health, so each connection must be there from its handshake (or the
+    first snapshot) to the last snapshot of the listener, which may end before the session does.
+    Inode 0 in ESTABLISHED or CLOSE_WAIT is never an orphan: those are past CLOSE_WAIT.
     """
     candidates: defaultdict[int, list[Connection]] = defaultdict(list)
     for connection in session.connections:
@@ -119,10 +118,12 @@ def _waiting(session: Session, connection: Connection, final: int) -> Waiting | 
     if not len(rows) or shown["inode"].any():
         return None
     rows = rows[np.isin(shown["state"], _IN_QUEUE)]
-    if len(rows) < _SEEN_AT_LEAST or int(session.sockets.records["snapshot"][rows[-1]]) < final:
+    if not len(rows) or int(session.sockets.records["snapshot"][rows[-1]]) < final:
         return None
     first, last = (int(session.sockets.records["time_ns"][row]) for row in (rows[0], rows[-1]))
     flow = session.flows[connection.flow] if connection.flow >= 0 else None
+    # It enters the queue when it is established, and an accepted socket never loses its inode in
+    # these states: with the handshake seen, one snapshot shows that it waited all the time between.
     since = min(first, flow.established_ns) if flow and flow.established_ns is not None else first
     if last - since < GRACE_NS:
         return None

@@ -25,7 +25,7 @@ Mend:
     the listener without EPOLLET: level-triggered epoll reports it again while connections wait.
 
 False positives:
-    Connections must have waited for a second, through several snapshots, up to the last. An accept
+    Connections must have waited for a second, up to the last snapshot. An accept
     that returned EAGAIN after they came proves the queue was emptied, and nothing is reported. A
     thread that does not come back to epoll_wait may yet accept, or is stuck elsewhere:
     unaccepted-connection says so.

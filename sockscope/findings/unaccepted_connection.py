@@ -23,9 +23,9 @@ Mend:
     limits on the connection being served, so that an idle client cannot keep the others out.
 
 False positives:
-    A queue is briefly filled in health. Each connection must have been there for a second, through
-    several snapshots, up to the last. It is an error where the accepting thread waits: for a silent
-    client, or for events while the listener's are left alone. Where it went on accepting meanwhile, or
+    A queue is briefly filled in health. Each connection must have been there for a second, from its
+    handshake or the first snapshot that shows it to the last one. It is an error where the accepting
+    thread waits: for a silent client, or for events while the listener's are left alone. Where it went on accepting meanwhile, or
     is at work (on the CPU, or waiting for another service), it may merely be slower than its clients come:
     info for 3 s, then a warning, and an error after 10 s without an accept.
 

@@ -60,6 +60,21 @@ def test_a_queue_that_is_filled_for_a_moment_is_health(run: Run) -> None:
     assert not run(script.ends(2600 * MS).session(), SLUG)
 
 
+def test_one_snapshot_and_the_handshake(run: Run) -> None:
+    """A loaded machine takes few snapshots: the wire says since when it waits."""
+    script = stuck()
+    script.handshake(peer(1), SERVER, at=500 * MS)
+    shown(script, 1, at=2500 * MS)
+    (finding,) = run(script.ends(2600 * MS).session(), SLUG)
+    assert "2.00 s" in finding.title
+
+
+def test_one_snapshot_alone_says_nothing(run: Run) -> None:
+    script = stuck()
+    shown(script, 1, at=2500 * MS)
+    assert not run(script.ends(2600 * MS).session(), SLUG, least=Severity.INFO)
+
+
 def test_accepted_before_the_end(run: Run) -> None:
     script = stuck()
     for at in (1000, 1500, 2500):
