@@ -39,6 +39,11 @@ class Grouping:
         low, high = np.searchsorted(self._keys, [wanted, wanted + 1])
         return self._rows[low:high]
 
+    def spans(self, count: int) -> tuple[Ids, Ids]:
+        """Rows of the ids 0 to count - 1, id after id; and shape (count + 1,): where each id's begin in them."""
+        bounds = np.searchsorted(self._keys, np.arange(count + 1))
+        return self._rows[bounds[0] : bounds[-1]], bounds - bounds[0]
+
 
 @dataclass(kw_only=True)
 class Session:
@@ -112,6 +117,14 @@ class Session:
     def events_of(self, connection: int) -> Ids:
         """Event ids on one connection (any process), in replay order, its accept/connect included."""
         return self._events_by_connection.of(connection)
+
+    def events_of_all(self) -> tuple[Ids, Ids]:
+        """`events_of` every connection, one after another, and shape (connections + 1,): where each begins."""
+        return self._events_by_connection.spans(len(self.connections))
+
+    def packets_of_flows(self) -> tuple[Ids, Ids]:
+        """Packet rows of every flow, one after another, in time; and shape (flows + 1,): where each begins."""
+        return self._packets_by_flow.spans(len(self.flows))
 
     def events_of_open_file(self, open_file: int) -> Ids:
         return self._events_by_open_file.of(open_file)

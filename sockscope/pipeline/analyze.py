@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from sockscope.analysis.build import build_session
 from sockscope.analysis.idle import idle_words
 from sockscope.analysis.session import Session
-from sockscope.analysis.summary import summarise
+from sockscope.analysis.summary import summarise_all
 from sockscope.analysis.timeline import Timelines
 from sockscope.errors import UsageError
 from sockscope.findings.run import run_rules
@@ -115,21 +116,38 @@ def _rows(session: Session, findings: Sequence[Finding]) -> tuple[ConnectionRow,
     for index, finding in enumerate(findings):
         for connection in finding.connections:
             found.setdefault(connection, []).append(index)
-    tgids = session.events.records["tgid"]
+    bounds = session.events_of_all()[1]
+    packet_counts = np.diff(session.packets_of_flows()[1]).tolist()
     rows = []
-    for each in session.connections:
-        events = session.events_of(each.id)
+    for each, processes, event_count, summary in zip(
+        session.connections, _processes(session), np.diff(bounds).tolist(), summarise_all(session), strict=True
+    ):
         rows.append(
             ConnectionRow(
                 connection=each,
-                processes=tuple(dict.fromkeys(tgids[events].tolist())),
-                event_count=len(events),
-                packet_count=len(session.packets_of(each.id)),
+                processes=processes,
+                event_count=event_count,
+                packet_count=packet_counts[each.flow] if each.flow >= 0 else 0,
                 finding_indexes=tuple(found.get(each.id, ())),
-                summary=summarise(session, each.id),
+                summary=summary,
             )
         )
     return tuple(rows)
+
+
+def _processes(session: Session) -> list[tuple[int, ...]]:
+    """Of each connection the processes that touched it, in order, each once."""
+    events, bounds = session.events_of_all()
+    count = len(session.connections)
+    connection = np.repeat(np.arange(count), np.diff(bounds))
+    both = (connection << 32) | session.events.records["tgid"][events].astype(np.int64) & 0xFFFFFFFF
+    # Most events follow one of the same process: sorting is for the others.
+    changes = both[np.append(True, both[1:] != both[:-1])] if len(both) else both
+    _, firsts = np.unique(changes, return_index=True)
+    distinct = changes[np.sort(firsts)]
+    tgids = (distinct & 0xFFFFFFFF).astype(np.uint32).view(np.int32).tolist()
+    ends = np.searchsorted(distinct >> 32, np.arange(count + 1)).tolist()
+    return [tuple(tgids[low:high]) for low, high in pairwise(ends)]
 
 
 def _unassigned(session: Session) -> dict[str, int]:
