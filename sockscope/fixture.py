@@ -173,10 +173,11 @@ class Play:
             time.sleep(0.3)
 
     def close(self) -> None:
-        if self._client is not None:
-            _end(self._client, group=False)
+        # The server first: clients that vanish would only make it complain.
         if self.server is not None:
             _end(self.server, group=True)
+        if self._client is not None:
+            _end(self._client, group=False)
         shutil.rmtree(self._work, ignore_errors=True)
 
     def __enter__(self) -> Play:
