@@ -25,9 +25,9 @@ Mend:
 False positives:
     A queue is briefly filled in health. Each connection must have been there for a second, from its
     handshake or the first snapshot that shows it to the last one. It is an error where the accepting
-    thread waits: for a silent client, or for events while the listener's are left alone. Where it went on accepting meanwhile, or
-    is at work (on the CPU, or waiting for another service), it may merely be slower than its clients come:
-    info for 3 s, then a warning, and an error after 10 s without an accept.
+    thread waits: for a silent client, or for events while the listener's are left alone. Where it went
+    on accepting meanwhile, or is at work (on the CPU, or waiting for another service), it may merely be
+    slower than its clients come: info for 3 s, then a warning, an error after 10 s without an accept.
 
 References:
     listen(2) (backlog), accept(2); sock_diag(7) (inode 0); net/ipv4/inet_connection_sock.c.
