@@ -15,9 +15,15 @@ def main() -> None:
 
 def execute(arguments: list[str]) -> int:
     """Run one command line; its exit code. Never a traceback for a user's mistake."""
-    from sockscope.cli.app import app
-
     try:
+        if arguments == ["snapshot"]:
+            # No options, so nothing to parse: the parser's imports would take as long as the look.
+            from sockscope.cli.snapshot_run import Wanted, run
+
+            run(Wanted())
+            return ExitCode.OK
+        from sockscope.cli.app import app
+
         app(args=arguments, prog_name="sockscope")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else ExitCode.OK

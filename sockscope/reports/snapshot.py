@@ -6,10 +6,8 @@ from the target (comm, unix names) is escaped.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from operator import add
 from typing import TYPE_CHECKING
 
@@ -47,12 +45,12 @@ _ORDER = (
 
 _INFO = ("rtt_us", "cwnd", "total_retrans", "unacked", "last_data_sent_ms", "last_data_recv_ms")
 _INFO_LONG = ("bytes_acked", "bytes_received")
-_PROTOCOLS = {6: "tcp", 17: "udp", 0: "unix"}
+PROTOCOLS = {6: "tcp", 17: "udp", 0: "unix"}
 _FAMILIES = {Family.INET: "inet", Family.INET6: "inet6", Family.UNIX: "unix"}
 _UNIX_TYPES = {1: "stream", 2: "dgram", 5: "seqpacket"}
 
 
-class _Hosts(dict[bytes, str]):
+class Hosts(dict[bytes, str]):
     """Address bytes → text, each made once. Trailing zero bytes are missing in the key (numpy cuts them)."""
 
     def __missing__(self, key: bytes) -> str:
@@ -98,7 +96,7 @@ def columns(snapshot: Snapshot, order: npt.NDArray[np.int64], *, info: bool = Fa
     """Text for the rows `order`."""
     records = snapshot.sockets.records[order]
     unix = records["family"] == Family.UNIX
-    hosts = _Hosts()
+    hosts = Hosts()
     local, local_port = _endpoint(records, "local", hosts)
     peer, peer_port = _endpoint(records, "peer", hosts)
     for row in np.flatnonzero(unix).tolist():
@@ -106,7 +104,7 @@ def columns(snapshot: Snapshot, order: npt.NDArray[np.int64], *, info: bool = Fa
         local_port[row] = str(records["inode"][row])
         peer[row], peer_port[row] = "*", str(records["peer_inode"][row])
     return Columns(
-        kind=[_PROTOCOLS.get(p, "?") for p in records["protocol"].tolist()],
+        kind=[PROTOCOLS.get(p, "?") for p in records["protocol"].tolist()],
         state=_state_names(records),
         recv_q=records["recv_q"].tolist(),
         send_q=records["send_q"].tolist(),
@@ -115,12 +113,12 @@ def columns(snapshot: Snapshot, order: npt.NDArray[np.int64], *, info: bool = Fa
         peer_host=peer,
         peer_port=peer_port,
         owners=_owner_texts(snapshot, records),
-        cause=_cause_texts(snapshot, order, records),
-        info=_info_texts(records) if info else [],
+        cause=cause_texts(snapshot, order, records),
+        info=info_texts(records) if info else [],
     )
 
 
-def _endpoint(records: npt.NDArray[np.void], side: str, hosts: _Hosts) -> tuple[list[str], list[str]]:
+def _endpoint(records: npt.NDArray[np.void], side: str, hosts: Hosts) -> tuple[list[str], list[str]]:
     keys = np.ascontiguousarray(records[side]).view("S16").ravel().tolist()
     # Looked up: a hundred thousand str() calls are dearer than the table.
     texts = ["*", *map(str, range(1, 65536))] if len(records) > 20_000 else _Numbers({0: "*"})
@@ -194,7 +192,7 @@ def explanation(cause: int, row: np.void) -> str:
     return words.format(recv_q=row["recv_q"], send_q=row["send_q"], retransmits=row["retransmits"])
 
 
-def _cause_texts(snapshot: Snapshot, order: npt.NDArray[np.int64], records: npt.NDArray[np.void]) -> list[str]:
+def cause_texts(snapshot: Snapshot, order: npt.NDArray[np.int64], records: npt.NDArray[np.void]) -> list[str]:
     found = snapshot.causes[order]
     texts = [""] * len(order)
     # The same state and queues read the same: most texts are made once.
@@ -210,7 +208,7 @@ def _cause_texts(snapshot: Snapshot, order: npt.NDArray[np.int64], records: npt.
     return texts
 
 
-def _info_texts(records: npt.NDArray[np.void]) -> list[str]:
+def info_texts(records: npt.NDArray[np.void]) -> list[str]:
     values = zip(*(records[name].tolist() for name in ("has_info", *_INFO)), strict=True)
     return [
         f"rtt {rtt / 1000:.3g} ms, cwnd {cwnd}, retrans {retrans}, unacked {unacked}, idle out {out} in {into} ms"
@@ -224,7 +222,7 @@ def summary(snapshot: Snapshot) -> str:
     """Counts by state on one line: `TCP 6: CLOSE_WAIT 2 (1 owned, 1 never accepted), LISTEN 1, …`."""
     records = snapshot.sockets.records
     parts = []
-    for protocol, name in _PROTOCOLS.items():
+    for protocol, name in PROTOCOLS.items():
         mine = records["protocol"] == protocol
         if mine.any():
             parts.append(f"{name.upper()} {int(mine.sum())}: {', '.join(_state_counts(snapshot, mine))}")
@@ -245,55 +243,6 @@ def _state_counts(snapshot: Snapshot, mine: npt.NDArray[np.bool_]) -> Iterator[s
             known = [c for c in (Cause.OWNED, Cause.NEVER_ACCEPTED, Cause.ORPHANED, Cause.HIDDEN_OWNER) if why[c]]
             text += " (" + ", ".join(f"{why[c]} {c.slug.replace('-', ' ')}" for c in known) + ")" if known else ""
         yield text
-
-
-def plain(snapshot: Snapshot, *, info: bool = False) -> str:
-    """Wide text, one line a socket, nothing cut: for pipes and files. Ends with a line break."""
-    cells = columns(snapshot, ordered(snapshot), info=info)
-    last = cells.cause
-    if info:
-        last = [f"{cause}  {more}" if cause else more for cause, more in zip(cells.cause, cells.info, strict=True)]
-    lines = map(
-        _line,
-        _padded(["Proto", *cells.kind]),
-        _padded(["State", *cells.state]),
-        _padded(["Recv-Q", *map(str, cells.recv_q)], right=True),
-        _padded(["Send-Q", *map(str, cells.send_q)], right=True),
-        _padded(["Local", *cells.local_host], right=True),
-        _padded(["Port", *cells.local_port]),
-        _padded(["Peer", *cells.peer_host], right=True),
-        _padded(["Port", *cells.peer_port]),
-        # A few long lists must not push everything apart.
-        _padded(["Owners", *cells.owners], at_most=60),
-        ["Cause / info" if info else "Cause", *last],
-    )
-    return "\n".join([summary(snapshot), *lines, ""])
-
-
-def _padded(texts: list[str], *, right: bool = False, at_most: int = 200) -> list[str]:
-    """A column of one width; longer cells than `at_most` stay whole and stick out."""
-    different = set(texts)
-    width = min(at_most, max(map(len, different)))
-    if len(different) * 4 > len(texts):
-        return [text.rjust(width) for text in texts] if right else [text.ljust(width) for text in texts]
-    made = {text: text.rjust(width) if right else text.ljust(width) for text in different}
-    return list(map(made.__getitem__, texts))
-
-
-def _line(
-    kind: str,
-    state: str,
-    recv_q: str,
-    send_q: str,
-    local: str,
-    local_port: str,
-    peer: str,
-    peer_port: str,
-    owners: str,
-    last: str,
-) -> str:
-    text = f"{kind} {state} {recv_q} {send_q} {local}:{local_port} {peer}:{peer_port} {owners} {last}"
-    return text if last else text.rstrip()
 
 
 _STYLES = {
@@ -357,6 +306,9 @@ def _address_width(hosts: list[str], ports: list[str]) -> int:
 def to_json(snapshot: Snapshot) -> str:
     """`sockscope-snapshot/1`: {"schema", "time" (ISO 8601), "unreadable_processes", "sockets": [...]}."""
     rows = _json_rows(snapshot, ordered(snapshot))
+    import json
+    from datetime import UTC, datetime
+
     at = datetime.fromtimestamp(snapshot.realtime_ns / 1e9, UTC).isoformat()
     head = {"schema": JSON_SCHEMA, "time": at, "unreadable_processes": snapshot.unreadable_count}
     # One socket a line: readable by eye and by line tools.

@@ -13,6 +13,7 @@ from sockscope.model.sockaddr import V4_MAPPED_PREFIX
 from sockscope.model.sockets import OWNER_DTYPE, SOCKET_DTYPE, Sockets
 from sockscope.model.tcp import TcpState
 from sockscope.reports import snapshot as report
+from sockscope.reports.snapshot_text import plain
 
 LOOPBACK = V4_MAPPED_PREFIX + bytes([127, 0, 0, 1])
 
@@ -49,7 +50,7 @@ def test_the_summary_counts_states_and_causes() -> None:
 
 
 def test_plain_text_has_a_line_a_socket_with_owner_and_cause_and_unusual_first() -> None:
-    lines = report.plain(make()).splitlines()
+    lines = plain(make()).splitlines()
     assert len(lines) == 2 + 4
     assert "never accepted: waits in the listener's queue" in lines[2]
     assert "127.0.0.1:80" in lines[3]
@@ -69,12 +70,12 @@ def test_plain_text_is_never_cut() -> None:
         comms=found.comms,
         realtime_ns=0,
     )
-    assert "fd 29" in report.plain(several)
+    assert "fd 29" in plain(several)
 
 
 @pytest.mark.parametrize("comm", ["\x1b[2J", "a\nb", "\x9b31m", "[bold]x[/bold]", "[/]"])
 def test_a_hostile_name_stays_text(comm: str) -> None:
-    for text in (report.plain(make(comm=comm)), rendered(make(comm=comm))):
+    for text in (plain(make(comm=comm)), rendered(make(comm=comm))):
         assert "\x1b" not in text
         assert "\x9b" not in text
         assert "\nb[7]" not in text
@@ -95,7 +96,7 @@ def test_many_rows_are_summed_up_on_a_terminal_and_whole_in_a_pipe() -> None:
     table, left_out = report.table(found)
     assert table.row_count == report.ROWS_OF_MANY
     assert left_out == report.TABLE_ROWS + 4 - report.ROWS_OF_MANY
-    assert len(report.plain(found).splitlines()) == report.TABLE_ROWS + 4 + 2
+    assert len(plain(found).splitlines()) == report.TABLE_ROWS + 4 + 2
 
 
 def test_json() -> None:
@@ -123,7 +124,7 @@ def test_unix_rows() -> None:
         comms={},
         realtime_ns=0,
     )
-    assert "/run/ü\\x1b:5" in report.plain(found)
+    assert "/run/ü\\x1b:5" in plain(found)
     named, unnamed = json.loads(report.to_json(found))["sockets"]
     assert (named["path"], named["type"], named["peer_inode"]) == ("/run/ü\\x1b", "stream", 6)
     assert unnamed["path"] is None
@@ -133,4 +134,4 @@ def test_nothing() -> None:
     found = Snapshot(sockets=Sockets.empty(), causes=np.zeros(0, np.uint8), comms={}, realtime_ns=0)
     assert report.summary(found) == "no sockets"
     assert json.loads(report.to_json(found))["sockets"] == []
-    assert report.plain(found).startswith("no sockets\n")
+    assert plain(found).startswith("no sockets\n")

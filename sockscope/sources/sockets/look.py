@@ -69,7 +69,7 @@ def look(
     return Snapshot(
         sockets=Sockets(records=rows, owners=held),
         causes=causes(rows, owned, listeners, owners_may_hide=hidden),
-        comms=_comms(np.unique(held["tgid"]).tolist()),
+        comms=_comms(set(held["tgid"].tolist())),
         realtime_ns=realtime_ns,
         unreadable_count=unreadable,
     )
@@ -80,8 +80,8 @@ def _with_latecomers(held: npt.NDArray[np.void], rows: npt.NDArray[np.void]) -> 
 
     Without that a fresh connection would be called orphaned.
     """
-    held_by_nobody = rows["inode"][(rows["inode"] != 0) & (rows["state"] != TcpState.LISTEN)]
-    missing = np.setdiff1d(held_by_nobody, held["inode"])
+    inodes = rows["inode"]
+    missing = inodes[(inodes != 0) & (rows["state"] != TcpState.LISTEN) & ~np.isin(inodes, held["inode"])]
     if not len(missing):
         return held
     late, _ = owners(inodes=missing)

@@ -53,7 +53,7 @@ _INET_DIAG_REQ_BYTECODE = 1
 _EXT_INFO = 1 << (2 - 1)
 _UDIAG_SHOW = 0x1 | 0x4 | 0x10  # NAME, PEER, RQLEN
 _HEADER = struct.Struct("<IHHII")
-_CHUNK_BYTES = 4 << 20
+_CHUNK_BYTES = 32 << 20  # only what is filled is ever touched
 _DATAGRAM_BYTES = 64 << 10  # the kernel fills at most 32 KiB at a time (af_netlink.c netlink_dump)
 _ATTEMPTS = 4
 _TIMEOUT_S = 10.0
@@ -105,7 +105,7 @@ def dump(
         families = [f for f in families if f is Query.UNIX]
     program = port_program(ports, local_only=local_ports_only) if ports else None
     parts = [_dump_one(query, _request(query, states, tcp_info, program), stamp) for query in families]
-    rows = np.concatenate(parts) if parts else np.zeros(0, SOCKET_DTYPE)
+    rows = _together(parts)
     if ports and program is None:
         wanted = np.fromiter(ports, np.uint16, len(ports))
         keep = (rows["family"] == Family.UNIX) | np.isin(rows["local_port"], wanted)
@@ -138,7 +138,15 @@ def _dump_one(query: Query, body: bytes, stamp: Stamp) -> npt.NDArray[np.void]:
         parts, interrupted = _exchange(query, body, decode)
         if not interrupted:
             break
-    return np.concatenate(parts) if parts else np.zeros(0, SOCKET_DTYPE)
+    return _together(parts)
+
+
+def _together(parts: list[npt.NDArray[np.void]]) -> npt.NDArray[np.void]:
+    """One table; no copy where only one of them has rows, for rows are wide."""
+    filled = [part for part in parts if len(part)]
+    if len(filled) == 1:
+        return filled[0]
+    return np.concatenate(filled) if filled else np.zeros(0, SOCKET_DTYPE)
 
 
 def _exchange(

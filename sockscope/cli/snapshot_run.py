@@ -1,0 +1,117 @@
+"""What `sockscope snapshot` does, apart from its options: without a parser, whose imports cost as much as the look."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sockscope.sources.sockets.fd_scan import FdScan
+
+if TYPE_CHECKING:
+    from sockscope.model.snapshot import Snapshot
+    from sockscope.model.tcp import TcpState
+
+WIDE = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """The command's options, checked. `every_s`: again and again, so many seconds apart."""
+
+    ports: Collection[int] | None = None
+    pid: int | None = None
+    states: Collection[TcpState] | None = None
+    udp: bool = False
+    unix: bool = False
+    everything: bool = False
+    info: bool = False
+    every_s: float | None = None
+    json_path: str | None = None
+
+
+def run(wanted: Wanted) -> None:
+    """Look and show; for `every_s` until Ctrl-C."""
+    while True:
+        # Under way before anything slow is imported: the kernel needs the time for the descriptors.
+        with FdScan() as scan, _no_collections():
+            _show(_look(scan, wanted), wanted)
+        if wanted.every_s is None:
+            return
+        time.sleep(wanted.every_s)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """A hundred thousand lines make no cycles, but the collector would look through them again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _look(scan: FdScan, wanted: Wanted) -> Snapshot:
+    from sockscope.sources.sockets.look import look
+    from sockscope.sources.sockets.sock_diag import ALL_QUERIES, TCP_QUERIES, UDP_QUERIES, UNIX_QUERIES
+
+    chosen = (UDP_QUERIES if wanted.udp else ()) + (UNIX_QUERIES if wanted.unix else ())
+    return look(
+        scan=scan,
+        families=ALL_QUERIES if wanted.everything else chosen or TCP_QUERIES,
+        ports=wanted.ports,
+        pid=wanted.pid,
+        states=wanted.states,
+        tcp_info=wanted.info or wanted.json_path is not None,
+    )
+
+
+def _show(found: Snapshot, wanted: Wanted) -> None:
+    if wanted.json_path is not None:
+        from sockscope.reports.snapshot import to_json
+
+        _write_json(to_json(found), wanted.json_path)
+    elif sys.stdout.isatty():
+        _draw(found, wanted)
+    else:
+        from sockscope.reports.snapshot_text import plain
+
+        sys.stdout.write(plain(found, info=wanted.info))
+        sys.stdout.flush()
+
+
+def _draw(found: Snapshot, wanted: Wanted) -> None:
+    from rich.console import Console
+
+    from sockscope.reports.snapshot import summary, table
+
+    console = Console(highlight=False)
+    if wanted.every_s is not None:
+        console.clear()
+    # A screen that is drawn again shows what fits on it.
+    fitting = max(5, console.height - 5) if wanted.every_s is not None else None
+    rows, left_out = table(found, info=wanted.info, rows=fitting, narrow=console.width < WIDE)
+    console.print(summary(found), style="bold", markup=False)
+    console.print(rows)
+    if left_out:
+        note = f"… and {left_out} more: choose with --state, --port or --pid, or pipe it to see all"
+        console.print(note, style="dim", markup=False)
+
+
+def _write_json(text: str, path: str) -> None:
+    if path == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    from pathlib import Path
+
+    from sockscope.cli.output import writing
+
+    with writing(Path(path)):
+        Path(path).write_text(text)
