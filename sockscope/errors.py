@@ -41,6 +41,10 @@ class CannotObserveError(SockscopeError):
     """Permission, no such process, nothing listens there (exit 3)."""
 
 
+class TargetGoneError(CannotObserveError):
+    """The process has ended (exit 3); of several targets the others can still be watched."""
+
+
 class DamagedInputError(SockscopeError):
     """A recording or capture that cannot be read at all (exit 4)."""
 

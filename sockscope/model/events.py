@@ -29,7 +29,7 @@ EVENT_DTYPE = np.dtype(
         ("flags", "<u2"),  # EventFlag
     ]
 )
-"""104 bytes. Task events have enter_ns == exit_ns."""
+"""96 bytes. Task events have enter_ns == exit_ns."""
 
 
 class EventFlag(IntFlag):

@@ -20,7 +20,7 @@ def resolve(options: RecordOptions) -> tuple[int, ...]:
     """
     if not sys.platform.startswith("linux"):
         raise CannotObserveError("sockscope needs Linux: it reads the kernel's own view of sockets")
-    from sockscope.sources.syscalls.ptrace.preflight import check_target
+    from sockscope.sources.syscalls.ptrace.preflight import check_target, still_there
 
     roots: Sequence[int]
     if options.port is not None:
@@ -32,12 +32,13 @@ def resolve(options: RecordOptions) -> tuple[int, ...]:
                 f"nothing listens on port {options.port}",
                 help_text="sockscope snapshot --state listen shows what does",
             )
+        roots = still_there(roots)
     elif options.pids:
         roots = options.pids
+        for tgid in roots:
+            check_target(tgid)
     else:
         raise UsageError("what shall be watched?", help_text="name it by --port N or --pid PID")
-    for tgid in roots:
-        check_target(tgid)
     return tuple(dict.fromkeys([*roots, *descendants(roots)]))
 
 

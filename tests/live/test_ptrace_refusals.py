@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sockscope.errors import CannotObserveError
+from sockscope.errors import CannotObserveError, TargetGoneError
 from sockscope.sources.syscalls.engine import EngineOptions
 from sockscope.sources.syscalls.ptrace.engine import PtraceEngine
 from tests.sources.syscalls.ptrace_support import Program, Trace, assert_left_alone, compile_c, state, wait_until
@@ -75,9 +75,23 @@ def test_already_traced_says_by_whom() -> None:
 def test_one_refusal_refuses_all() -> None:
     with Program.python(SLEEPER) as program:
         program.line()
-        with pytest.raises(CannotObserveError, match="no process"):
-            PtraceEngine(EngineOptions()).attach([program.pid, 4194303])
+        with pytest.raises(CannotObserveError, match="kernel thread"):
+            PtraceEngine(EngineOptions()).attach([program.pid, 2])
         assert_left_alone(program.pid, os.sched_getaffinity(0))
+
+
+def test_those_that_have_ended_are_left_out() -> None:
+    with Program.python(SLEEPER) as program:
+        program.line()
+        with Trace(attach=[4194303, program.pid]):
+            assert_traced(program.pid)
+    with pytest.raises(TargetGoneError, match="no process"):
+        PtraceEngine(EngineOptions()).attach([4194303, 4194302])
+
+
+def assert_traced(tgid: int) -> None:
+    status = Path(f"/proc/{tgid}/status").read_text()
+    assert "TracerPid:\t0" not in status
 
 
 def test_another_users_process() -> None:

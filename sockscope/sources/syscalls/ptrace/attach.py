@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
 
-from sockscope.errors import CannotObserveError
+from sockscope.errors import CannotObserveError, TargetGoneError
 from sockscope.sources.syscalls.ptrace import guardian, preflight
 from sockscope.sources.syscalls.ptrace.native import Native
 
@@ -33,7 +34,7 @@ class Masks:
         return self._numbers[mask]
 
 
-def attach(loop: Native, tgids: list[int], cpu: int | None, guard_fd: int) -> None:
+def attach(loop: Native, tgids: list[int], cpu: int | None, guard_fd: int) -> int:
     """PTRACE_SEIZE every thread of every process, pin them, and ask each for its first stop.
 
     Threads and children that they start meanwhile come under trace by themselves (PTRACE_O_TRACECLONE, ...).
@@ -41,19 +42,26 @@ def attach(loop: Native, tgids: list[int], cpu: int | None, guard_fd: int) -> No
     Args:
         cpu: pin tracees and this process there; None: leave affinity alone.
 
+    Returns:
+        How many of the processes are under trace: those that have ended meanwhile are left out.
+
     Raises:
         CannotObserveError: one of them cannot be traced. The caller must end the process, which detaches the rest.
     """
     masks = Masks(guard_fd) if cpu is not None else None
     seized: list[int] = []
+    process_count = 0
     for tgid in tgids:
-        seized += _seize_process(loop, tgid, masks)
+        with contextlib.suppress(TargetGoneError):
+            seized += _seize_process(loop, tgid, masks)
+            process_count += 1
     if cpu is not None:
         for tid in seized:
             _pin(tid, cpu)
         _pin(0, cpu)
     for tid in seized:
         loop.interrupt(tid)
+    return process_count
 
 
 def _seize_process(loop: Native, tgid: int, masks: Masks | None) -> list[int]:

@@ -129,19 +129,19 @@ class PtraceEngine:
 
         Raises:
             CannotObserveError: one of them cannot be traced; none is then.
+            TargetGoneError: all of them have ended.
         """
         abi = abi_of(preflight.check_machine())
-        for tgid in tgids:
-            preflight.check_target(tgid)
         if not tgids:
             raise CannotObserveError("there is no process to attach to")
+        alive = preflight.still_there(tgids)
         try:
-            for group, cpu in _groups(tgids, pin=self._options.pin):
+            for group, cpu in _groups(alive, pin=self._options.pin):
                 helper = self._start(abi, cpu)
                 wire.send(helper.channel, wire.Attach(tgids=group))
                 self._pinned |= cpu is not None
-            for helper in self._helpers:
-                self._await_ready(helper)
+            if not sum(self._await_ready(helper).process_count for helper in self._helpers):
+                raise preflight.gone_error(alive[0])
         except BaseException:
             self.close()
             raise

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sockscope.errors import CannotObserveError, UsageError
+from sockscope.errors import CannotObserveError, TargetGoneError, UsageError
 from sockscope.sources.syscalls.abi import Machine
 
 YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
@@ -51,7 +51,7 @@ def check_target(tgid: int) -> None:
         )
     name = f"process {tgid} ({status['Name']})"
     if status["State"][:1] in "ZX":
-        raise CannotObserveError(
+        raise TargetGoneError(
             f"{name} is a zombie: it has ended and waits for its parent, process {status['PPid']}",
             help_text="there is nothing left to trace; look at the parent",
         )
@@ -66,6 +66,26 @@ def check_target(tgid: int) -> None:
     _check_class(tgid, name)
 
 
+def still_there(tgids: Sequence[int]) -> list[int]:
+    """Those that have not ended: workers come and go while a server is looked at.
+
+    Raises:
+        CannotObserveError: one of them cannot be traced.
+        TargetGoneError: all have ended.
+    """
+    alive: list[int] = []
+    gone: TargetGoneError | None = None
+    for tgid in tgids:
+        try:
+            check_target(tgid)
+            alive.append(tgid)
+        except TargetGoneError as error:
+            gone = gone or error
+    if not alive and gone is not None:
+        raise gone
+    return alive
+
+
 def read_status(pid: int) -> Mapping[str, str]:
     """/proc/PID/status, key → text.
 
@@ -76,7 +96,7 @@ def read_status(pid: int) -> Mapping[str, str]:
         # A negative or zero number is no process either, and "/proc/-1" is no file.
         text = Path(f"/proc/{pid}/status").read_text(errors="backslashreplace")
     except (FileNotFoundError, ProcessLookupError):
-        raise CannotObserveError(
+        raise TargetGoneError(
             f"there is no process {pid}", help_text="it may have ended; sockscope diagnose --port finds it by its port"
         ) from None
     pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
@@ -187,9 +207,9 @@ def _check_access(tgid: int, name: str, status: Mapping[str, str]) -> None:
         raise gone_error(tgid, status["Name"]) from None
 
 
-def gone_error(tgid: int, comm: str = "?") -> CannotObserveError:
+def gone_error(tgid: int, comm: str = "?") -> TargetGoneError:
     """For a target that ended while it was being attached to."""
-    return CannotObserveError(f"process {tgid} ({comm}) ended during the attach", help_text="start it again and retry")
+    return TargetGoneError(f"process {tgid} ({comm}) ended during the attach", help_text="start it again and retry")
 
 
 def _check_class(tgid: int, name: str) -> None:

@@ -98,12 +98,12 @@ class Tracer:
         order = wire.receive(self._channel)
         try:
             if isinstance(order, wire.Attach):
-                attach.attach(self._loop, order.tgids, self._setup.cpu, self._guard)
-                ready = wire.Ready()
+                count = attach.attach(self._loop, order.tgids, self._setup.cpu, self._guard)
+                ready = wire.Ready(process_count=count)
             elif isinstance(order, wire.Launch):
                 child = launch.start(self._loop, order, self._setup.numbers, self._ignored)
                 self._launched = child.pid
-                ready = wire.Ready(tgid=child.pid)
+                ready = wire.Ready(process_count=1, tgid=child.pid)
             else:
                 return
         except CannotObserveError as error:

@@ -66,8 +66,14 @@ class Stop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """Every thread is under trace. `tgid`: the launched command's."""
+    """Every thread is under trace.
 
+    Attributes:
+        process_count: processes under trace; fewer than asked for where some have ended.
+        tgid: the launched command's.
+    """
+
+    process_count: int
     tgid: int = 0
 
 

@@ -14,7 +14,7 @@ MESSAGES: list[wire.Message] = [
     wire.Go(),
     wire.Free(segment=-1),
     wire.Stop(),
-    wire.Ready(tgid=5),
+    wire.Ready(process_count=1, tgid=5),
     wire.Refused(message="no", help_text=None),
     wire.Filled(
         segment=1, record_count=2, blob_bytes=3, complete_ns=1 << 62, dropped_count=0, foreign_count=0, unread_count=0
