@@ -11,7 +11,7 @@ from sockscope.model.connections import Connection, Role
 from sockscope.model.descriptors import Process
 from sockscope.model.findings import Evidence, Finding, Severity, Source
 from sockscope.model.info import SessionInfo
-from sockscope.model.report import Lane, Report, TimelineItem
+from sockscope.model.report import ConnectionRow, Lane, Report, TimelineItem
 from sockscope.model.tcp import TcpState
 
 SOURCE_LANES = {Source.SYSCALL: Lane.SYSCALL, Source.PACKET: Lane.WIRE, Source.SOCKET: Lane.KERNEL}
@@ -129,6 +129,24 @@ def severity_counts(findings: Sequence[Finding]) -> str:
     return ", ".join(parts)
 
 
+def connection_lines(row: ConnectionRow, report: Report) -> list[tuple[str, str]]:
+    """What is known of one connection beside its ends and state: (`held by`, `nginx[812] fd 7`), …"""
+    connection = row.connection
+    comms = {process.tgid: process.comm for process in report.processes}
+    holders = [f"{process_name(comms.get(tgid, '?'), tgid)} fd {fd}" for tgid, fd in connection.owners]
+    held = "nobody: no process has accepted it" if connection.never_accepted else ", ".join(holders)
+    touched = ", ".join(process_name(comms.get(tgid, "?"), tgid) for tgid in row.processes)
+    seen = f"{since_start(connection.first_ns, report.info)} to {since_start(connection.last_ns, report.info)}"
+    moved = f"{byte_count(connection.read_bytes)} read, {byte_count(connection.written_bytes)} written"
+    counts = f"{counted(row.event_count, 'event')}, {counted(row.packet_count, 'packet')}"
+    lines = [("held by", held or "nobody"), ("used by", touched), ("seen", f"{seen}: {moved}; {counts}")]
+    if connection.state_ns is not None and connection.gone_ns is None:
+        queues = f"receive {byte_count(connection.recv_q)}, send {byte_count(connection.send_q)}"
+        lines.append(("queues", f"{queues}, as of {since_start(connection.state_ns, report.info)}"))
+    lines.append(("did", row.summary))
+    return [(name, text) for name, text in lines if text]
+
+
 def verdict(report: Report) -> str:
     """The closing line: `3 findings: 1 error, 2 warnings`, or that there are none and what that rests on."""
     if report.findings:
@@ -241,6 +259,7 @@ def to_ascii(text: str) -> str:
         ("·", "-"),
         ("–", "-"),
         ("…", "..."),
+        ("×", "x"),
         ("µ", "u"),
         ("⋮", ":"),
         ("—", "--"),

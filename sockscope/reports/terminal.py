@@ -11,7 +11,7 @@ from sockscope.model.report import Report
 from sockscope.reports import format as words
 from sockscope.reports.escape import safe
 from sockscope.reports.terminal_summary import summary
-from sockscope.reports.terminal_timeline import story
+from sockscope.reports.terminal_timeline import ends_of, story, whole
 
 STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
 INDENT = 2
@@ -27,7 +27,7 @@ def print_report(report: Report, *, console: Console, verbose: bool = False) -> 
         console: where to; its width, colours and encoding are kept.
         verbose: whole timelines, all evidence and up to 100 connections instead of the telling ones.
     """
-    ascii_only = not console.encoding.lower().replace("_", "-").startswith("utf")
+    ascii_only = _ascii_only(console)
     _line(console, _heading(report), ascii_only)
     for finding in report.findings:
         _line(console, Text(), ascii_only)
@@ -36,6 +36,41 @@ def print_report(report: Report, *, console: Console, verbose: bool = False) -> 
     for part in summary(report, console=console, verbose=verbose, ascii_only=ascii_only):
         console.print(part)
     _line(console, _closing(report), ascii_only)
+
+
+def print_timeline(report: Report, connection: int, *, console: Console, limit: int) -> None:
+    """Print the whole timeline of one connection, under what is known of it.
+
+    Args:
+        connection: its id, the row in `report.connections`.
+        console: where to; its width, colours and encoding are kept.
+        limit: items; of a longer timeline the middle is left out, and one line says how much.
+    """
+    ascii_only = _ascii_only(console)
+    row = report.connections[connection]
+    one = row.connection
+    heading = Text(ends_of(row, ascii_only=ascii_only), "bold")
+    heading.append(f"  {one.protocol.value}  {words.state_name(one)}", "yellow" if row.finding_indexes else "")
+    _line(console, heading, ascii_only)
+    for name, text in words.connection_lines(row, report):
+        line = Text(f"{name}: ", "dim").append(safe(text), "")
+        _line(console, line, ascii_only, INDENT)
+    for index in row.finding_indexes:
+        finding = report.findings[index]
+        title = Text(finding.severity.label.upper(), STYLES[finding.severity])
+        title.append(f"  {finding.rule}  ", "bold cyan").append(safe(finding.title), "bold")
+        _line(console, title, ascii_only, INDENT)
+    console.print()
+    nothing = True
+    for table in whole(report, row, limit=limit, width=console.width, ascii_only=ascii_only):
+        console.print(table)
+        nothing = False
+    if nothing:
+        _line(console, Text("nothing was recorded of it but this", "dim"), ascii_only, INDENT)
+
+
+def _ascii_only(console: Console) -> bool:
+    return not console.encoding.lower().replace("_", "-").startswith("utf")
 
 
 def _line(console: Console, text: Text, ascii_only: bool, indent: int = 0) -> None:
@@ -83,7 +118,7 @@ def _finding(console: Console, report: Report, finding: Finding, *, verbose: boo
     mend.append(safe(finding.remedy))
     _line(console, mend, ascii_only, INDENT)
     _line(console, Text(f"More: sockscope rules {finding.rule}", "dim"), ascii_only, INDENT)
-    told = story(report, finding, verbose=verbose, ascii_only=ascii_only)
+    told = story(report, finding, width=console.width - INDENT, verbose=verbose, ascii_only=ascii_only)
     if told is not None:
         console.print()
         console.print(Padding(Group(*told), (0, 0, 0, INDENT), expand=False))

@@ -1,10 +1,12 @@
-"""The interleaved timeline of a finding's worst connection, with the evidence marked."""
+"""The interleaved timeline of a connection: the telling part of a finding's worst one, or the whole of any."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -14,11 +16,24 @@ from sockscope.model.report import ConnectionRow, Lane, Report, TimelineItem
 from sockscope.reports import format as words
 from sockscope.reports.escape import safe
 
-SHORT_COUNT = 14
-"""Lines of a timeline that is not verbose, but for the evidence itself."""
+SHORT_LINES = 25
+"""Printed lines of a timeline that is not verbose; the evidence itself is always whole."""
 FULL_LIMIT = 200
 LANE_STYLES = {Lane.WIRE: "cyan", Lane.KERNEL: "yellow", Lane.SYSCALL: "magenta"}
 LANE_NAMES = {Lane.WIRE: "wire", Lane.KERNEL: "state", Lane.SYSCALL: ""}
+ACTOR_COLUMNS = 26
+GAP = 2
+CHUNK_ROWS = 200
+LEAST_TEXT_COLUMNS = 12
+_SOCKADDR = re.compile(
+    r'\{sa_family=AF_INET6?, sin6?_port=htons\((\d+)\), (?:sin_addr="([\d.]+)"|[^{}"]*"([0-9a-f:.]+)"[^{}"]*)\}'
+)
+"""As strace writes it. A payload cannot match: its quotes are escaped."""
+_EPOLL_DATA = re.compile(r"(fd/data=-?\d+), u64=0x[0-9a-f]+")
+_REMARK = re.compile(r"(?s)(.+)  \(([^()]+)\)")
+"""Evidence as rules write it: the fact, and in brackets what it shows."""
+_AGAIN = re.compile(r'(?:^|; )(?:(?:sent|read) )?\d+ bytes?: "(?:[^"\\]|\\.)*"(?:\.\.\.)?$')
+_BIRTHS = ("accept(", "accept4(", "connect(")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,48 +47,82 @@ class _Entry:
     meaning: str = ""
     failed: bool = False
     mark: int = -1
+    plain: bool = False
+    """A bare acknowledgement: nobody misses it."""
 
 
-def story(report: Report, finding: Finding, *, verbose: bool, ascii_only: bool) -> list[RenderableType] | None:
-    """Heading, timeline table and legend; None where there is nothing to tell."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Columns:
+    """Widths that hold for every line of a timeline, however many tables it is made of."""
+
+    mark: int
+    time: int
+    actor: int
+    text: int
+
+
+def story(
+    report: Report, finding: Finding, *, width: int, verbose: bool, ascii_only: bool
+) -> list[RenderableType] | None:
+    """Heading and timeline of a finding's worst connection; None where there is nothing to tell."""
     items: Sequence[TimelineItem] = ()
+    row = _row_of(report, finding.worst)
     if finding.worst is not None:
         items = report.timelines(finding.worst, limit=FULL_LIMIT)
-    entries = _entries(items, finding.evidence)
+    entries = _entries(items, finding.evidence, finding.evidence, brief=not verbose)
     if not entries:
         return None
-    shown = set(range(len(entries))) if verbose else _telling(entries)
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(overflow="fold", max_width=26)
-    table.add_column(overflow="fold", ratio=1)
-    table.expand = True
-    left_out = 0
-    for index, entry in enumerate(entries):
-        if index not in shown:
-            left_out += 1
-            continue
-        if left_out:
-            _gap(table, left_out, ascii_only)
-            left_out = 0
-        _row(table, report, entry, ascii_only)
+    left_out = ""
+    columns = _columns(entries, report, width, ascii_only)
+    shown = set(range(len(entries)))
+    if not verbose:
+        began = row.connection.first_ns if row is not None else entries[0].time_ns
+        waits = [e for e in entries if e.time_ns < began and e.mark < 0 and not e.failed]
+        bare = [e for e in entries if e.plain and e.mark < 0 and e.time_ns >= began]
+        dull = {id(e) for e in (*waits, *bare)}
+        entries = [e for e in entries if id(e) not in dull]
+        shown = _telling(entries, columns)
+        left_out = _left_out(len(waits), len(bare))
+    out: list[RenderableType] = [_heading(finding, row, ascii_only)]
+    out += _tables(report, entries, shown, columns, ascii_only)
     if left_out:
-        _gap(table, left_out, ascii_only)
-    return [_heading(report, finding, ascii_only), table]
+        out.append(Text(left_out, "dim"))
+    return out
 
 
-def _heading(report: Report, finding: Finding, ascii_only: bool) -> Text:
+def whole(report: Report, row: ConnectionRow, *, limit: int, width: int, ascii_only: bool) -> Iterator[RenderableType]:
+    """All of one connection's timeline, what the findings say of it marked."""
+    connection = row.connection.id
+    items = report.timelines(connection, limit=limit)
+    findings = [report.findings[i] for i in row.finding_indexes]
+    marking = [fact for finding in findings for fact in finding.evidence]
+    # Evidence beside the timeline belongs to the connection that the finding shows.
+    own = [fact for finding in findings if finding.worst == connection for fact in finding.evidence]
+    entries = _entries(items, marking, own, brief=False)
+    columns = _columns(entries, report, width, ascii_only)
+    yield from _tables(report, entries, set(range(len(entries))), columns, ascii_only)
+
+
+def ends_of(row: ConnectionRow, *, ascii_only: bool) -> str:
+    """`#7 127.0.0.1:80 ← 127.0.0.1:40112`, safe to show."""
+    connection = row.connection
+    near, far = safe(words.address(connection.local)), safe(words.address(connection.peer))
+    return f"#{connection.id} {near} {words.arrow(connection.role, ascii_only=ascii_only)} {far}"
+
+
+def _left_out(waits: int, bare: int) -> str:
+    parts = [words.counted(bare, "bare acknowledgement")] if bare else []
+    parts += [words.counted(waits, "event") + " from before it began"] if waits else []
+    return f"left out: {' and '.join(parts)}; --verbose shows all" if parts else ""
+
+
+def _heading(finding: Finding, row: ConnectionRow | None, ascii_only: bool) -> Text:
     text = Text()
-    row = _row_of(report, finding.worst)
     if row is None:
         text.append("Evidence", "bold")
     else:
-        connection = row.connection
         text.append("Evidence" if len(finding.connections) < 2 else "Evidence, of the worst", "bold")
-        text.append(f"  #{connection.id} {safe(words.address(connection.local))} ")
-        text.append(words.arrow(connection.role, ascii_only=ascii_only))
-        text.append(f" {safe(words.address(connection.peer))}  {words.state_name(connection)}")
+        text.append(f"  {ends_of(row, ascii_only=ascii_only)}  {words.state_name(row.connection)}")
     return text
 
 
@@ -85,50 +134,123 @@ def _row_of(report: Report, connection: int | None) -> ConnectionRow | None:
     return next((row for row in report.connections if row.connection.id == connection), None)
 
 
-def _entries(items: Sequence[TimelineItem], evidence: Sequence[Evidence]) -> list[_Entry]:
-    marks = words.evidence_marks(items, evidence)
+def _entries(
+    items: Sequence[TimelineItem], marking: Sequence[Evidence], own: Sequence[Evidence], *, brief: bool
+) -> list[_Entry]:
+    """Items, marked where evidence points at them, and the own evidence that is on none of them, in time.
+
+    `brief`: words that only say again what the line shows are left out.
+    """
+    marks = words.evidence_marks(items, marking)
     entries = [
         _Entry(
             time_ns=item.time_ns,
             lane=item.lane,
             actor=item.actor,
             text=item.text,
-            meaning=words.meaning(item, evidence[marks[index]] if index in marks else None),
+            meaning=_said(words.meaning(item, marking[marks[index]] if index in marks else None), brief=brief),
             failed=item.failed,
             mark=marks.get(index, -1),
+            plain=item.lane is Lane.WIRE and item.name == "ACK" and not item.words,
         )
         for index, item in enumerate(items)
     ]
-    placed = set(marks.values())
-    entries += [
-        _Entry(
-            time_ns=fact.time_ns,
-            lane=words.SOURCE_LANES.get(fact.source),
-            actor=words.actor_and_text(fact)[0],
-            text=words.actor_and_text(fact)[1],
-            mark=index,
+    placed = {id(marking[mark]) for mark in marks.values()}
+    for index, fact in enumerate(marking):
+        if id(fact) in placed or not any(fact is one for one in own):
+            continue
+        actor, text = words.actor_and_text(fact)
+        remark = _REMARK.fullmatch(text)
+        entries.append(
+            _Entry(
+                time_ns=fact.time_ns,
+                lane=words.SOURCE_LANES.get(fact.source),
+                actor=actor,
+                text=remark[1] if remark else text,
+                meaning=remark[2] if remark else "",
+                mark=index,
+            )
         )
-        for index, fact in enumerate(evidence)
-        if index not in placed
-    ]
     return sorted(entries, key=lambda entry: entry.time_ns)
 
 
-def _telling(entries: Sequence[_Entry]) -> set[int]:
+def _said(meaning: str, *, brief: bool) -> str:
+    return _AGAIN.sub("", meaning) if brief else meaning
+
+
+def _telling(entries: Sequence[_Entry], columns: _Columns) -> set[int]:
     """What to show when space is short: the evidence, what stands beside it, what failed, both ends."""
     marked = [i for i, e in enumerate(entries) if e.mark >= 0]
-    wanted = set(marked)
-    beside = [i + step for step in (-1, 1, -2, 2) for i in marked]
-    told = [i for i, e in enumerate(entries) if e.failed or e.meaning]
-    ends = [i for pair in zip(range(len(entries)), reversed(range(len(entries))), strict=True) for i in pair]
-    room = SHORT_COUNT + len(marked)
-    for index in [*beside, *ends[:4], *told, *ends]:
-        if len(wanted) >= min(room, len(entries)):
+    first = [i for i in marked if entries[i].mark == 0]
+    born = [i for i, e in enumerate(entries) if e.text.startswith(_BIRTHS)][:1]
+    failed = [i for i, e in enumerate(entries) if e.failed]
+    count = len(entries)
+    ends = [i for pair in zip(range(count), reversed(range(count)), strict=True) for i in pair]
+    told = [i for i, e in enumerate(entries) if e.meaning]
+    near = [i + step for step in (-1, 1) for i in marked] + [i + step for step in (-2, 2) for i in first]
+    beside = [i + step for step in (-1, 1) for i in first]
+    wanted: set[int] = set()
+    used = 0
+    for index in [*marked, *born, *beside, *failed[-3:], *ends[:2], *near, *failed, *told, *ends]:
+        if not 0 <= index < count or index in wanted:
+            continue
+        # The evidence is never left out.
+        lines = _line_count(entries[index], columns)
+        if entries[index].mark < 0 and used + lines > SHORT_LINES:
             break
-        if 0 <= index < len(entries):
-            wanted.add(index)
+        wanted.add(index)
+        used += lines
     # A gap line takes as much room as the line it hides.
-    return wanted | {i for i in range(1, len(entries) - 1) if i - 1 in wanted and i + 1 in wanted}
+    return wanted | {
+        i for i in range(1, count - 1) if i - 1 in wanted and i + 1 in wanted and _line_count(entries[i], columns) == 1
+    }
+
+
+def _line_count(entry: _Entry, columns: _Columns) -> int:
+    text, meaning = cell_len(short(entry.text)), cell_len(entry.meaning)
+    if text + meaning + 3 <= columns.text:
+        return 1
+    return -(-text // columns.text) + -(-(meaning + 2) // columns.text if meaning else 0)
+
+
+def _columns(entries: Sequence[_Entry], report: Report, width: int, ascii_only: bool) -> _Columns:
+    time = max((len(words.since_start(e.time_ns, report.info)) for e in entries), default=0)
+    mark = 2 if ascii_only else 1
+    left = width - mark - time - 3 * GAP
+    actor = min(max((_actor(e, ascii_only).cell_len for e in entries), default=0), ACTOR_COLUMNS, max(left // 3, 6))
+    return _Columns(mark=mark, time=time, actor=actor, text=max(LEAST_TEXT_COLUMNS, left - actor))
+
+
+def _tables(
+    report: Report, entries: Sequence[_Entry], shown: set[int], columns: _Columns, ascii_only: bool
+) -> Iterator[Table]:
+    """Tables of equal columns, a few hundred lines each: a long one would be laid out whole before it is printed."""
+    table = _grid(columns)
+    left_out = 0
+    for index, entry in enumerate(entries):
+        if index not in shown:
+            left_out += 1
+            continue
+        if left_out:
+            _gap(table, left_out, ascii_only)
+            left_out = 0
+        _row(table, report, entry, columns, ascii_only)
+        if table.row_count >= CHUNK_ROWS:
+            yield table
+            table = _grid(columns)
+    if left_out:
+        _gap(table, left_out, ascii_only)
+    if table.row_count:
+        yield table
+
+
+def _grid(columns: _Columns) -> Table:
+    table = Table.grid(padding=(0, GAP, 0, 0))
+    table.add_column(width=columns.mark, no_wrap=True)
+    table.add_column(justify="right", width=columns.time, no_wrap=True)
+    table.add_column(overflow="fold", width=columns.actor)
+    table.add_column(overflow="fold", width=columns.text)
+    return table
 
 
 def _gap(table: Table, count: int, ascii_only: bool) -> None:
@@ -136,11 +258,7 @@ def _gap(table: Table, count: int, ascii_only: bool) -> None:
     table.add_row("", Text(sign, "dim"), "", Text(f"{words.number(count)} more", "dim"))
 
 
-def _row(table: Table, report: Report, entry: _Entry, ascii_only: bool) -> None:
-    primary, other = ("=>", " >") if ascii_only else ("▶", "›")
-    mark = Text(
-        primary if entry.mark == 0 else other if entry.mark > 0 else "", "bold red" if entry.mark == 0 else "red"
-    )
+def _actor(entry: _Entry, ascii_only: bool) -> Text:
     style = LANE_STYLES[entry.lane] if entry.lane is not None else "blue"
     actor = Text()
     if entry.lane is not None and LANE_NAMES[entry.lane]:
@@ -148,9 +266,28 @@ def _row(table: Table, report: Report, entry: _Entry, ascii_only: bool) -> None:
     if entry.actor and entry.actor != "--":
         shown = entry.actor if ascii_only else {"->": "→", "<-": "←"}.get(entry.actor, entry.actor)
         actor.append((" " if actor else "") + safe(shown), style)
-    line = Text(safe(entry.text), "red" if entry.failed else "bold" if entry.mark == 0 else "")
+    return Text(words.to_ascii(actor.plain), style) if ascii_only else actor
+
+
+def _row(table: Table, report: Report, entry: _Entry, columns: _Columns, ascii_only: bool) -> None:
+    primary, other = ("=>", " >") if ascii_only else ("▶", "›")
+    mark = Text(
+        primary if entry.mark == 0 else other if entry.mark > 0 else "", "bold red" if entry.mark == 0 else "red"
+    )
+    line = Text(safe(short(entry.text)), "red" if entry.failed else "bold" if entry.mark == 0 else "")
     if entry.meaning:
-        line.append(f" — {safe(entry.meaning)}", "dim")
+        meaning = safe(entry.meaning)
+        fits = line.cell_len + 3 + cell_len(meaning) <= columns.text
+        line.append(" " if fits else "\n").append(f"— {meaning}", "dim")
     if ascii_only:
-        line = Text(words.to_ascii(line.plain))
+        line = Text("\n".join(words.to_ascii(part) for part in line.plain.split("\n")))
+    actor = _actor(entry, ascii_only)
     table.add_row(mark, Text(words.since_start(entry.time_ns, report.info), "dim"), actor, line)
+
+
+def short(text: str) -> str:
+    """Addresses as `{127.0.0.1:80}` where strace writes the whole structure; of epoll's data the number alone."""
+    if text.startswith("epoll_"):
+        # No payload can be here.
+        text = _EPOLL_DATA.sub(r"\1", text)
+    return _SOCKADDR.sub(lambda found: f"{{{found[2] or f'[{found[3]}]'}:{found[1]}}}", text)

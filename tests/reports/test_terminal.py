@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from sockscope.model.report import Report
-from sockscope.reports.terminal import print_report
+from sockscope.reports.escape import safe
+from sockscope.reports.terminal import print_report, print_timeline
+from sockscope.reports.terminal_timeline import short
 from tests.reports.example import COLOUR, SCRIPT, empty_report, example_report, sound_report
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -100,3 +102,53 @@ def test_terminal_marks_the_primary_evidence() -> None:
 def test_terminal_with_ten_thousand_connections_stays_short() -> None:
     text = printed(example_report(10_000), 80)
     assert len(text[text.index("10,000 connections at 127.0.0.1:18135") :].splitlines()) < 50
+
+
+def timeline(report: Report, connection: int, width: int, *, limit: int = 1000) -> list[str]:
+    file = io.StringIO()
+    print_timeline(report, connection, console=Console(file=file, width=width), limit=limit)
+    return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_one_connection_is_told_whole(width: int) -> None:
+    report = example_report()
+    lines = timeline(report, 0, width)
+    assert max(map(len, lines)) <= width
+    joined = "".join("".join(lines).split())
+    for item in report.timelines(0, limit=1000):
+        assert "".join(safe(item.words).split()) in joined
+    assert "⋮" not in joined
+    assert "▶" in joined
+    assert lines[0].startswith("#0 127.0.0.1:18135 ← ")
+    if width == 200:
+        assert lines[0].endswith("tcp  CLOSE_WAIT")
+        assert lines[1] == "  held by: python3[813] fd 7"
+        assert any(line.startswith("  ERROR  fin-withheld  Another process keeps") for line in lines)
+
+
+def test_one_connection_hides_no_control_characters_and_keeps_markup_as_text() -> None:
+    joined = "\n".join(timeline(example_report(), 0, 200))
+    assert SCRIPT in joined
+    assert "[bold]loud[/bold]" in joined
+    assert COLOUR not in joined
+    assert r"\x1b[31mred\x1b[0m" in joined
+
+
+def test_one_connection_without_utf8() -> None:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding="ascii")
+    print_timeline(example_report(), 0, console=Console(file=file, width=80), limit=100)
+    file.flush()
+    assert b"=>" in raw.getvalue()
+
+
+def test_addresses_as_people_write_them() -> None:
+    v4 = 'accept4(4, {sa_family=AF_INET, sin_port=htons(42126), sin_addr="127.0.0.1"}, SOCK_CLOEXEC) = 5'
+    v6 = 'connect(4, {sa_family=AF_INET6, sin6_port=htons(80), sin6_addr="::1", sin6_flowinfo=0, sin6_scope_id=2}) = 0'
+    said = r'sendto(4, "{sa_family=AF_INET, sin_port=htons(1), sin_addr=\"1.1.1.1\"}", 55, 0) = 55'
+    told = "epoll_wait(3, [{EPOLLIN, fd/data=5, u64=0x7f5800000005}], 3, 200) = 1"
+    assert short(v4) == "accept4(4, {127.0.0.1:42126}, SOCK_CLOEXEC) = 5"
+    assert short(v6) == "connect(4, {[::1]:80}) = 0"
+    assert short(said) == said
+    assert short(told) == "epoll_wait(3, [{EPOLLIN, fd/data=5}], 3, 200) = 1"
