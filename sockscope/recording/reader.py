@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sockscope.errors import DamagedInputError
+from sockscope.errors import DamagedInputError, UsageError
 from sockscope.model.events import EVENT_DTYPE, Events
 from sockscope.model.info import SessionInfo
 from sockscope.model.seed import SEED_EPOLL_DTYPE, SEED_FD_DTYPE, Seed
@@ -40,11 +40,12 @@ def read_recording(folder: Path) -> Recording:
     """Read a recording folder.
 
     Raises:
-        DamagedInputError: there is no such folder, it is no recording, its manifest is unreadable,
+        UsageError: there is no such folder.
+        DamagedInputError: it is no recording, its manifest is unreadable,
             or of a newer version.
     """
     if not folder.exists():
-        raise DamagedInputError(f"{folder} does not exist")
+        raise UsageError(f"{folder} does not exist", help_text="a recording is the folder that --output named")
     path = folder / layout.MANIFEST
     if not folder.is_dir() or not path.is_file():
         raise DamagedInputError(

@@ -180,7 +180,7 @@ def test_no_raw_sockets_goes_on_without_packets(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["report", "analyze"])
 def test_recordings_that_are_none(command: str, tmp_path: Path) -> None:
-    refused(sockscope(command, tmp_path / "none"), 4, "does not exist")
+    refused(sockscope(command, tmp_path / "none"), 2, "does not exist")
     refused(sockscope(command, tmp_path), 4, "not a recording")
     (tmp_path / layout.MANIFEST).write_text("")
     refused(sockscope(command, tmp_path), 4, "damaged")
@@ -199,7 +199,7 @@ def test_captures_that_are_none(content: bytes, words: str, tmp_path: Path) -> N
 
 
 def test_capture_that_is_not_there(tmp_path: Path) -> None:
-    refused(sockscope("analyze", "--pcap", tmp_path / "none.pcap"), 4, "none.pcap")
+    refused(sockscope("analyze", "--pcap", tmp_path / "none.pcap"), 2, "none.pcap")
 
 
 def test_nothing_to_analyze() -> None:

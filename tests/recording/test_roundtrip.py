@@ -153,7 +153,7 @@ def test_bad_manifests(tmp_path: Path, manifest: str, says: str) -> None:
 def test_not_a_recording(tmp_path: Path) -> None:
     with pytest.raises(DamagedInputError, match="not a recording"):
         read_recording(tmp_path)
-    with pytest.raises(DamagedInputError, match="does not exist"):
+    with pytest.raises(UsageError, match="does not exist"):
         read_recording(tmp_path / "none")
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.errors import CannotObserveError, DamagedInputError
+from sockscope.errors import DamagedInputError, UsageError
 from sockscope.model.packets import Packets
 from sockscope.sources.packets.decode import Frames, decode
 from sockscope.sources.packets.offsets import Bytes, PcapRecords, unaligned, walk
@@ -62,7 +62,7 @@ def read_packets(path: Path, *, ports: frozenset[int] | None = None) -> PacketFi
         ports: keep only TCP and UDP packets from or to these; None keeps all IP packets.
 
     Raises:
-        CannotObserveError: the file cannot be opened.
+        UsageError: the file cannot be opened.
         DamagedInputError: it is empty, not a capture, or of a newer version.
     """
     data = _load(path)
@@ -97,7 +97,7 @@ def _load(path: Path) -> Bytes:
             return mapped
         return np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
-        raise CannotObserveError(f"{path}: {error.strerror}", help_text="name a readable capture file") from error
+        raise UsageError(f"cannot read {path}: {error.strerror}", help_text="name a readable capture file") from error
 
 
 def _guess(magic: bytes) -> str:

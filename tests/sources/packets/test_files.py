@@ -28,7 +28,7 @@ from scapy.layers.l2 import (  # type: ignore[import-untyped,unused-ignore]
 )
 from scapy.packet import Packet, Raw  # type: ignore[import-untyped,unused-ignore]
 
-from sockscope.errors import CannotObserveError, DamagedInputError
+from sockscope.errors import DamagedInputError, UsageError
 from sockscope.sources.packets import files
 from sockscope.sources.packets.files import PacketFile, read_packets
 from tests.sources.packets import captures
@@ -255,9 +255,9 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path, data: bytes, message: 
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(CannotObserveError, match="No such file"):
+    with pytest.raises(UsageError, match="No such file"):
         read_packets(tmp_path / "none")
-    with pytest.raises(CannotObserveError, match="directory"):
+    with pytest.raises(UsageError, match="directory"):
         read_packets(tmp_path)
 
 
