@@ -1,0 +1,31 @@
+"""A rule imports helpers, never another rule: each is one file that can be read, and removed, alone."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from sockscope.findings.catalogue import catalogue
+
+RULES = {f"sockscope.findings.{module.RULE.slug.replace('-', '_')}" for module in catalogue()}
+
+
+def imported(name: str) -> set[str]:
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.origin is not None
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(Path(spec.origin).read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_a_rule_imports_no_other_rule(rule: str) -> None:
+    assert not imported(rule) & (RULES - {rule})
