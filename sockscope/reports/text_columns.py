@@ -19,6 +19,7 @@ Ints = npt.NDArray[np.int64]
 ODD = 1
 _BLANK = 32
 _BLOCK_BYTES = 1 << 19
+_BLOCK_NUMBERS = 1 << 13
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,17 +50,21 @@ def coded(texts: Sequence[str], codes: npt.NDArray[np.integer]) -> Column:
 
 def numbers(values: npt.NDArray[np.integer], *, zero: str = "0") -> Column:
     """In decimal, values ≥ 0; `zero`: another letter for 0."""
-    width = len(str(int(values.max(initial=0))))
-    left: npt.NDArray[np.integer] = values.astype(np.uint32 if width < 10 else np.uint64)
-    cells = np.zeros((len(values), width), np.uint8)
-    lengths = np.ones(len(values), np.int64)
-    for at in range(width - 1, -1, -1):
-        rest = left // 10
-        cells[:, at] = left - rest * 10 + 48
-        if at < width - 1:
-            cells[:, at] *= left > 0
-            lengths += left > 0
-        left = rest
+    rows, width = len(values), len(str(int(values.max(initial=0))))
+    cells = np.zeros((rows, width), np.uint8)
+    lengths = np.ones(rows, np.int64)
+    for begin in range(0, rows, _BLOCK_NUMBERS):
+        these = slice(begin, begin + _BLOCK_NUMBERS)
+        left: npt.NDArray[np.integer] = values[these].astype(np.uint32 if width < 10 else np.uint64)
+        for at in range(width - 1, -1, -1):
+            rest = left // 10
+            digit = left - rest * 10 + 48
+            if at < width - 1:
+                there = left > 0
+                digit *= there
+                lengths[these] += there
+            cells[these, at] = digit
+            left = rest
     cells[values == 0, -1] = ord(zero)
     return Column(cells=cells, lengths=lengths, odd={})
 
@@ -90,42 +95,68 @@ def replaced(column: Column, texts: dict[int, str]) -> Column:
     return Column(cells=cells, lengths=lengths, odd={row: text for row, text in texts.items() if text})
 
 
-def blanks(column: Column, width: int, *, unless: npt.NDArray[np.bool_] | None = None) -> Column:
-    """What a column's texts lack of `width`; nothing in the rows `unless`."""
-    missing = np.maximum(width - column.lengths, 0)
-    if unless is not None:
-        missing[unless] = 0
-    most = int(missing.max(initial=0))
-    table = np.tri(most + 1, most, -1, np.uint8) * np.uint8(_BLANK)
-    return Column(cells=table[missing], lengths=missing, odd={})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a column stands on the line.
+
+    Attributes:
+        width: characters it is filled up to with blanks, before the text where it stands `right`.
+        behind: the letter behind it; empty: none.
+        unless: shape (n,), rows without these blanks and letter.
+    """
+
+    column: Column
+    width: int = 0
+    right: bool = False
+    behind: str = ""
+    unless: npt.NDArray[np.bool_] | None = None
 
 
-def lines(columns: Sequence[Column]) -> str:
+def lines(places: Sequence[Place]) -> str:
     """The columns side by side, a line break behind each row."""
-    rows = len(columns[0].lengths)
-    width = sum(column.cells.shape[1] for column in columns) + 1
+    rows = len(places[0].column.lengths)
+    # What each text lacks, as a row of this table.
+    blanks = [_blanks(max(0, place.width - int(place.column.lengths.min(initial=place.width)))) for place in places]
+    width = sum(
+        table.shape[1] + place.column.cells.shape[1] + len(place.behind)
+        for place, table in zip(places, blanks, strict=True)
+    )
     # A block stays in the processor's cache from its making to its reading.
-    step = min(rows, max(1, _BLOCK_BYTES // width))
-    buffer = bytearray(step * width)
-    block = np.frombuffer(buffer, np.uint8).reshape(step, width)
+    step = max(1, min(rows, _BLOCK_BYTES // (width + 1)))
+    buffer = bytearray(step * (width + 1))
+    block = np.frombuffer(buffer, np.uint8).reshape(step, width + 1)
     block[:, -1] = ord("\n")
     out = []
     for begin in range(0, rows, step):
-        count, at = min(step, rows - begin), 0
-        for column in columns:
-            cells = column.cells[begin : begin + count]
-            block[:count, at : at + cells.shape[1]] = cells
-            at += cells.shape[1]
-        out.append((buffer if count == step else buffer[: count * width]).translate(None, b"\0"))
+        these = slice(begin, min(begin + step, rows))
+        count, at = these.stop - begin, 0
+        for place, table in zip(places, blanks, strict=True):
+            missing = np.maximum(place.width - place.column.lengths[these], 0)
+            if place.unless is not None:
+                missing[place.unless[these]] = 0
+            parts = [place.column.cells[these], table[missing]]
+            for part in reversed(parts) if place.right else parts:
+                block[:count, at : at + part.shape[1]] = part
+                at += part.shape[1]
+            if place.behind:
+                letter = ord(place.behind)
+                block[:count, at] = letter if place.unless is None else np.where(place.unless[these], 0, letter)
+                at += 1
+        out.append((buffer if count == step else buffer[: count * (width + 1)]).translate(None, b"\0"))
     text = b"".join(out).decode()
-    odd = sorted((row, at) for at, column in enumerate(columns) for row in column.odd)
+    odd = sorted((row, at) for at, place in enumerate(places) for row in place.column.odd)
     if not odd:
         return text
     pieces = text.split(chr(ODD))
     with_odd = [""] * (len(pieces) + len(odd))
     with_odd[::2] = pieces
-    with_odd[1::2] = [columns[at].odd[row] for row, at in odd]
+    with_odd[1::2] = [places[at].column.odd[row] for row, at in odd]
     return "".join(with_odd)
+
+
+def _blanks(most: int) -> Cells:
+    """Shape (most + 1, most): a row for each number of blanks."""
+    return np.tri(most + 1, most, -1, np.uint8) * np.uint8(_BLANK)
 
 
 def _bytes_of(texts: npt.NDArray[np.bytes_]) -> Cells:

@@ -33,6 +33,7 @@ _UNIX_DIAG_RQLEN = 4
 
 _RUN_WORTH_A_VECTOR = 32
 _SCALAR_WALK = 256
+_BLOCK_ROWS = 2048
 
 _V4_MAPPED_WORD = np.uint32(0xFFFF0000)  # bytes 00 00 ff ff
 
@@ -138,12 +139,13 @@ def layouts(
             pending = pending[~same]
 
 
-def decode_inet(words: Words, protocol: int, stamp: Stamp) -> npt.NDArray[np.void]:
+def decode_inet(words: Words, protocol: int, stamp: Stamp, *, tcp_info: bool = True) -> npt.NDArray[np.void]:
     """TCP or UDP sockets out of an inet_diag dump.
 
     Args:
         words: shape (n,), netlink messages; others than SOCK_DIAG_BY_FAMILY are passed over.
         protocol: 6 or 17, as was asked for (the answer does not repeat it).
+        tcp_info: False where it was not asked for: the attributes need not be looked at.
 
     Returns:
         Shape (sockets,), SOCKET_DTYPE. Rows without tcp_info (TIME_WAIT, SYN_RECV, UDP, or not asked for)
@@ -151,10 +153,24 @@ def decode_inet(words: Words, protocol: int, stamp: Stamp) -> npt.NDArray[np.voi
     """
     offsets, lengths = _wanted(words, _INET_MESSAGE_WORDS)
     out = np.zeros(len(offsets), SOCKET_DTYPE)
+    out["protocol"] = protocol
+    # Rows are wide: a block stays in the processor's cache for all of its columns.
+    for begin in range(0, len(offsets), _BLOCK_ROWS):
+        _fill_inet(out[begin : begin + _BLOCK_ROWS], words, offsets[begin : begin + _BLOCK_ROWS], stamp)
+    if not tcp_info:
+        return out
+    for group, attributes in layouts(words, offsets, lengths, HEADER_BYTES // 4 + _INET_MESSAGE_WORDS):
+        if _INET_DIAG_INFO in attributes:
+            at, size = attributes[_INET_DIAG_INFO]
+            _fill_info(out, group, words, offsets[group] + at, size)
+    return out
+
+
+def _fill_inet(out: npt.NDArray[np.void], words: Words, offsets: Rows, stamp: Stamp) -> None:
+    """The columns of struct inet_diag_msg."""
     base = offsets + HEADER_BYTES // 4
     head = words[base]
     out["time_ns"], out["snapshot"], out["netns"] = stamp.time_ns, stamp.snapshot, stamp.netns
-    out["protocol"] = protocol
     out["family"] = head & 0xFF
     out["state"] = (head >> 8) & 0xFF
     out["timer"] = (head >> 16) & 0xFF
@@ -167,11 +183,6 @@ def decode_inet(words: Words, protocol: int, stamp: Stamp) -> npt.NDArray[np.voi
     out["cookie"] = _u8(words, base + 11)
     for name, at in (("timer_ms", 13), ("recv_q", 14), ("send_q", 15), ("uid", 16), ("inode", 17)):
         out[name] = words[base + at]
-    for group, attributes in layouts(words, offsets, lengths, HEADER_BYTES // 4 + _INET_MESSAGE_WORDS):
-        if _INET_DIAG_INFO in attributes:
-            at, size = attributes[_INET_DIAG_INFO]
-            _fill_info(out, group, words, offsets[group] + at, size)
-    return out
 
 
 def _fill_info(out: npt.NDArray[np.void], group: Rows, words: Words, start: Rows, size: int) -> None:

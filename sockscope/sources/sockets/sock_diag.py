@@ -104,7 +104,7 @@ def dump(
     if ports is not None and not ports:
         families = [f for f in families if f is Query.UNIX]
     program = port_program(ports, local_only=local_ports_only) if ports else None
-    parts = [_dump_one(query, _request(query, states, tcp_info, program), stamp) for query in families]
+    parts = [_dump_one(query, _request(query, states, tcp_info, program), stamp, tcp_info) for query in families]
     rows = _together(parts)
     if ports and program is None:
         wanted = np.fromiter(ports, np.uint16, len(ports))
@@ -128,11 +128,13 @@ def _request(query: Query, states: int, tcp_info: bool, program: bytes | None) -
     return body
 
 
-def _dump_one(query: Query, body: bytes, stamp: Stamp) -> npt.NDArray[np.void]:
+def _dump_one(query: Query, body: bytes, stamp: Stamp, tcp_info: bool) -> npt.NDArray[np.void]:
     """One table, asked again where the kernel says it changed underneath; the last answer counts in any case."""
 
     def decode(words: Words) -> npt.NDArray[np.void]:
-        return decode_unix(words, stamp) if query is Query.UNIX else decode_inet(words, query.value[1], stamp)
+        if query is Query.UNIX:
+            return decode_unix(words, stamp)
+        return decode_inet(words, query.value[1], stamp, tcp_info=tcp_info)
 
     for _ in range(_ATTEMPTS):
         parts, interrupted = _exchange(query, body, decode)
