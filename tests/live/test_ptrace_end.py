@@ -155,3 +155,23 @@ sys.stdin.readline()
         for pid in (program.pid, child):
             assert len(tids(pid)) == 2
             assert_left_alone(pid, os.sched_getaffinity(0))
+
+
+PARALLEL = """
+import hashlib, threading, time
+def work():
+    end = time.monotonic() + 1.0
+    while time.monotonic() < end:
+        hashlib.sha256(bytes(1 << 20)).digest()
+threads = [threading.Thread(target=work) for _ in range(2)]
+[t.start() for t in threads]
+time.sleep(0.9); print(0, flush=True); time.sleep(30)
+"""
+
+
+def test_a_process_of_several_busy_threads_keeps_its_cpus() -> None:
+    with Program.python(PARALLEL) as program:
+        program.line()
+        own = os.sched_getaffinity(program.pid)
+        with Trace(attach=[program.pid]):
+            assert os.sched_getaffinity(program.pid) == own

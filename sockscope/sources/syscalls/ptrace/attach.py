@@ -14,6 +14,12 @@ from sockscope.sources.syscalls.ptrace.native import Native
 NO_MASK = -1
 
 
+BUSY_TICKS = 10
+"""A tenth of a second: less is start-up and housekeeping."""
+BUSY_SHARE = 0.2
+"""Of the busiest thread's time."""
+
+
 class Masks:
     """The affinity masks that were found, numbered; the guardian is told of each."""
 
@@ -119,10 +125,26 @@ def allowed_cpus(tgid: int) -> list[int]:
         return []
 
 
-def cpu_ticks(tgid: int) -> int:
-    """CPU time used so far, in clock ticks; 0 where it is gone. Source: proc_pid_stat(5), utime + stime."""
+def cpu_ticks(tgid: int, tid: int | None = None) -> int:
+    """CPU time that a process or one thread used so far, in clock ticks; 0 where it is gone.
+
+    Source: proc_pid_stat(5), utime + stime.
+    """
+    where = f"/proc/{tgid}/stat" if tid is None else f"/proc/{tgid}/task/{tid}/stat"
     try:
-        fields = Path(f"/proc/{tgid}/stat").read_text().rsplit(")", 1)[1].split()
+        fields = Path(where).read_text().rsplit(")", 1)[1].split()
     except OSError:
         return 0
     return int(fields[11]) + int(fields[12])
+
+
+def is_parallel(tgid: int) -> bool:
+    """Several threads of it have worked: on one CPU they would take turns, which costs more than pinning gains."""
+    try:
+        tids = [int(name) for name in os.listdir(f"/proc/{tgid}/task")]
+    except OSError:
+        return False
+    if len(tids) < 2:
+        return False
+    ticks = sorted(cpu_ticks(tgid, tid) for tid in tids)
+    return ticks[-2] >= max(BUSY_TICKS, ticks[-1] * BUSY_SHARE)

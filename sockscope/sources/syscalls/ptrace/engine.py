@@ -280,6 +280,9 @@ def _groups(tgids: Sequence[int], *, pin: bool) -> list[tuple[list[int], int | N
     taken: set[int] = set()
     pinned: list[tuple[list[int], int | None]] = []
     for group in groups:
+        if any(attach.is_parallel(tgid) for tgid in group):
+            pinned.append((group, None))
+            continue
         allowed = attach.allowed_cpus(group[0])
         cpu = next((c for c in allowed if c not in taken), allowed[0] if allowed else None)
         if cpu is not None:
