@@ -101,7 +101,7 @@ def _owners(snapshot: Snapshot, inodes: npt.NDArray[np.uint64]) -> text.Column:
     held = snapshot.sockets.owners
     # A last row that stands for "nobody", so that every socket has a first owner.
     table = np.concatenate([held, np.zeros(1, OWNER_DTYPE)])
-    begin = np.searchsorted(held["inode"], inodes)
+    begin = np.searchsorted(np.ascontiguousarray(held["inode"]), inodes)
     begin[table["inode"][begin] != inodes] = len(held)
     first = table[begin]
     tgids = np.sort(held["tgid"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,20 @@ def test_text_on_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"127.0.0.1:{port}" in out
         assert f"[{pid}] fd " in out
         assert "\x1b" not in out
+
+
+def test_without_options_no_parser_is_loaded() -> None:
+    script = """
+import sys
+from sockscope.cli import execute
+code = execute(["snapshot"])
+print("\\nloaded:", [name for name in ("typer", "rich", "click") if name in sys.modules], int(code))
+"""
+    with python_process(SERVER) as (pid, (port,)):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("loaded: [] 0\n")
+    (line,) = (line for line in done.stdout.splitlines() if f"127.0.0.1:{port}" in line)
+    assert f"[{pid}] fd " in line
 
 
 def test_other_tables(tmp_path: Path) -> None:

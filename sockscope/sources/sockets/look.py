@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sockscope.errors import CannotObserveError
 from sockscope.model.snapshot import Snapshot, causes
 from sockscope.model.sockaddr import Family
-from sockscope.model.sockets import Sockets
+from sockscope.model.sockets import OWNER_DTYPE, Sockets
 from sockscope.model.tcp import TcpState
 from sockscope.sources.sockets import procfs
 from sockscope.sources.sockets.fd_scan import FdScan
@@ -55,17 +55,22 @@ def look(
         listeners = in_netns(pid, lambda: dump(states=state_mask([TcpState.LISTEN]), tcp_info=False))
     held, unreadable = owner_table(scan)
     hidden = unreadable > 0 or not procfs.sees_every_process()
+    owned = _held(rows["inode"], held)
     if not hidden:
-        held = _with_latecomers(held, rows)
+        late = _latecomers(rows[~owned])
+        if len(late):
+            held = np.concatenate([held, late])
+            held = held[np.argsort(held["inode"], kind="stable")]
+            owned = _held(rows["inode"], held)
     if pid is not None:
         mine = np.isin(held["tgid"], descendants([pid]))
         inodes = held["inode"][mine]
         served = listeners["local_port"][np.isin(listeners["inode"], inodes)]
         queued = (rows["inode"] == 0) & (rows["family"] != Family.UNIX) & np.isin(rows["local_port"], served)
-        rows = rows[queued | np.isin(rows["inode"], inodes)]
+        wanted = queued | np.isin(rows["inode"], inodes)
+        rows, owned = rows[wanted], owned[wanted]
     if ports is not None or pid is not None or states is not None:
         held = held[np.isin(held["inode"], rows["inode"])]
-    owned = np.isin(rows["inode"], held["inode"])
     return Snapshot(
         sockets=Sockets(records=rows, owners=held),
         causes=causes(rows, owned, listeners, owners_may_hide=hidden),
@@ -75,18 +80,22 @@ def look(
     )
 
 
-def _with_latecomers(held: npt.NDArray[np.void], rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-    """Owners, with those of sockets that came to be after the scan had passed their process.
+def _held(inodes: npt.NDArray[np.uint64], held: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Which of the inodes the owner table has (it is sorted by inode: np.isin would sort all again)."""
+    if not len(held):
+        return np.zeros(len(inodes), np.bool_)
+    sorted_inodes = np.ascontiguousarray(held["inode"])
+    found = np.minimum(np.searchsorted(sorted_inodes, inodes), len(held) - 1)
+    return sorted_inodes[found] == inodes
+
+
+def _latecomers(nobodys: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """The owners of sockets that came to be after the scan had passed their process.
 
     Without that a fresh connection would be called orphaned.
     """
-    inodes = rows["inode"]
-    missing = inodes[(inodes != 0) & (rows["state"] != TcpState.LISTEN) & ~np.isin(inodes, held["inode"])]
-    if not len(missing):
-        return held
-    late, _ = owners(inodes=missing)
-    whole = np.concatenate([held, late])
-    return whole[np.argsort(whole["inode"], kind="stable")]
+    missing = nobodys["inode"][(nobodys["inode"] != 0) & (nobodys["state"] != TcpState.LISTEN)]
+    return owners(inodes=missing)[0] if len(missing) else np.zeros(0, OWNER_DTYPE)
 
 
 def _comms(tgids: Iterable[int]) -> dict[int, str]:
