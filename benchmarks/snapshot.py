@@ -18,6 +18,8 @@ import struct
 import subprocess
 import sys
 import time
+from statistics import median
+from typing import NamedTuple
 
 NOBODY_LINGERS = struct.pack("ii", 1, 0)
 DESCRIPTORS_SPARE = 200
@@ -57,17 +59,25 @@ def start_holders(sockets: int) -> list[int]:
     return children
 
 
-def best(command: list[str], rounds: int) -> tuple[float, float, int]:
-    """The best of some rounds: seconds, CPU seconds (all its processes), and the lines it printed."""
-    times, cpu, lines = [], [], 0
-    for _ in range(rounds):
-        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        out = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
-        times.append(time.perf_counter() - began)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        lines = out.count(b"\n")
-    return min(times), min(cpu), lines
+class Timed(NamedTuple):
+    """One run. `cpu_s`: of all its processes."""
+
+    wall_s: float
+    cpu_s: float
+    lines: int
+
+
+def timed(command: list[str]) -> Timed:
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    out = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    wall_s = time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Timed(wall_s, cpu_s, out.count(b"\n"))
+
+
+def medians(runs: list[Timed]) -> Timed:
+    return Timed(*(median(values) for values in zip(*runs, strict=True)))
 
 
 def main() -> None:
@@ -80,12 +90,20 @@ def main() -> None:
         sys.exit("ss is not installed: apt-get install iproute2")
     children = start_holders(chosen.sockets)
     try:
-        ours, our_cpu, our_lines = best([sys.executable, "-m", "sockscope", "snapshot"], chosen.rounds)
-        theirs, their_cpu, their_lines = best([ss, "-tanp"], max(1, chosen.rounds // 2))
-        print(f"sockets: {chosen.sockets} in {len(children)} processes")
-        print(f"sockscope snapshot: {ours:.3f} s ({our_cpu:.3f} s of CPU), {our_lines} lines")
-        print(f"ss -tanp:           {theirs:.3f} s ({their_cpu:.3f} s of CPU), {their_lines} lines")
-        print(f"ratio: {theirs / ours:.1f} x faster (goal 20), {their_cpu / our_cpu:.1f} x less CPU")
+        ours, theirs = [], []
+        # In turn, so that whatever else the machine does hits both alike; ours costs little, so it runs twice.
+        for _ in range(chosen.rounds):
+            ours += [timed([sys.executable, "-m", "sockscope", "snapshot"]) for _ in range(2)]
+            theirs.append(timed([ss, "-tanp"]))
+        mine, other = medians(ours), medians(theirs)
+        print(f"sockets: {chosen.sockets} in {len(children)} processes; load {os.getloadavg()[0]:.1f}")
+        for name, runs, middle in (("sockscope snapshot", ours, mine), ("ss -tanp", theirs, other)):
+            best = min(run.wall_s for run in runs)
+            print(
+                f"{name:18}: median {middle.wall_s:.3f} s, best {best:.3f} s "
+                f"({middle.cpu_s:.3f} s of CPU), {middle.lines:.0f} lines"
+            )
+        print(f"ratio of medians: {other.wall_s / mine.wall_s:.1f} x faster, {other.cpu_s / mine.cpu_s:.1f} x less CPU")
     finally:
         for child in children:
             os.kill(child, signal.SIGKILL)

@@ -86,7 +86,8 @@ def _held(inodes: npt.NDArray[np.uint64], held: npt.NDArray[np.void]) -> npt.NDA
         return np.zeros(len(inodes), np.bool_)
     sorted_inodes = np.ascontiguousarray(held["inode"])
     found = np.minimum(np.searchsorted(sorted_inodes, inodes), len(held) - 1)
-    return sorted_inodes[found] == inodes
+    there: npt.NDArray[np.bool_] = sorted_inodes[found] == inodes
+    return there
 
 
 def _latecomers(nobodys: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
