@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import time
 from collections.abc import Collection, Iterator
@@ -36,6 +37,8 @@ class Wanted:
 
 def run(wanted: Wanted) -> None:
     """Look and show; for `every_s` until Ctrl-C."""
+    # numpy's linear algebra would start a thread a CPU, and have it spin where the scan needs the CPU.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     while True:
         # Under way before anything slow is imported: the kernel needs the time for the descriptors.
         with FdScan() as scan, _no_collections():
