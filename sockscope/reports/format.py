@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sockscope.model.connections import Connection, Role
+from sockscope.model.connections import Connection, Protocol, Role
 from sockscope.model.descriptors import Process
 from sockscope.model.findings import Evidence, Finding, Severity, Source
 from sockscope.model.info import SessionInfo
@@ -90,6 +90,18 @@ def state_name(connection: Connection) -> str:
 
 def address(value: object) -> str:
     return "*" if value is None else str(value)
+
+
+def unnamed_pair(connection: Connection) -> bool:
+    """A unix socket of which neither end has a name: a channel between processes (socketpair)."""
+    ends = (connection.local, connection.peer)
+    return connection.protocol is Protocol.UNIX and not any(end is not None and end.packed for end in ends)
+
+
+def idle_pair(row: ConnectionRow) -> bool:
+    """Such a channel that carried nothing and is in no finding: nobody looks for it."""
+    moved = row.connection.read_bytes + row.connection.written_bytes
+    return unnamed_pair(row.connection) and not moved and not row.finding_indexes
 
 
 def arrow(role: Role, *, ascii_only: bool = False) -> str:

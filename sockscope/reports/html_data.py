@@ -67,20 +67,21 @@ def page_data(report: Report) -> tuple[PageData, int]:
     strings = Strings()
     timelines = _timelines(report, strings)
     comms = {process.tgid: process.comm for process in report.processes}
+    rows = sorted(report.connections, key=words.idle_pair)
     return {
         "version": 1,
         "duration": max(0, report.info.ended_ns - report.info.started_ns),
         "rules": [finding.rule for finding in report.findings],
         "titles": [safe(finding.title) for finding in report.findings],
         "severities": [finding.severity.label for finding in report.findings],
-        "connections": _connections(report, strings, comms),
-        "findings": [list(row.finding_indexes) for row in report.connections],
+        "connections": _connections(rows, report, strings, comms),
+        "findings": [list(row.finding_indexes) for row in rows],
         "timelines": timelines,
         "strings": strings.texts,
     }, len(timelines)
 
 
-def _connections(report: Report, strings: Strings, comms: dict[int, str]) -> Columns:
+def _connections(rows: Sequence[ConnectionRow], report: Report, strings: Strings, comms: dict[int, str]) -> Columns:
     columns: Columns = {}
     start = report.info.started_ns
 
@@ -88,7 +89,7 @@ def _connections(report: Report, strings: Strings, comms: dict[int, str]) -> Col
         for name, value in values.items():
             columns.setdefault(name, []).append(value)
 
-    for row in report.connections:
+    for row in rows:
         c = row.connection
         held = ", ".join(f"{words.process_name(comms.get(tgid, '?'), tgid)} fd {fd}" for tgid, fd in c.owners)
         add(
@@ -96,7 +97,7 @@ def _connections(report: Report, strings: Strings, comms: dict[int, str]) -> Col
             protocol=strings(c.protocol.value),
             role=strings(c.role.value),
             local=strings(words.address(c.local)),
-            peer=strings(words.address(c.peer)),
+            peer=strings("unix pair" if words.unnamed_pair(c) else words.address(c.peer)),
             state=strings(words.state_name(c)),
             first=c.first_ns - start,
             last=c.last_ns - start,
@@ -163,26 +164,22 @@ def _with_evidence(items: Sequence[TimelineItem], facts: Sequence[Evidence]) -> 
 
 
 def _timeline(items: Sequence[TimelineItem], facts: Sequence[Evidence], report: Report, strings: Strings) -> Timeline:
-    marks = words.evidence_marks(items, facts)
-    primaries = {(f.evidence[0].source, f.evidence[0].ref) for f in report.findings if f.evidence}
-    columns: Timeline = [[] for _ in range(8)]
-    before = report.info.started_ns
-    for index, item in enumerate(items):
-        bits = int(item.failed)
-        fact = facts[marks[index]] if index in marks else None
-        if fact is not None:
-            bits |= 2 | (4 if (fact.source, fact.ref) in primaries else 0)
-        row = (
-            item.time_ns - before,
-            item.duration_ns,
-            LANES[item.lane],
-            strings(item.actor),
-            strings(item.name),
-            strings(item.text),
-            strings(words.meaning(item, fact)),
-            bits,
-        )
-        before = item.time_ns
-        for column, value in zip(columns, row, strict=True):
-            column.append(value)
-    return columns
+    before = [report.info.started_ns, *(item.time_ns for item in items)]
+    said = [item.words for item in items]
+    bits = [int(item.failed) for item in items]
+    if facts:
+        primaries = {(f.evidence[0].source, f.evidence[0].ref) for f in report.findings if f.evidence}
+        for index, number in words.evidence_marks(items, facts).items():
+            fact = facts[number]
+            said[index] = words.meaning(items[index], fact)
+            bits[index] |= 2 | (4 if (fact.source, fact.ref) in primaries else 0)
+    return [
+        [item.time_ns - then for item, then in zip(items, before, strict=False)],
+        [item.duration_ns for item in items],
+        [LANES[item.lane] for item in items],
+        [strings(item.actor) for item in items],
+        [strings(item.name) for item in items],
+        [strings(item.text) for item in items],
+        [strings(text) for text in said],
+        bits,
+    ]

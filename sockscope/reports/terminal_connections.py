@@ -61,7 +61,7 @@ def connections(
     ranked = ranked_rows(report.connections)
     comms = {process.tgid: process.comm for process in report.processes}
     room = VERBOSE_ROW_COUNT if verbose else ROW_COUNT
-    shown = [row for row in ranked if verbose or not idle_pair(row)][:room]
+    shown = [row for row in ranked if verbose or not words.idle_pair(row)][:room]
     kept = {row.connection.id for row in shown}
     rest = [row for row in ranked if row.connection.id not in kept]
     inet = [row for row in ranked if row.connection.protocol is not Protocol.UNIX]
@@ -89,21 +89,11 @@ def ranked_rows(rows: Sequence[ConnectionRow]) -> list[ConnectionRow]:
         first = min(row.finding_indexes, default=-1)
         seen[first] += 1
         moved = connection.read_bytes + connection.written_bytes
-        quiet = (_PROTOCOLS[connection.protocol], _unnamed(row), -moved) if first < 0 else (0, False, 0)
+        quiet = (
+            (_PROTOCOLS[connection.protocol], words.unnamed_pair(connection), -moved) if first < 0 else (0, False, 0)
+        )
         ranked.append((first < 0, seen[first] > EACH_FINDING and first >= 0, first, *quiet, connection.id, row))
     return [row for *_, row in sorted(ranked, key=lambda entry: entry[:-1])]
-
-
-def _unnamed(row: ConnectionRow) -> bool:
-    connection = row.connection
-    ends = (connection.local, connection.peer)
-    return connection.protocol is Protocol.UNIX and not any(end is not None and end.packed for end in ends)
-
-
-def idle_pair(row: ConnectionRow) -> bool:
-    """A channel between processes (socketpair) that carried nothing: of no interest to anybody."""
-    moved = row.connection.read_bytes + row.connection.written_bytes
-    return _unnamed(row) and not moved and not row.finding_indexes
 
 
 def _row(
@@ -223,7 +213,7 @@ def _groups(rest: Sequence[ConnectionRow], report: Report, comms: Mapping[int, s
     """The connections that are not shown, by state and process."""
 
     def group(row: ConnectionRow) -> str:
-        if idle_pair(row):
+        if words.idle_pair(row):
             return "idle ends of unix socketpairs"
         who = [words.process_name(comms.get(tgid, "?"), tgid) for tgid in row.processes[-1:]]
         slugs = dict.fromkeys(report.findings[i].rule for i in row.finding_indexes)

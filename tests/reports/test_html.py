@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sockscope.errors import UsageError
+from sockscope.model.connections import Protocol
 from sockscope.model.report import Report, TimelineItem
 from sockscope.reports.html import render_html, write_html
 from sockscope.reports.html_data import page_data
@@ -131,3 +132,17 @@ def test_html_without_findings_says_what_that_rests_on() -> None:
     text = page_of(sound_report()).text
     assert "No findings. 12 connections watched for 10.0 s" in text
     assert 'id="findings"' not in text
+
+
+def test_idle_socketpairs_come_last_and_say_what_they_are() -> None:
+    report = example_report()
+    first = report.connections[0]
+    pair = replace(
+        first.connection, id=99, protocol=Protocol.UNIX, local=None, peer=None, read_bytes=0, written_bytes=0
+    )
+    idle = replace(first, connection=pair, finding_indexes=(), summary="")
+    data, _ = page_data(replace(report, connections=(idle, *report.connections), timelines=lambda _, limit=200: []))
+    assert data["connections"]["id"][-1] == 99
+    assert data["strings"][data["connections"]["peer"][-1]] == "unix pair"
+    assert len(data["findings"]) == len(report.connections) + 1
+    assert data["findings"][0] == list(first.finding_indexes)

@@ -339,3 +339,24 @@ def grey_levels(chromium: Browser, png: bytes) -> list[int]:
     )
     page.close()
     return [int(level) for level in levels]
+
+
+@pytest.mark.parametrize("width", [1000, 1300, 1700])
+def test_columns_stand_in_line_whatever_a_row_holds(chromium: Browser, tmp_path: Path, width: int) -> None:
+    report = example_report()
+    first = report.connections[0]
+    held = replace(first.connection, owners=[(812, fd) for fd in range(20)])
+    path = tmp_path / "wide.html"
+    write_html(replace(report, connections=(replace(first, connection=held), *report.connections[1:])), path)
+    page = chromium.new_page(viewport={"width": width, "height": 900})
+    page.goto(path.as_uri())
+    page.wait_for_selector("html[data-ready=yes]")
+    lefts = page.evaluate(
+        """[...document.querySelectorAll('.grid-row')]
+            .map(row => [...row.children].map(cell => cell.getBoundingClientRect().left))"""
+    )
+    assert len(lefts) > 5
+    assert all(row == lefts[0] for row in lefts)
+    # All of it is in view without scrolling sideways.
+    assert page.evaluate("(grid => grid.scrollWidth - grid.clientWidth)(document.getElementById('grid'))") <= 1
+    page.close()

@@ -144,7 +144,8 @@ function createTable(data, onOpen) {
     });
     head.append(node);
   }
-  const locals = new Set(data.columns.local || []);
+  // A socketpair has no address: it does not make the column worth its room.
+  const locals = new Set((data.columns.local || []).filter((_, row) => data.said('local', row) !== '*'));
   grid.classList.toggle('many-local', locals.size > 1);
   let waiting = false;
   grid.addEventListener('scroll', () => {
