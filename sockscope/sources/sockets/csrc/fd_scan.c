@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -162,9 +163,14 @@ struct scan *ss_scan_start(const int32_t *tgids, size_t count, int workers)
     scan->workers = workers < 1 ? 1 : workers > MAX_WORKERS ? MAX_WORKERS : workers;
     for (int i = 0; i < scan->workers; i++)
         scan->worker[i].scan = scan;
+    // Signals are for the threads that wait for something.
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     while (workers > 0 && scan->started < scan->workers &&
            !pthread_create(&scan->worker[scan->started].thread, NULL, work, &scan->worker[scan->started]))
         scan->started++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (!scan->started)
         work(&scan->worker[0]);
     return scan;
