@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,12 @@ class LinkType(IntEnum):
 
 
 _COOKED = (LinkType.LINUX_SLL, LinkType.LINUX_SLL2)
+_KNOWN_LINKS = tuple(int(link) for link in LinkType)
+_CARRIERS = (0x6558, 0x8847, 0x8848, 0x8864, 0x88E7, 0x894F)
+"""EtherTypes that may carry IP further in: bridged Ethernet, MPLS, PPPoE sessions, 802.1ah, NSH."""
+_MAX_LENGTH = 1500
+_SNAP = 0xAAAA
+"""Below the EtherTypes: a length, and LLC after it; 802.2 SNAP alone carries IP."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +88,22 @@ class Frames:
         )
 
 
-def decode(data: Bytes, frames: Frames, ports: frozenset[int] | None) -> npt.NDArray[np.void]:
+class Locator(Protocol):
+    """Finds IP in frames whose link layer is none of `LinkType`, or carries one of `_CARRIERS`."""
+
+    def locate(self, data: Bytes, frames: Frames) -> Ints:
+        """Offset in `data` of each frame's IP header, shape (n,); -1 where there is none."""
+        ...
+
+
+def decode(data: Bytes, frames: Frames, ports: frozenset[int] | None, odd: Locator) -> npt.NDArray[np.void]:
     """All IP packets among the frames, in order; shape (m,), PACKET_DTYPE.
 
     Args:
         data: shape (k,), uint8, what `frames` points into.
         frames: the frames.
         ports: keep only TCP and UDP with one of these ports; None keeps all IP.
+        odd: asked for frames that are not understood here.
     """
     wanted = None
     if ports is not None:
@@ -97,7 +112,7 @@ def decode(data: Bytes, frames: Frames, ports: frozenset[int] | None) -> npt.NDA
     out = np.empty(len(frames), PACKET_DTYPE)
     count = 0
     for low in range(0, len(frames), BATCH_PACKETS):
-        records, ip_id = _decode_batch(data, frames.pick(slice(low, low + BATCH_PACKETS)), wanted)
+        records, ip_id = _decode_batch(data, frames.pick(slice(low, low + BATCH_PACKETS)), wanted, odd)
         records = _without_copies(records, ip_id)
         out[count : count + len(records)] = records
         count += len(records)
@@ -106,12 +121,13 @@ def decode(data: Bytes, frames: Frames, ports: frozenset[int] | None) -> npt.NDA
 
 
 def _decode_batch(
-    data: Bytes, frames: Frames, wanted: Mask | None
+    data: Bytes, frames: Frames, wanted: Mask | None, odd: Locator
 ) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64]]:
     """One batch, and the IPv4 identification of each (only for cooked captures; -1 elsewhere)."""
     be16, be32 = unaligned(data, ">u2"), unaligned(data, ">u4")
     end = frames.start + frames.captured
     network, ethertype, outgoing = _network_layer(data, be16, frames, end)
+    _odd_network_layer(data, be16, frames, network, ethertype, odd)
 
     v4 = (ethertype == IPV4) & (network + 20 <= end)
     v6 = (ethertype == IPV6) & (network + 40 <= end)
@@ -174,6 +190,26 @@ def _network_layer(
         elif link in (LinkType.RAW, LinkType.RAW_BSD, LinkType.RAW_OPENBSD, LinkType.IPV4, LinkType.IPV6):
             ethertype[mine] = _by_version(data, start, stop)
     return network, ethertype, outgoing
+
+
+def _odd_network_layer(
+    data: Bytes, be16: npt.NDArray[np.uint16], frames: Frames, network: Ints, ethertype: Ints, odd: Locator
+) -> None:
+    """Fill in, in place, what only `odd` can say."""
+    strange = np.flatnonzero((ethertype != IPV4) & (ethertype != IPV6))
+    if not len(strange):
+        return
+    kind, at, link = ethertype[strange], network[strange], frames.link[strange]
+    end = frames.start[strange] + frames.captured[strange]
+    fits = (at + 2 <= end) & (kind <= _MAX_LENGTH) & (kind > 0)
+    snap = fits & (be16[np.where(fits, at, 0)] == _SNAP) if len(be16) else fits
+    strange = strange[~np.isin(link, _KNOWN_LINKS) | np.isin(kind, _CARRIERS) | snap]
+    if not len(strange):
+        return
+    found = odd.locate(data, frames.pick(strange))
+    rows, found = strange[found >= 0], found[found >= 0]
+    network[rows] = found
+    ethertype[rows] = np.where(data[found] >> 4 == 4, IPV4, IPV6)
 
 
 def _by_version(data: Bytes, at: Ints, end: Ints) -> Ints:

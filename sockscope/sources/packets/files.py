@@ -6,6 +6,7 @@ Source: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from sockscope.errors import DamagedInputError, UsageError
 from sockscope.model.packets import Packets
 from sockscope.sources.packets.decode import Frames, decode
+from sockscope.sources.packets.odd_links import OddLinks
 from sockscope.sources.packets.offsets import Bytes, PcapRecords, unaligned, walk
 from sockscope.sources.packets.pcapng import PCAPNG_MAGIC, Interface, read_pcapng
 
@@ -44,6 +46,7 @@ class PacketFile:
         interfaces: names (or `link type N` where the file has none), indexed by the `interface` column.
         frame_count: captured frames in the file, those that are not IP or not wanted included.
         dropped_count: packets that the capture says it lost (pcapng interface statistics).
+        notes: what could not be understood of a file that is whole, one line each.
     """
 
     packets: Packets
@@ -51,6 +54,27 @@ class PacketFile:
     kind: Literal["pcap", "pcapng"]
     interfaces: tuple[str, ...]
     frame_count: int
+    dropped_count: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawFrame:
+    """One captured frame: its bytes as far as captured, its LINKTYPE_ number, its length on the wire."""
+
+    data: bytes
+    link: int
+    wire_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Walked:
+    """A file cut into frames, none of them decoded; fields as in `PacketFile`."""
+
+    frames: Frames
+    interfaces: tuple[Interface, ...]
+    damage: str | None
+    kind: Literal["pcap", "pcapng"]
     dropped_count: int = 0
 
 
@@ -66,28 +90,61 @@ def read_packets(path: Path, *, ports: frozenset[int] | None = None) -> PacketFi
         DamagedInputError: it is empty, not a capture, or of a newer version.
     """
     data = _load(path)
+    walked = _walk(path, data)
+    odd = OddLinks()
+    records = decode(data, walked.frames, ports, odd)
+    return PacketFile(
+        packets=Packets(records=records, raw=data),
+        damage=walked.damage,
+        kind=walked.kind,
+        interfaces=tuple(i.name or f"link type {i.link}" for i in walked.interfaces),
+        frame_count=len(walked.frames),
+        dropped_count=walked.dropped_count,
+        notes=odd.notes(),
+    )
+
+
+def read_frames(path: Path, payload_offsets: Sequence[int]) -> list[RawFrame]:
+    """The whole frames that some rows of the packet table came from; the file is walked again, none is decoded.
+
+    Args:
+        path: the file that `read_packets` read.
+        payload_offsets: the rows' column of that name.
+
+    Raises:
+        UsageError, DamagedInputError: as `read_packets`.
+    """
+    data = _load(path)
+    frames = _walk(path, data).frames
+    if not len(frames):
+        return []
+    # A payload may be empty and its offset the frame's very end: still before the next one's record header.
+    rows = np.searchsorted(frames.start, np.asarray(payload_offsets, np.int64), side="right") - 1
+    some = frames.pick(rows[rows >= 0])
+    columns = zip(some.start.tolist(), some.captured.tolist(), some.link.tolist(), some.wire.tolist(), strict=True)
+    return [
+        RawFrame(data=data[start : start + captured].tobytes(), link=link, wire_bytes=wire)
+        for start, captured, link, wire in columns
+    ]
+
+
+def _walk(path: Path, data: Bytes) -> _Walked:
     magic = data[:4].tobytes()
     if not len(data):
         raise DamagedInputError(f"{path}: the capture is empty", help_text="capture again; nothing was written to it")
     if magic in _PCAP_MAGICS:
-        kind: Literal["pcap", "pcapng"] = "pcap"
-        frames, interfaces, damage, dropped = *_read_pcap(path, data), 0
-    elif magic == PCAPNG_MAGIC:
-        kind = "pcapng"
+        frames, interfaces, damage = _read_pcap(path, data)
+        return _Walked(frames=frames, interfaces=interfaces, damage=damage, kind="pcap")
+    if magic == PCAPNG_MAGIC:
         found = read_pcapng(path, data)
-        frames, interfaces, damage, dropped = found.frames, found.interfaces, found.damage, found.dropped_count
-    else:
-        raise DamagedInputError(f"{path}: not a packet capture (pcap or pcapng)", help_text=_guess(magic))
-    records = decode(data, frames, ports)
-    names = tuple(i.name or f"link type {i.link}" for i in interfaces)
-    return PacketFile(
-        packets=Packets(records=records, raw=data),
-        damage=damage,
-        kind=kind,
-        interfaces=names,
-        frame_count=len(frames),
-        dropped_count=dropped,
-    )
+        return _Walked(
+            frames=found.frames,
+            interfaces=found.interfaces,
+            damage=found.damage,
+            kind="pcapng",
+            dropped_count=found.dropped_count,
+        )
+    raise DamagedInputError(f"{path}: not a packet capture (pcap or pcapng)", help_text=_guess(magic))
 
 
 def _load(path: Path) -> Bytes:
