@@ -14,9 +14,10 @@ import os
 import select
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import Protocol
 
 from sockscope.model.sockaddr import Address
 from sockscope.sources.packets.capture_protocol import Operation, Reply, Request
@@ -29,7 +30,7 @@ from sockscope.sources.packets.pcapng_writer import (
     interface_statistics,
     section_header,
 )
-from sockscope.sources.packets.ring import Ring
+from sockscope.sources.packets.ring import NoRingError, Ring, Taken
 
 RING_BYTES = 64 << 20
 """Of loopback, and of all others together; 128 000 packets, which is 0.6 s at 200 000 packets/s."""
@@ -81,11 +82,28 @@ class _Sink:
         return True
 
 
+class _Source(Protocol):
+    """One interface's packets; `Ring` says what each member does."""
+
+    interface: str
+    snap_bytes: int
+    received_count: int
+    dropped_count: int
+
+    @property
+    def link(self) -> LinkType: ...
+    def set_ports(self, ports: Sequence[int]) -> None: ...
+    def take(self) -> Iterator[Taken]: ...
+    def update_counts(self) -> None: ...
+    def clear_error(self) -> None: ...
+    def close(self) -> None: ...
+
+
 @dataclass(slots=True)
 class _Recorder:
-    """Rings, file and counts."""
+    """Rings (or what stands in for one), file and counts."""
 
-    rings: list[Ring]
+    rings: list[_Source]
     sink: _Sink
     redact: bool = False
     seen_count: int = 0
@@ -130,7 +148,7 @@ class _Recorder:
             self.sink.write(interface_statistics(number, now_ns, ring.received_count, ring.dropped_count))
 
 
-def _start(request: Request) -> _Recorder:
+def _start(request: Request, ring_type: type[Ring]) -> _Recorder:
     if request.netns_pid is not None:
         _enter_namespace(request.netns_pid)
     interfaces = tuple(request.interfaces) or interfaces_for(
@@ -138,18 +156,11 @@ def _start(request: Request) -> _Recorder:
         or [Address.inet(bytes(4), 0)],
         other_namespace=request.netns_pid is not None,
     )
-    rings: list[Ring] = []
+    rings: list[_Source] = []
     notes: list[str] = []
     for interface in interfaces:
         try:
-            rings.append(
-                Ring(
-                    interface,
-                    request.ports,
-                    snap_bytes=request.snap_bytes,
-                    ring_bytes=_ring_bytes(interface, interfaces),
-                )
-            )
+            rings.append(_open(interface, request, ring_type, _ring_bytes(interface, interfaces), notes))
         except PermissionError as error:
             raise _CannotStartError("no permission to capture packets (CAP_NET_RAW)", _NO_RAW) from error
         except OSError as error:
@@ -171,6 +182,19 @@ def _start(request: Request) -> _Recorder:
         section_header("sockscope") + b"".join(interface_description(r.interface, r.link, r.snap_bytes) for r in rings)
     )
     return _Recorder(rings, sink, redact=request.redact, notes=notes)
+
+
+def _open(interface: str, request: Request, ring_type: type[Ring], ring_bytes: int, notes: list[str]) -> _Source:
+    """A ring, or where the kernel makes none, a plain socket and a note that says so."""
+    try:
+        return ring_type(interface, request.ports, snap_bytes=request.snap_bytes, ring_bytes=ring_bytes)
+    except NoRingError as error:
+        # Only here: scapy takes a third of a second to import.
+        from sockscope.sources.packets.listening import Listening
+
+        source = Listening(interface, request.ports, snap_bytes=request.snap_bytes)
+        notes.append(f"{interface} is captured without a ring ({error.strerror}): packets may be lost")
+        return source
 
 
 def _ring_bytes(interface: str, interfaces: Sequence[str]) -> int:
@@ -231,8 +255,12 @@ def _answer(reply: Reply) -> None:
         os.write(1, reply.line())
 
 
-def main() -> None:
-    """Serve one capture."""
+def main(ring_type: type[Ring] = Ring) -> None:
+    """Serve one capture.
+
+    Args:
+        ring_type: how rings are made.
+    """
     control = _Control()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, control.end)
@@ -244,7 +272,7 @@ def main() -> None:
     if not first:
         return
     try:
-        recorder = _start(first[0])
+        recorder = _start(first[0], ring_type)
     except _CannotStartError as error:
         _answer(Reply(error=error.reason, help_text=error.help_text))
         return

@@ -27,7 +27,7 @@ _PACKET_RX_RING, _PACKET_STATISTICS, _PACKET_VERSION, _PACKET_IGNORE_OUTGOING = 
 _TPACKET_V2 = 1
 _SO_ATTACH_FILTER = 26
 _ETH_P_ALL = 3
-_ARPHRD_ETHER, _ARPHRD_LOOPBACK = 1, 772
+ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
 _SIOCGIFHWADDR = 0x8927
 
 _HEADER_BYTES = 80
@@ -60,6 +60,10 @@ class Taken:
     time_ns: npt.NDArray[np.int64]
 
 
+class NoRingError(OSError):
+    """The kernel makes no ring for a socket that it did make: packets can still be had one by one."""
+
+
 class Ring:
     """One interface's ring. `take()` hands out what has come and gives its frames back to the kernel."""
 
@@ -68,12 +72,15 @@ class Ring:
 
         Raises:
             OSError: PermissionError without CAP_NET_RAW; ENODEV where there is no such interface.
+            NoRingError: there is no ring to be had.
         """
         self.interface = interface
         self.snap_bytes = snap_bytes
         self.received_count = 0
         self.dropped_count = 0
-        self._loopback, self._ethernet = _hardware(interface)
+        hardware = hardware_type(interface)
+        self._loopback = hardware == ARPHRD_LOOPBACK
+        self._ethernet = hardware in (ARPHRD_ETHER, ARPHRD_LOOPBACK)
         kind = socket.SOCK_RAW if self._ethernet else socket.SOCK_DGRAM
         # Protocol 0: nothing arrives until bind, when filter and ring are in place.
         self._socket = socket.socket(socket.AF_PACKET, kind | socket.SOCK_CLOEXEC, 0)
@@ -85,7 +92,12 @@ class Ring:
                     self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
             self._width = (snap_bytes + 3) // 4 * 4
             frame_bytes = 1 << (_HEADER_BYTES + self._width - 1).bit_length()
-            self._map = self._make_ring(frame_bytes, ring_bytes)
+            try:
+                self._map = self._make_ring(frame_bytes, ring_bytes)
+            except PermissionError:
+                raise
+            except OSError as error:
+                raise NoRingError(error.errno, error.strerror) from error
             self._frames = np.frombuffer(self._map, frame_dtype(frame_bytes))
             self._bytes = np.frombuffer(self._map, np.uint8).reshape(-1, frame_bytes)
             self._socket.bind((interface, _ETH_P_ALL))
@@ -118,20 +130,8 @@ class Ring:
 
     def set_ports(self, ports: Collection[int]) -> None:
         """Replace the filter; the kernel does it in one step, between two packets."""
-        try:
-            self._attach(ports)
-        except OSError as error:
-            # Before 6.9 a socket may hold only 20 KiB of options (net.core.optmem_max), long filters among them.
-            if error.errno != errno.ENOMEM:
-                raise
-            self._attach(())
-
-    def _attach(self, ports: Collection[int]) -> None:
-        program = port_filter(ports, snap_bytes=self.snap_bytes, ethernet=self._ethernet, drop_outgoing=self._loopback)
-        buffer = ctypes.create_string_buffer(program, len(program))
-        # struct sock_fprog: u16 length, pointer.
-        self._socket.setsockopt(
-            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
+        attach_ports(
+            self._socket, ports, snap_bytes=self.snap_bytes, ethernet=self._ethernet, drop_outgoing=self._loopback
         )
 
     def take(self) -> Iterator[Taken]:
@@ -172,8 +172,7 @@ class Ring:
 
     def update_counts(self) -> None:
         """Add what the kernel counted since the last call (reading resets its counters)."""
-        raw = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
-        received, dropped = struct.unpack("=II", raw)
+        received, dropped = packet_statistics(self._socket)
         self.received_count += received
         self.dropped_count += dropped
 
@@ -188,10 +187,44 @@ class Ring:
         self._socket.close()
 
 
-def _hardware(interface: str) -> tuple[bool, bool]:
-    """Whether it is a loopback, and whether its frames begin with an Ethernet header."""
+def attach_ports(
+    of: socket.socket, ports: Collection[int], *, snap_bytes: int, ethernet: bool, drop_outgoing: bool
+) -> None:
+    """Let only TCP and UDP from or to these ports through (`cbpf.port_filter`), or of all where the kernel must."""
+
+    def program(wanted: Collection[int]) -> bytes:
+        return port_filter(wanted, snap_bytes=snap_bytes, ethernet=ethernet, drop_outgoing=drop_outgoing)
+
+    try:
+        attach_filter(of, program(ports))
+    except OSError as error:
+        # Before 6.9 a socket may hold only 20 KiB of options (net.core.optmem_max), long filters among them.
+        if error.errno != errno.ENOMEM:
+            raise
+        attach_filter(of, program(()))
+
+
+def attach_filter(of: socket.socket, program: bytes) -> None:
+    """Replace a socket's filter by an array of `struct sock_filter`."""
+    buffer = ctypes.create_string_buffer(program, len(program))
+    # struct sock_fprog: u16 length, pointer.
+    of.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer)))
+
+
+def packet_statistics(of: socket.socket) -> tuple[int, int]:
+    """Packets that passed the filter, and those of them dropped, since the last call."""
+    received, dropped = struct.unpack("=II", of.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
+    return int(received), int(dropped)
+
+
+def hardware_type(interface: str) -> int:
+    """ARPHRD_ number: what kind of header frames begin with.
+
+    Raises:
+        OSError: ENODEV where there is no such interface.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         request = struct.pack("16s24x", interface.encode()[:15])
         reply = fcntl.ioctl(probe, _SIOCGIFHWADDR, request)
     (family,) = struct.unpack_from("=H", reply, 16)
-    return family == _ARPHRD_LOOPBACK, family in (_ARPHRD_ETHER, _ARPHRD_LOOPBACK)
+    return int(family)
