@@ -62,8 +62,8 @@ def print_timeline(report: Report, connection: int, *, console: Console, limit: 
         _line(console, title, ascii_only, INDENT)
     console.print()
     nothing = True
-    for table in whole(report, row, limit=limit, width=console.width, ascii_only=ascii_only):
-        console.print(table)
+    for block in whole(report, row, limit=limit, console=console, ascii_only=ascii_only):
+        console.print(block, no_wrap=True, overflow="ignore", crop=False)
         nothing = False
     if nothing:
         _line(console, Text("nothing was recorded of it but this", "dim"), ascii_only, INDENT)
@@ -118,7 +118,7 @@ def _finding(console: Console, report: Report, finding: Finding, *, verbose: boo
     mend.append(safe(finding.remedy))
     _line(console, mend, ascii_only, INDENT)
     _line(console, Text(f"More: sockscope rules {finding.rule}", "dim"), ascii_only, INDENT)
-    told = story(report, finding, width=console.width - INDENT, verbose=verbose, ascii_only=ascii_only)
+    told = story(report, finding, console=console, width=console.width - INDENT, verbose=verbose, ascii_only=ascii_only)
     if told is not None:
         console.print()
         console.print(Padding(Group(*told), (0, 0, 0, INDENT), expand=False))

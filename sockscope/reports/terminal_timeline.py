@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
-from rich.console import RenderableType
-from rich.table import Table
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from sockscope.model.findings import Evidence, Finding
@@ -23,7 +22,7 @@ LANE_STYLES = {Lane.WIRE: "cyan", Lane.KERNEL: "yellow", Lane.SYSCALL: "magenta"
 LANE_NAMES = {Lane.WIRE: "wire", Lane.KERNEL: "state", Lane.SYSCALL: ""}
 ACTOR_COLUMNS = 26
 GAP = 2
-CHUNK_ROWS = 200
+BLOCK_LINES = 200
 LEAST_TEXT_COLUMNS = 12
 _SOCKADDR = re.compile(
     r'\{sa_family=AF_INET6?, sin6?_port=htons\((\d+)\), (?:sin_addr="([\d.]+)"|[^{}"]*"([0-9a-f:.]+)"[^{}"]*)\}'
@@ -53,7 +52,7 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Columns:
-    """Widths that hold for every line of a timeline, however many tables it is made of."""
+    """Widths that hold for every line of a timeline."""
 
     mark: int
     time: int
@@ -62,7 +61,7 @@ class _Columns:
 
 
 def story(
-    report: Report, finding: Finding, *, width: int, verbose: bool, ascii_only: bool
+    report: Report, finding: Finding, *, console: Console, width: int, verbose: bool, ascii_only: bool
 ) -> list[RenderableType] | None:
     """Heading and timeline of a finding's worst connection; None where there is nothing to tell."""
     items: Sequence[TimelineItem] = ()
@@ -84,13 +83,13 @@ def story(
         shown = _telling(entries, columns)
         left_out = _left_out(len(waits), len(bare))
     out: list[RenderableType] = [_heading(finding, row, ascii_only)]
-    out += _tables(report, entries, shown, columns, ascii_only)
+    out += _blocks(report, entries, shown, columns, console, ascii_only)
     if left_out:
         out.append(Text(left_out, "dim"))
     return out
 
 
-def whole(report: Report, row: ConnectionRow, *, limit: int, width: int, ascii_only: bool) -> Iterator[RenderableType]:
+def whole(report: Report, row: ConnectionRow, *, limit: int, console: Console, ascii_only: bool) -> Iterator[Text]:
     """All of one connection's timeline, what the findings say of it marked."""
     connection = row.connection.id
     items = report.timelines(connection, limit=limit)
@@ -99,8 +98,8 @@ def whole(report: Report, row: ConnectionRow, *, limit: int, width: int, ascii_o
     # Evidence beside the timeline belongs to the connection that the finding shows.
     own = [fact for finding in findings if finding.worst == connection for fact in finding.evidence]
     entries = _entries(items, marking, own, brief=False)
-    columns = _columns(entries, report, width, ascii_only)
-    yield from _tables(report, entries, set(range(len(entries))), columns, ascii_only)
+    columns = _columns(entries, report, console.width, ascii_only)
+    yield from _blocks(report, entries, set(range(len(entries))), columns, console, ascii_only)
 
 
 def ends_of(row: ConnectionRow, *, ascii_only: bool) -> str:
@@ -221,41 +220,41 @@ def _columns(entries: Sequence[_Entry], report: Report, width: int, ascii_only: 
     return _Columns(mark=mark, time=time, actor=actor, text=max(LEAST_TEXT_COLUMNS, left - actor))
 
 
-def _tables(
-    report: Report, entries: Sequence[_Entry], shown: set[int], columns: _Columns, ascii_only: bool
-) -> Iterator[Table]:
-    """Tables of equal columns, a few hundred lines each: a long one would be laid out whole before it is printed."""
-    table = _grid(columns)
+def _blocks(
+    report: Report, entries: Sequence[_Entry], shown: set[int], columns: _Columns, console: Console, ascii_only: bool
+) -> Iterator[Text]:
+    """The lines laid out, some hundreds at a time: rich's tables take half a millisecond for each."""
+    block: list[Text] = []
     left_out = 0
     for index, entry in enumerate(entries):
         if index not in shown:
             left_out += 1
             continue
         if left_out:
-            _gap(table, left_out, ascii_only)
+            block.append(_gap(left_out, columns, ascii_only))
             left_out = 0
-        _row(table, report, entry, columns, ascii_only)
-        if table.row_count >= CHUNK_ROWS:
-            yield table
-            table = _grid(columns)
+        block += _lines(report, entry, columns, console, ascii_only)
+        if len(block) >= BLOCK_LINES:
+            yield _block(block)
+            block = []
     if left_out:
-        _gap(table, left_out, ascii_only)
-    if table.row_count:
-        yield table
+        block.append(_gap(left_out, columns, ascii_only))
+    if block:
+        yield _block(block)
 
 
-def _grid(columns: _Columns) -> Table:
-    table = Table.grid(padding=(0, GAP, 0, 0))
-    table.add_column(width=columns.mark, no_wrap=True)
-    table.add_column(justify="right", width=columns.time, no_wrap=True)
-    table.add_column(overflow="fold", width=columns.actor)
-    table.add_column(overflow="fold", width=columns.text)
-    return table
+def _block(lines: Sequence[Text]) -> Text:
+    text = Text("\n").join(lines)
+    # They are folded already.
+    text.no_wrap = True
+    text.overflow = "ignore"
+    return text
 
 
-def _gap(table: Table, count: int, ascii_only: bool) -> None:
+def _gap(count: int, columns: _Columns, ascii_only: bool) -> Text:
     sign = ":" if ascii_only else "⋮"
-    table.add_row("", Text(sign, "dim"), "", Text(f"{words.number(count)} more", "dim"))
+    before = " " * (columns.mark + GAP) + sign.rjust(columns.time) + " " * (GAP + columns.actor + GAP)
+    return Text(f"{before}{words.number(count)} more", "dim")
 
 
 def _actor(entry: _Entry, ascii_only: bool) -> Text:
@@ -269,20 +268,41 @@ def _actor(entry: _Entry, ascii_only: bool) -> Text:
     return Text(words.to_ascii(actor.plain), style) if ascii_only else actor
 
 
-def _row(table: Table, report: Report, entry: _Entry, columns: _Columns, ascii_only: bool) -> None:
+def _lines(report: Report, entry: _Entry, columns: _Columns, console: Console, ascii_only: bool) -> list[Text]:
+    """One entry, folded into its columns."""
     primary, other = ("=>", " >") if ascii_only else ("▶", "›")
-    mark = Text(
-        primary if entry.mark == 0 else other if entry.mark > 0 else "", "bold red" if entry.mark == 0 else "red"
-    )
+    mark = primary if entry.mark == 0 else other if entry.mark > 0 else ""
     line = Text(safe(short(entry.text)), "red" if entry.failed else "bold" if entry.mark == 0 else "")
+    parts = [line]
     if entry.meaning:
-        meaning = safe(entry.meaning)
-        fits = line.cell_len + 3 + cell_len(meaning) <= columns.text
-        line.append(" " if fits else "\n").append(f"— {meaning}", "dim")
+        meaning = Text(f"— {safe(entry.meaning)}", "dim")
+        if line.cell_len + 1 + meaning.cell_len <= columns.text:
+            line.append(" ").append_text(meaning)
+        else:
+            parts.append(meaning)
     if ascii_only:
-        line = Text("\n".join(words.to_ascii(part) for part in line.plain.split("\n")))
-    actor = _actor(entry, ascii_only)
-    table.add_row(mark, Text(words.since_start(entry.time_ns, report.info), "dim"), actor, line)
+        parts = [Text(words.to_ascii(part.plain)) for part in parts]
+    texts = [folded for part in parts for folded in _folded(part, columns.text, console)]
+    actors = _folded(_actor(entry, ascii_only), columns.actor, console)
+    out = []
+    for index in range(max(len(texts), len(actors))):
+        first = index == 0
+        made = Text(mark.ljust(columns.mark) if first else " " * columns.mark, "")
+        made.stylize("bold red" if entry.mark == 0 else "red")
+        time = words.since_start(entry.time_ns, report.info) if first else ""
+        made.append(" " * GAP + time.rjust(columns.time) + " " * GAP, "dim")
+        actor = actors[index] if index < len(actors) else Text()
+        made.append_text(actor)
+        if index < len(texts):
+            made.append(" " * (columns.actor - actor.cell_len + GAP)).append_text(texts[index])
+        out.append(made)
+    return out
+
+
+def _folded(text: Text, width: int, console: Console) -> list[Text]:
+    if text.cell_len <= width:
+        return [text]
+    return list(text.wrap(console, width, overflow="fold"))
 
 
 def short(text: str) -> str:
