@@ -117,7 +117,7 @@ def _row(
     return _Row(
         number=str(connection.id),
         local="" if where else clean(local),
-        peer=peer if ascii_only and arrows else clean(peer),
+        peer=clean(peer),
         state=words.state_name(connection),
         read=words.byte_count(connection.read_bytes),
         written=words.byte_count(connection.written_bytes),

@@ -12,6 +12,7 @@ from sockscope.model.connections import Connection, Protocol, Role
 from sockscope.model.report import ConnectionRow, Report
 from sockscope.model.sockaddr import Address, Family
 from sockscope.model.tcp import TcpState
+from sockscope.reports.terminal import print_report
 from sockscope.reports.terminal_connections import connections, ranked_rows
 from tests.reports.example import example_report
 
@@ -89,3 +90,19 @@ def test_addresses_are_never_folded(width: int, local: Address, *, one_local: bo
         assert str(each.connection.local) in text
     # Long text may fold.
     assert "GET/0→200,153bytes×11395" in "".join(text.split())
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_names_of_unix_sockets_are_made_safe(encoding: str) -> None:
+    hostile = Address(family=Family.UNIX, packed=b"/run/\x1b[31m\xe2\x80\xae[bold]x")
+    client = row(1)
+    client = replace(client, connection=replace(client.connection, role=Role.CLIENT))
+    rows = (row(0, protocol=Protocol.UNIX, local=hostile), client, row(2))
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding)
+    print_report(replace(example_report(), connections=rows), console=Console(file=file, width=120))
+    file.flush()
+    text = raw.getvalue().decode(encoding)
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert r"unix /run/\x1b[31m\u202e[bold]x" in text
