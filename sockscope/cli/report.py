@@ -9,6 +9,7 @@ import typer
 
 from sockscope.cli import options as shared
 from sockscope.cli.output import Output
+from sockscope.errors import UsageError
 
 EXAMPLES = "Examples: sockscope report rec/ --html report.html | sockscope report rec/ --connection 7"
 
@@ -18,6 +19,9 @@ def report(
     connection: Annotated[
         int | None, typer.Option("--connection", "-c", metavar="ID", help="Print this connection's whole timeline.")
     ] = None,
+    dissect: Annotated[
+        bool, typer.Option("--dissect", help="With --connection: its packets too, layer by layer (the first 40).")
+    ] = False,
     html: shared.HtmlOption = None,
     json: shared.JsonOption = None,
     select: shared.SelectOption = "",
@@ -28,11 +32,22 @@ def report(
     """Report on a recording: findings, connections, and what the recording lacks."""
     wanted = Output(html=html, json=json, select=select, ignore=ignore, fail_on=fail_on, verbose=verbose)
     wanted.check()
+    if dissect and connection is None:
+        raise UsageError("--dissect needs --connection", help_text="name one: --connection 0 --dissect")
     from sockscope.pipeline.analyze import load_session
 
     session = load_session(recording)
     if connection is not None:
         from sockscope.cli.output import show_connection
 
-        return show_connection(session, connection)
+        code = show_connection(session, connection)
+        if dissect:
+            from rich.console import Console
+
+            from sockscope.pipeline.dissect import dissect_connection
+            from sockscope.reports.terminal_dissection import print_dissection
+
+            found = dissect_connection(session, recording, connection)
+            print_dissection(found, session.info, console=Console(highlight=False))
+        return code
     return wanted.emit(session)

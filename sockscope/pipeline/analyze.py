@@ -16,12 +16,13 @@ from sockscope.analysis.summary import summarise_all
 from sockscope.analysis.timeline import Timelines
 from sockscope.errors import UsageError
 from sockscope.findings.run import run_rules
+from sockscope.model.calls import Call
 from sockscope.model.events import Events, Unassigned
 from sockscope.model.findings import Finding
 from sockscope.model.info import PacketCoverage, SessionInfo, Target
 from sockscope.model.packets import Packets
 from sockscope.model.report import ConnectionRow, Report
-from sockscope.model.seed import Seed
+from sockscope.model.seed import FileKind, Seed
 from sockscope.model.sockets import Sockets
 from sockscope.recording.reader import read_recording
 from sockscope.sources.packets.files import read_packets
@@ -66,8 +67,18 @@ def load_session(
         coverage = replace(coverage, available=True, seen_count=max(coverage.seen_count, len(packets)))
         if capture.damage:
             notes.append(f"{path.name}: {capture.damage}")
+        notes += [f"{path.name}: {note}" for note in capture.notes]
     known = replace(known, notes=tuple(notes), packets=coverage)
+    known = replace(known, notes=(*known.notes, *_io_uring_notes(data.events, data.seed)))
     return build_session(info=known, seed=data.seed, events=data.events, packets=packets, sockets=data.sockets)
+
+
+def _io_uring_notes(events: Events, seed: Seed) -> list[str]:
+    """What goes through an io_uring is no syscall: silence about it would be a claim."""
+    calls = events.records["call"]
+    used = np.unique(events.records["tgid"][(calls == Call.io_uring_setup) | (calls == Call.io_uring_enter)]).tolist()
+    tgids = sorted({*used, *np.unique(seed.fds["tgid"][seed.fds["kind"] == FileKind.IO_URING]).tolist()})
+    return [f"process {tgid} uses io_uring: reads and writes through it are not seen" for tgid in tgids]
 
 
 def _session_of_capture(path: Path, ports: Sequence[int]) -> Session:
@@ -82,11 +93,16 @@ def _session_of_capture(path: Path, ports: Sequence[int]) -> Session:
         ended_ns=last,
         clock_samples=((first, first),),
         packets=PacketCoverage(available=True, seen_count=len(capture.packets)),
-        notes=(f"{path.name}: {capture.damage}",) if capture.damage else (),
+        notes=tuple(f"{path.name}: {note}" for note in (capture.damage, *capture.notes) if note),
     )
-    return build_session(
+    session = build_session(
         info=info, seed=Seed.empty(), events=Events.empty(), packets=capture.packets, sockets=Sockets.empty()
     )
+    if ports and len(capture.packets) and not session.connections:
+        asked = " or ".join(map(str, ports))
+        note = f"no connection to port {asked} in {path.name}: without --port its servers are told from the packets"
+        session.info = replace(session.info, notes=(*session.info.notes, note))
+    return session
 
 
 def make_report(session: Session, choice: RuleChoice | None = None) -> Report:

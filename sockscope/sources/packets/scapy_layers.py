@@ -28,6 +28,8 @@ _SAME_LINK = {14: 101}
 """Raw IP as OpenBSD numbers it, which scapy does not list."""
 
 _MIN_IP_BYTES = 20
+_NUMBERS = ("sport", "dport", "proto", "nh")
+"""scapy names their values by /etc/services and /etc/protocols, which differ from machine to machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +110,7 @@ class Dissector:
 
     def _layers(self, frame: bytes, link: int) -> list[Any]:
         kind = self._types.get(_SAME_LINK.get(link, link))
-        if kind is None:
+        if kind is None or not frame:
             return []
         try:
             return list(kind(frame).iterpayloads())
@@ -117,6 +119,8 @@ class Dissector:
 
     def _text(self, layer: Any, field: Any) -> str:
         value = layer.fields[field.name]
+        if field.name in _NUMBERS:
+            return str(value)
         try:
             return str(field.i2repr(layer, value))
         except self._errors:
