@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -116,3 +118,35 @@ def test_what_the_kernel_drops_is_counted(tmp_path: Path) -> None:
     assert coverage.seen_count + coverage.lost_count == count
     assert found.dropped_count == coverage.lost_count
     assert len(found.packets) == coverage.seen_count
+
+
+def test_an_interface_that_goes_down_and_up_again(tmp_path: Path) -> None:
+    """In a network namespace of its own, whose loopback may go."""
+    if subprocess.run(["unshare", "-n", "true"]).returncode:
+        pytest.skip("unshare(2) of the network namespace is not allowed here")
+    code = (
+        "import subprocess, socket\n"
+        "link = lambda way: subprocess.run(['ip', 'link', 'set', 'lo', way], check=True)\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); link('up'); print('READY', flush=True); input()\n"
+        "s.sendto(b'x', ('127.0.0.1', 7777)); link('down'); print('DOWN', flush=True); input(); link('up')\n"
+        "s.sendto(b'x', ('127.0.0.1', 7777)); print('DONE', flush=True); input()"
+    )
+    target = subprocess.Popen(
+        ["unshare", "-n", sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert target.stdin is not None
+    assert target.stdout is not None
+    path = tmp_path / "packets.pcapng"
+    try:
+        assert target.stdout.readline() == "READY\n"
+        with Capture(interfaces=["lo"], ports=[7777], path=path, netns_pid=target.pid) as capture:
+            for said in ("DOWN\n", "DONE\n"):
+                target.stdin.write("\n")
+                target.stdin.flush()
+                assert target.stdout.readline() == said
+                settle()
+    finally:
+        target.kill()
+        target.communicate()
+    assert capture.notes() == (NOTE,)
+    assert read_packets(path).packets.records["dport"].tolist() == [7777, 7777]

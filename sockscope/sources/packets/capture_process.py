@@ -292,7 +292,7 @@ def _serve(recorder: _Recorder, control: _Control, requests: list[Request]) -> N
                 break
             _answer(recorder.reply())
         if not stopping:
-            busy = recorder.drain() * 512 > RING_BYTES // 8
+            busy = recorder.drain() * 512 >= RING_BYTES // 8
             requests = control.wait(0 if busy else PAUSE_S)
     recorder.finish()
     if stopping:

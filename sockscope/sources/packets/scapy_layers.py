@@ -5,6 +5,7 @@ It is imported when an object here is made, not before: that takes a third of a 
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import struct
@@ -163,14 +164,15 @@ class ListenSocket:
         return int(self._socket.ins.fileno())
 
     def receive(self, most_bytes: int) -> tuple[bytes, int] | None:
-        """The next frame, its VLAN tag put back, and its CLOCK_REALTIME ns (to about 0.3 µs); None: none waits.
-
-        Raises:
-            OSError: ENETDOWN, once, when the interface goes down.
-        """
+        """The next frame, its VLAN tag put back, and its CLOCK_REALTIME ns (to about 0.3 µs); None: none waits."""
         try:
             _kind, frame, time_s = self._socket.recv_raw(most_bytes)
         except BlockingIOError:
+            return None
+        except OSError as error:
+            # Said once when the interface goes down; it may come up again.
+            if error.errno != errno.ENETDOWN:
+                raise
             return None
         return (bytes(frame), int(time_s * 1_000_000_000)) if frame else None
 
