@@ -61,7 +61,7 @@ from sockscope.findings.halves import (
 )
 from sockscope.findings.holding import Copy, Holdings, tcp_connections, unfinished
 from sockscope.model.calls import READS, Call
-from sockscope.model.connections import Connection, Protocol
+from sockscope.model.connections import Connection, Flow, Protocol
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.tcp import TcpFlag, TcpState
 
@@ -86,6 +86,7 @@ RULE = Rule(
 
 _LIMITLESS_NS = 2 * GRACE_NS
 _UNSEEN_NS = 5 * NS_PER_S
+_OVER = (TcpState.TIME_WAIT, TcpState.CLOSE)
 _SOL_SOCKET = 1
 _SO_RCVTIMEO = (20, 66)  # SO_RCVTIMEO_OLD, SO_RCVTIMEO_NEW
 
@@ -196,6 +197,9 @@ def _half_over(session: Session, connection: Connection) -> _Unseen | None:
             return None
         since = ours if ours is not None else theirs
         assert since is not None
+        lacking = 1 - connection.local_side if ours is not None else connection.local_side
+        if not _fin_would_be_seen(flow, lacking) or connection.state in _OVER:
+            return None
         waited = session.info.ended_ns - since
         if waited < _UNSEEN_NS:
             return None
@@ -207,6 +211,11 @@ def _half_over(session: Session, connection: Connection) -> _Unseen | None:
         return None
     first, last = (int(session.sockets.records["time_ns"][rows[at]]) for at in (0, -1))
     return _Unseen(connection=connection, local_ended=False, since_ns=first, waited_ns=last - first)
+
+
+def _fin_would_be_seen(flow: Flow, side: int) -> bool:
+    """In a capture that begins mid-way the FIN may have gone before; payload or the handshake says it had not."""
+    return flow.syn_ns is not None or flow.synack_ns is not None or flow.last_payload_ns[side] is not None
 
 
 def _waiting_finding(session: Session, cases: list[_Waiting]) -> Finding:

@@ -95,3 +95,11 @@ def test_snapshots_alone(run: Run) -> None:
         script.socket_row(SERVER, peer(0), TcpState.CLOSE_WAIT, inode=70, owners=[(100, 7)])
     (finding,) = run(script.ends(9 * S).session(), SLUG)
     assert finding.severity is Severity.WARNING
+
+
+def test_a_capture_that_begins_after_one_fin(run: Run) -> None:
+    """Its first packet is the client's FIN: the server's own may have gone before anybody looked."""
+    script = Script(ports=(80,), engine="")
+    script.packet(peer(0), SERVER, FIN, seq=1007, ack=5002)
+    script.packet(SERVER, peer(0), TcpFlag.ACK, seq=5002, ack=1008)
+    assert not run(script.ends(20 * S).session(), SLUG, least=Severity.INFO)
