@@ -51,7 +51,7 @@ class Layer:
 
 
 class Dissector:
-    """scapy's dissection of single frames. Slow (some 100 µs a frame): for the few, never for all.
+    """scapy's dissection of single frames. Slow (up to a millisecond a frame): for the few, never for all.
 
     Source: https://scapy.readthedocs.io, `conf.l2types` for the link types.
     """
