@@ -34,7 +34,7 @@ def watch(
         options: target and means.
         output: what to make of it.
         keep: where the recording stays; None: it is removed afterwards.
-        watcher: hooks of the caller; its `stop` is set by SIGINT and SIGTERM.
+        watcher: hooks of the caller; its `stop` is set by SIGINT, SIGTERM and SIGHUP.
         show_progress: a line on stderr while watching (terminal only).
         done: called between the watching and the report.
 
@@ -72,7 +72,7 @@ def recording_folder(keep: Path | None) -> Iterator[Path]:
 
 @contextmanager
 def _stopping(watcher: Watcher, *, launched: bool) -> Iterator[None]:
-    """SIGINT and SIGTERM end the watching, not sockscope: the report still comes."""
+    """SIGINT, SIGTERM and SIGHUP (the terminal is gone) end the watching, not sockscope: the report still comes."""
     interrupts = 0
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -84,7 +84,11 @@ def _stopping(watcher: Watcher, *, launched: bool) -> Iterator[None]:
         if interrupts >= 3:
             raise KeyboardInterrupt
 
-    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        # Ignored, under nohup: the watching goes on without the terminal.
+        numbers.append(signal.SIGHUP)
+    former = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from sockscope.model.seed import Seed
 from sockscope.model.sockaddr import Family, decode_sockaddr
 from sockscope.pipeline import clock
 from sockscope.pipeline.options import RecordOptions
-from sockscope.pipeline.targets import make_engine, resolve
+from sockscope.pipeline.targets import make_engine, resolve, stopped_notes
 from sockscope.recording.writer import Writer
 from sockscope.sources.packets.live import Capture
 from sockscope.sources.sockets.sampler import Sampler
@@ -113,6 +113,7 @@ class _Recording:
             if self._options.port is not None:
                 self._ports.add(self._options.port)
             self._start_capture()
+            self._notes.extend(stopped_notes(self._tgids))
             self._engine.attach(self._tgids)
             seed = read_seed(self._tgids)
         self._start_sampler()

@@ -42,6 +42,17 @@ def resolve(options: RecordOptions) -> tuple[int, ...]:
     return tuple(dict.fromkeys([*roots, *descendants(roots)]))
 
 
+def stopped_notes(tgids: Sequence[int]) -> list[str]:
+    """A line for each process that somebody has stopped: it serves nobody, and no socket says why."""
+    from sockscope.sources.syscalls.ptrace.preflight import is_stopped
+
+    return [
+        f"process {tgid} was stopped (SIGSTOP): it does nothing until kill -CONT {tgid}"
+        for tgid in tgids
+        if is_stopped(tgid)
+    ]
+
+
 def make_engine(options: RecordOptions) -> Engine:
     """The engine that the options ask for.
 

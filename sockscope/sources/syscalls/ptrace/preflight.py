@@ -15,6 +15,8 @@ from sockscope.errors import CannotObserveError, TargetGoneError, UsageError
 from sockscope.sources.syscalls.abi import Machine
 
 YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
+TRACER_MODULE = b"sockscope.sources.syscalls.ptrace.tracer"
+"""In the command line of every tracer process (engine.py)."""
 CAP_SYS_PTRACE = 1 << 19
 KTHREADD = 2
 ELF_CLASS_32 = 1
@@ -86,6 +88,14 @@ def still_there(tgids: Sequence[int]) -> list[int]:
     return alive
 
 
+def is_stopped(tgid: int) -> bool:
+    """By SIGSTOP or the like: it does nothing until SIGCONT."""
+    try:
+        return read_status(tgid)["State"].startswith("T")
+    except TargetGoneError:
+        return False
+
+
 def read_status(pid: int) -> Mapping[str, str]:
     """/proc/PID/status, key → text.
 
@@ -108,14 +118,21 @@ def check_untraced(tgid: int, status: Mapping[str, str]) -> None:
     tracer = int(status.get("TracerPid", "0"))
     if not tracer:
         return
-    try:
-        comm = Path(f"/proc/{tracer}/comm").read_text().strip()
-    except OSError:
-        comm = "?"
+    comm, tracer = _tracer_name(tracer)
     raise CannotObserveError(
         f"process {tgid} ({status['Name']}) is already traced by process {tracer} ({comm})",
         help_text=f"a process has one tracer: end {comm} ({tracer}) first",
     )
+
+
+def _tracer_name(tracer: int) -> tuple[str, int]:
+    """What to call it, and whom to end. Of another sockscope that is not the helper but who started it."""
+    try:
+        if TRACER_MODULE in Path(f"/proc/{tracer}/cmdline").read_bytes():
+            return "sockscope", int(read_status(tracer)["PPid"])
+        return Path(f"/proc/{tracer}/comm").read_text().strip(), tracer
+    except (OSError, TargetGoneError):
+        return "?", tracer
 
 
 def permission_error(tgid: int) -> CannotObserveError:
@@ -166,6 +183,8 @@ def check_command(program: str) -> str:
     found = _which(program)
     if found is not None:
         return found
+    if os.sep in program and os.path.isdir(program):
+        raise UsageError(f"{program} is a folder", help_text="name the program in it")
     if os.sep in program and os.path.exists(program):
         raise UsageError(f"command cannot be executed: {program}", help_text=f"chmod +x {program}")
     raise UsageError(f"command not found: {program}", help_text="check its name and PATH, or give its full path")
@@ -207,9 +226,10 @@ def _check_access(tgid: int, name: str, status: Mapping[str, str]) -> None:
         raise gone_error(tgid, status["Name"]) from None
 
 
-def gone_error(tgid: int, comm: str = "?") -> TargetGoneError:
+def gone_error(tgid: int, comm: str = "") -> TargetGoneError:
     """For a target that ended while it was being attached to."""
-    return TargetGoneError(f"process {tgid} ({comm}) ended during the attach", help_text="start it again and retry")
+    name = f"{tgid} ({comm})" if comm else f"{tgid}"
+    return TargetGoneError(f"process {name} ended during the attach", help_text="start it again and retry")
 
 
 def _check_class(tgid: int, name: str) -> None:

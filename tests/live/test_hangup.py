@@ -1,0 +1,59 @@
+"""The terminal goes away, a target that stands still: what the user finds afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.sources.syscalls.ptrace_support import tracer_of, wait_until
+
+pytestmark = pytest.mark.live
+
+
+def attach(pid: int, *arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sockscope", "attach", str(pid), "--no-packets", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    wait_until(lambda: tracer_of(pid) != 0, "never attached")
+    return process
+
+
+def test_a_hangup_ends_the_watching_and_leaves_nothing(tmp_path: Path) -> None:
+    target = subprocess.Popen(["sleep", "60"])
+    try:
+        process = attach(target.pid, "--json", str(tmp_path / "out.json"), TMPDIR=str(tmp_path))
+        time.sleep(0.3)
+        process.send_signal(signal.SIGHUP)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 0, errors
+        assert json.loads((tmp_path / "out.json").read_text())["schema"] == "sockscope/1"
+        assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+        assert tracer_of(target.pid) == 0
+    finally:
+        target.kill()
+        target.wait()
+
+
+def test_a_stopped_target_is_told(tmp_path: Path) -> None:
+    target = subprocess.Popen(["sleep", "60"])
+    try:
+        target.send_signal(signal.SIGSTOP)
+        process = attach(target.pid, "--duration", "0.3")
+        out, errors = process.communicate(timeout=30)
+        assert process.returncode == 0, errors
+        assert f"kill -CONT {target.pid}" in " ".join(out.split())
+        wait_until(lambda: "T (stopped)" in Path(f"/proc/{target.pid}/status").read_text(), "does not stand any more")
+    finally:
+        target.kill()
+        target.wait()
