@@ -149,3 +149,22 @@ for _ in e.batches(): pass
     wait_until(lambda: not os.path.exists(f"/proc/{tgid}"), "the command lives")
     observer.wait(10)
     observer.stdout.close()
+
+
+def test_it_inherits_what_sockscope_was_given(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("handed on\n")
+    with (tmp_path / "in").open() as given, (tmp_path / "out").open("w") as out:
+        os.set_inheritable(given.fileno(), True)
+        with Trace(launch=["bash", "-c", f"cat <&{given.fileno()} >{out.name}"]) as trace:
+            trace.join()
+            assert trace.engine.exit_status() == 0
+    assert (tmp_path / "out").read_text() == "handed on\n"
+
+
+def test_stop_reaches_what_a_shell_leaves_behind(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    server = f"trap 'echo asked >>{mark}; exit 0' TERM; echo up >{mark}; while :; do sleep 0.05; done"
+    with Trace(launch=["bash", "-c", 'bash -c "$0" | cat', server]) as trace:
+        wait_until(lambda: mark.exists() and bool(mark.read_text()), "never started")
+        trace.finish()
+    assert mark.read_text() == "up\nasked\n"

@@ -39,7 +39,7 @@ main(int(sys.argv[2]), int(sys.argv[3]))"""
 class Helper:
     """One tracer process and what is known of it."""
 
-    def __init__(self, setup: wire.Setup, plans: bytes) -> None:
+    def __init__(self, setup: wire.Setup, plans: bytes, inherited: Sequence[int] = ()) -> None:
         size = setup.segment_count * setup.segment_bytes
         memory_fd = os.memfd_create("sockscope", os.MFD_CLOEXEC)
         os.ftruncate(memory_fd, size)
@@ -51,7 +51,7 @@ class Helper:
         # Isolated: neither the environment nor the working directory may change what it imports.
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _BOOT, root, str(theirs.fileno()), str(memory_fd)],
-            pass_fds=(theirs.fileno(), memory_fd),
+            pass_fds=(theirs.fileno(), memory_fd, *inherited),
         )
         theirs.close()
         os.close(memory_fd)
@@ -156,7 +156,7 @@ class PtraceEngine:
         abi = abi_of(preflight.check_machine())
         path = preflight.check_command(command[0] if command else "")
         try:
-            helper = self._start(abi, None)
+            helper = self._start(abi, None, _inheritable())
             wire.send(helper.channel, wire.Launch(path=path, command=list(command)))
             tgid = self._await_ready(helper).tgid
         except BaseException:
@@ -229,7 +229,7 @@ class PtraceEngine:
         """Wait status of the launched command, once it has ended."""
         return self._helpers[0].status if self._launched else None
 
-    def _start(self, abi: Abi, cpu: int | None) -> Helper:
+    def _start(self, abi: Abi, cpu: int | None, inherited: Sequence[int] = ()) -> Helper:
         plans = pack_plans(abi)
         setup = wire.Setup(
             segment_count=SEGMENT_COUNT,
@@ -244,7 +244,7 @@ class PtraceEngine:
             cpu=cpu,
             numbers=sorted([*abi.calls, abi.restart_syscall, abi.rt_sigreturn]),
         )
-        helper = Helper(setup, plans)
+        helper = Helper(setup, plans, inherited)
         self._helpers.append(helper)
         return helper
 
@@ -268,6 +268,20 @@ class PtraceEngine:
         if events is not None:
             self._event_count += len(events)
         return events
+
+
+def _inheritable() -> list[int]:
+    """What sockscope was given beside the standard three: a launched command gets it too (socket activation, <(…))."""
+    found: list[int] = []
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        try:
+            if fd > 2 and os.get_inheritable(fd):
+                found.append(fd)
+        except OSError:
+            # The listing's own descriptor.
+            continue
+    return sorted(found)
 
 
 def _groups(tgids: Sequence[int], *, pin: bool) -> list[tuple[list[int], int | None]]:

@@ -91,6 +91,7 @@ class Tracer:
         self._stopping = False
         self._launched = 0
         self._kill_at: float | None = None
+        self._asked: set[int] = set()
         self._sign_unseen = False
 
     def serve(self) -> None:
@@ -195,15 +196,21 @@ class Tracer:
             self._listen(left)
 
     def _end_launched(self) -> None:
-        """SIGTERM once, SIGKILL after a while. It cannot be let go: with its filter it would see ENOSYS."""
+        """SIGTERM once, SIGKILL after a while. It cannot be let go: with its filter it would see ENOSYS.
+
+        First to the command alone, which may end its children in its own way; to what it leaves (a shell
+        passes nothing on) when it is gone.
+        """
         tgids = {tgid for _, tgid in self._loop.tasks()}
         if self._kill_at is None:
             self._kill_at = time.monotonic() + TERM_TIMEOUT_S
-            for tgid in [self._launched] if self._launched in tgids else tgids:
-                _kill(tgid, signal.SIGTERM)
-        elif time.monotonic() > self._kill_at:
+        if time.monotonic() > self._kill_at:
             for tgid in tgids:
                 _kill(tgid, signal.SIGKILL)
+            return
+        for tgid in ({self._launched} if self._launched in tgids else tgids) - self._asked:
+            self._asked.add(tgid)
+            _kill(tgid, signal.SIGTERM)
 
     def _finish(self) -> None:
         while not self._loop.finish() and not self._orphan:
