@@ -10,6 +10,7 @@ import typer
 
 from sockscope import __version__
 from sockscope.cli import analyze, attach, demo, diagnose, doctor, report, rules, run, snapshot
+from sockscope.cli.stdout import reader_may_leave
 
 app = typer.Typer(
     name="sockscope",
@@ -43,18 +44,26 @@ def root(
     """
 
 
-def _register(command: Callable[..., int | None], epilog: str) -> None:
-    """A command's exit code is what its function returns."""
+def _register(command: Callable[..., int | None], epilog: str, *, options_first: bool = False) -> None:
+    """A command's exit code is what its function returns.
+
+    Args:
+        options_first: what follows the first plain word belongs to the command that it names.
+    """
 
     @wraps(command)
     def exiting(*arguments: object, **options: object) -> None:
-        raise typer.Exit(command(*arguments, **options) or 0)
+        code: int | None = 0
+        with reader_may_leave():
+            code = command(*arguments, **options)
+        raise typer.Exit(code or 0)
 
-    app.command(command.__name__, epilog=epilog)(exiting)
+    settings = {"allow_interspersed_args": False} if options_first else {}
+    app.command(command.__name__, epilog=epilog, context_settings=settings)(exiting)
 
 
 _register(attach.attach, attach.EXAMPLES)
-_register(run.run, run.EXAMPLES)
+_register(run.run, run.EXAMPLES, options_first=True)
 _register(diagnose.diagnose, diagnose.EXAMPLES)
 _register(snapshot.snapshot, snapshot.EXAMPLES)
 _register(analyze.analyze, analyze.EXAMPLES)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sockscope.cli.options import FailOn
+from sockscope.cli.stdout import reader_may_leave
 from sockscope.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Output:
 
         for slug in sorted(slugs(self.select) | slugs(self.ignore)):
             find(slug)
+        if slugs(self.select) and not slugs(self.select) - slugs(self.ignore):
+            raise UsageError("no rule is left to run", help_text="--ignore takes away all that --select names")
 
     def emit(self, session: Session) -> int:
         """Judge the session, write what was asked for, and give the exit code."""
@@ -62,19 +65,19 @@ class Output:
             from sockscope.reports.json import render_json
 
             text = render_json(report)
-            if self.json_to_stdout:
-                print(text)
-            else:
+            if not self.json_to_stdout:
                 with writing(Path(self.json)):
                     Path(self.json).write_text(text + "\n", encoding="utf-8")
                 print(f"sockscope: wrote {self.json}", file=sys.stderr)
-        if not self.json_to_stdout:
-            from rich.console import Console
+        with reader_may_leave():
+            if self.json_to_stdout:
+                print(text)
+            else:
+                from rich.console import Console
 
-            from sockscope.reports.terminal import print_report
+                from sockscope.reports.terminal import print_report
 
-            print_report(report, console=Console(highlight=False), verbose=self.verbose)
-        sys.stdout.flush()
+                print_report(report, console=Console(highlight=False), verbose=self.verbose)
         return exit_code(report, self.fail_on)
 
 
@@ -95,6 +98,8 @@ def exit_code(report: Report, fail_on: FailOn) -> ExitCode:
 
 def check_writable(path: Path) -> None:
     """Raises: UsageError where the file could not be written."""
+    if str(path) == "-":
+        raise UsageError("this goes to a file, not to standard output", help_text="name one; ./- if it shall be -")
     if path.is_dir():
         raise UsageError(f"{path} is a folder", help_text="name a file")
     if not path.parent.is_dir():

@@ -218,3 +218,33 @@ def test_full_disk_keeps_what_fitted(tmp_path: Path) -> None:
         assert "disk is full" in " ".join((done.stdout + done.stderr).split())
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+def test_html_goes_to_a_file(tmp_path: Path) -> None:
+    refused(sockscope("report", tmp_path, "--html", "-"), 2, "file")
+
+
+def test_no_rule_is_left(tmp_path: Path) -> None:
+    refused(sockscope("report", tmp_path, "--select", "missing-fin", "--ignore", "missing-fin"), 2, "no rule is left")
+
+
+def test_a_folder_is_no_command(tmp_path: Path) -> None:
+    refused(sockscope("run", "--", tmp_path), 2, "is a folder")
+
+
+@root
+def test_the_second_sockscope_names_the_first() -> None:
+    with sleeping() as pid:
+        first = subprocess.Popen(
+            [sys.executable, "-m", "sockscope", "attach", str(pid), "--no-packets", "--no-sockets"]
+        )
+        try:
+            status = Path(f"/proc/{pid}/status")
+            for _ in range(100):
+                if "TracerPid:\t0" not in status.read_text():
+                    break
+                time.sleep(0.1)
+            refused(sockscope("attach", str(pid)), 3, "traced", f"sockscope ({first.pid})")
+        finally:
+            first.terminate()
+            first.wait()
