@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from sockscope.errors import DamagedInputError, UsageError
 from sockscope.model.events import EVENT_DTYPE, Events
-from sockscope.model.info import SessionInfo
+from sockscope.model.info import PacketCoverage, SessionInfo, SocketCoverage, SyscallCoverage
 from sockscope.model.seed import SEED_EPOLL_DTYPE, SEED_FD_DTYPE, Seed
 from sockscope.model.sockets import OWNER_DTYPE, SOCKET_DTYPE, Sockets
 from sockscope.recording import layout, manifest
@@ -58,6 +58,8 @@ def read_recording(folder: Path) -> Recording:
         raise DamagedInputError(f"{path} cannot be read: {error}") from error
     info, processes = manifest.decode(text, str(path))
     damage: list[str] = []
+    if info.complete:
+        info = _without_missing(folder, info, damage)
     events = _events(folder / layout.SYSCALLS, damage)
     sockets = Sockets(
         records=_rows(folder / layout.SOCKETS, SOCKET_DTYPE, damage),
@@ -81,6 +83,26 @@ def read_recording(folder: Path) -> Recording:
         packets_path=packets if packets.is_file() else None,
         damage=tuple(damage),
     )
+
+
+def _without_missing(folder: Path, info: SessionInfo, damage: list[str]) -> SessionInfo:
+    """What a whole recording had and the folder has not counts as not recorded: no rule then judges by it."""
+
+    def gone(name: str, *, had: bool) -> bool:
+        if not had or (folder / name).is_file():
+            return False
+        damage.append(f"{name} is missing")
+        return True
+
+    for name in (layout.DESCRIPTORS, layout.INTERESTS):
+        gone(name, had=bool(info.syscalls.engine))
+    if gone(layout.SYSCALLS, had=info.syscalls.event_count > 0):
+        info = replace(info, syscalls=SyscallCoverage())
+    if gone(layout.PACKETS, had=info.packets.seen_count > 0):
+        info = replace(info, packets=PacketCoverage())
+    if gone(layout.SOCKETS, had=info.sockets.snapshot_count > 0):
+        info = replace(info, sockets=SocketCoverage())
+    return info
 
 
 def _close_open_end(info: SessionInfo, events: Events, sockets: Sockets) -> SessionInfo:
@@ -116,7 +138,8 @@ def _batches(path: Path, damage: list[str]) -> list[pa.RecordBatch]:
                     break
     except (pa.ArrowException, OSError, EOFError) as error:
         reason = str(error).splitlines()[0]
-        damage.append(f"{path.name}: cut or damaged after {len(batches)} whole batches ({reason})")
+        whole = "1 whole batch" if len(batches) == 1 else f"{len(batches)} whole batches"
+        damage.append(f"{path.name}: cut or damaged after {whole} ({reason})")
     return batches
 
 

@@ -49,6 +49,10 @@ class _Stream:
         assert self._file is not None
         self._file.flush()
 
+    @property
+    def begun(self) -> bool:
+        return self._writer is not None
+
     def close(self) -> None:
         if self._writer is not None and self._file is not None:
             try:
@@ -158,9 +162,13 @@ class Writer:
 
     def write_sockets(self, records: npt.NDArray[np.void]) -> None:
         """Append one or more snapshots' rows (SOCKET_DTYPE)."""
+        if len(records):
+            self._write_sockets(records)
+
+    def _write_sockets(self, records: npt.NDArray[np.void]) -> None:
         import pyarrow as pa
 
-        if self.problem is None and len(records):
+        if self.problem is None:
             try:
                 self._sockets.write(pa.RecordBatch.from_pydict(to_arrays(records)))
             except OSError as error:
@@ -170,6 +178,9 @@ class Writer:
         """Close the files; `sockets` brings the owners of the last snapshot."""
         if sockets is not None:
             self._table(layout.OWNERS, sockets.owners)
+            # So that "no sockets seen" and "the file is lost" are two things.
+            if not self._sockets.begun:
+                self._write_sockets(sockets.records[:0])
         for stream in (self._events, self._sockets):
             try:
                 stream.close()

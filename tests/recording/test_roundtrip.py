@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from sockscope.errors import DamagedInputError, UsageError
 from sockscope.model.calls import Call
 from sockscope.model.events import EVENT_DTYPE, Events, Section, pack_section
-from sockscope.model.info import SessionInfo, Target
+from sockscope.model.info import PacketCoverage, SessionInfo, SocketCoverage, SyscallCoverage, Target
 from sockscope.model.seed import SEED_EPOLL_DTYPE, SEED_FD_DTYPE, Seed, SeedProcess
 from sockscope.model.sockets import OWNER_DTYPE, SOCKET_DTYPE, Sockets
 from sockscope.recording import layout
@@ -176,3 +177,25 @@ def test_full_disk_is_counted_not_raised(tmp_path: Path) -> None:
     assert "disk is full" in writer.problem
     assert writer.lost_event_count == 5010
     writer.finish(INFO)
+
+
+def test_a_file_that_is_gone_counts_as_not_recorded(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "r")
+    info = replace(
+        INFO,
+        syscalls=SyscallCoverage(engine="ptrace", event_count=3),
+        packets=PacketCoverage(available=True, seen_count=2),
+        sockets=SocketCoverage(snapshot_count=1),
+    )
+    writer.begin(info, Seed.empty())
+    writer.write_events(some_events(3))
+    writer.finish(info, Sockets(records=np.zeros(0, SOCKET_DTYPE), owners=np.zeros(0, OWNER_DTYPE)))
+    assert read_recording(tmp_path / "r").damage == (f"{layout.PACKETS} is missing",)
+    for name in (layout.SYSCALLS, layout.SOCKETS, layout.DESCRIPTORS):
+        (tmp_path / "r" / name).unlink()
+    found = read_recording(tmp_path / "r")
+    assert set(found.damage) == {
+        f"{name} is missing" for name in (layout.SYSCALLS, layout.PACKETS, layout.SOCKETS, layout.DESCRIPTORS)
+    }
+    assert (found.info.syscalls.engine, found.info.packets.available) == ("", False)
+    assert found.info.sockets.snapshot_count == 0
