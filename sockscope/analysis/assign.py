@@ -89,7 +89,8 @@ def assign_descriptors(state: ReplayState, events: Events) -> Assignment:
     count = len(records)
     enter: Ids = records["enter_ns"].astype(np.int64)
     leave: Ids = records["exit_ns"].astype(np.int64)
-    began = np.where(enter >= 0, enter, leave)
+    # Neither: entered before the attach, never returned.
+    began = np.maximum(np.where(enter >= 0, enter, leave), 0)
     over = np.where(leave >= 0, leave, began)
     table = _tables(state, records["tid"], records["tgid"], began)
     descriptor = np.full(count, NO_ID, np.int64)

@@ -51,10 +51,20 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
+def _begin_launched(replay: Replay, info: SessionInfo, events: Events) -> None:
+    """The launched command was not there before; no fork that could say so is among the events."""
+    root = replay.processes.get(info.target.pids[0]) if info.target.command and info.target.pids else None
+    if root is None or root.started_ns is not None:
+        return
+    times = events.records["exit_ns"][events.records["tgid"] == root.tgid]
+    root.started_ns = int(times[times >= 0].min(initial=info.ended_ns))
+
+
 def _build(info: SessionInfo, seed: Seed, events: Events, packets: Packets, sockets: Sockets) -> Session:
     order, effective_ns = replay_order(events)
     replay = Replay(seed, unix_peers(sockets))
     replay.feed(events, order, effective_ns=effective_ns)
+    _begin_launched(replay, info, events)
     assignment = assign_descriptors(replay, events)
     complete_open_files(replay, events, sockets, assignment)
     packet_ns = wire.monotonic_ns(packets, info.clock_samples)

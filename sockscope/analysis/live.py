@@ -65,6 +65,7 @@ class LiveNarrator:
         self._http: dict[int, Http1State] = {}
         self._runs: dict[int, _Run] = {}
         self._next_id = 0
+        self._first_ns = -1
 
     def feed(self, events: Events, complete_ns: int, *, max_lines: int = 200) -> LiveBatch:
         """Lines of what has become certain.
@@ -74,6 +75,9 @@ class LiveNarrator:
             complete_ns: up to when nothing more will come; what is later is held back for the next call.
             max_lines: room there is; what goes beyond is counted, not told.
         """
+        if self._first_ns < 0 and len(events):
+            times = events.records["exit_ns"]
+            self._first_ns = int(times[times >= 0].min(initial=complete_ns))
         pending = Events.concat([self._held, events]) if len(self._held) else events
         order, effective = replay_order(pending)
         ripe = effective[order] <= complete_ns
@@ -159,7 +163,8 @@ class LiveNarrator:
         state = self._http.setdefault(file.id, Http1State()) if file is not None and label else None
         process = self._replay.processes.get(view.tgid)
         return LiveLine(
-            time_ns=view.time_ns,
+            # Under way before the attach and never returned: told at the beginning.
+            time_ns=view.time_ns if view.time_ns >= 0 else self._first_ns,
             duration_ns=view.duration_ns,
             tgid=view.tgid,
             tid=view.tid,

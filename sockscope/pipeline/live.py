@@ -44,7 +44,6 @@ class LiveView:
 
     def _begin(self, tgids: tuple[int, ...], seed: Seed) -> None:
         self._narrator = LiveNarrator(seed, _labels(seed))
-        self._started_ns = clock.sample()[0]
         self._thread.start()
 
     def _tell(self, events: Events, complete_ns: int) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sockscope.analysis import assign
 from sockscope.analysis.assign import Intervals
+from sockscope.analysis.build import build_session
 from sockscope.model.calls import Call
 from sockscope.model.descriptors import Ended, How
 from sockscope.model.events import EventFlag, Unassigned
@@ -179,3 +180,15 @@ def test_bytes_moved() -> None:
     taken, put = assign.moved_bytes(script.events())
     assert taken.tolist() == [0, 10, 0, 0, 0]
     assert put.tolist() == [0, 0, 0, 60, 0]
+
+
+def test_a_call_under_way_before_the_attach_that_never_returned() -> None:
+    script = serving()
+    script.event(A, A, Call.accept4, 0, 0, 0, fd=3, ret=7, sockaddr=CLIENT)
+    script.event(A, A, Call.accept4, 0, 0, 0, fd=3, flags=EventFlag.ENTERED_ONLY)
+    events = script.events()
+    events.records["enter_ns"][1] = events.records["exit_ns"][1] = -1
+    session = build_session(
+        info=script.info(), seed=script.seed(), events=events, packets=script.packets(), sockets=script.sockets()
+    )
+    assert session.event_reason[1] == Unassigned.LISTENER

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sockscope.analysis.build import build_session
 from sockscope.analysis.session import Session
 from sockscope.model.calls import Call
 from sockscope.model.events import EventFlag, Unassigned
-from sockscope.model.seed import FileKind
+from sockscope.model.info import Target
+from sockscope.model.seed import FileKind, Seed
 from sockscope.model.tcp import TcpFlag, TcpState
 from tests.analysis.builders import Script, address
 from tests.analysis.strategies import Kernel, Operation, operations
@@ -99,3 +103,17 @@ def test_lost_events_make_a_session(history: list[Operation], lost: set[int]) ->
     script = kernel.script
     script._rows[:] = [row for at, row in enumerate(script._rows) if at not in lost]
     agrees_with_itself(script.session())
+
+
+def test_a_launched_command_was_not_there_before() -> None:
+    script = Script().process(100)
+    script.event(100, 100, Call.read, 0, 0, fd=0, ret=1)
+    script.event(100, 100, Call.read, 0, 0, fd=0, flags=EventFlag.ENTERED_ONLY)
+    info = replace(script.info(), target=Target(command=("srv",), pids=(100,)))
+    session = build_session(
+        info=info, seed=Seed.empty(), events=script.events(), packets=script.packets(), sockets=script.sockets()
+    )
+    started = session.processes[100].started_ns
+    assert started is not None
+    assert info.started_ns <= started <= info.ended_ns
+    assert script.session().processes[100].started_ns is None

@@ -4,7 +4,7 @@ import pytest
 
 from sockscope.analysis.live import LiveNarrator
 from sockscope.model.calls import Call
-from sockscope.model.events import Events
+from sockscope.model.events import EventFlag, Events
 from sockscope.model.live import LineKind, LiveBatch, LiveLine
 from tests.analysis.builders import START_NS, Script, address
 
@@ -126,3 +126,13 @@ def test_nothing() -> None:
     narrator = LiveNarrator(Script().seed())
     assert narrator.feed(Events.empty(), FOREVER) == LiveBatch()
     assert narrator.finish() == LiveBatch()
+
+
+def test_a_call_under_way_before_the_attach_is_told_at_the_beginning() -> None:
+    script = Script().process(77).seed_fd(77, 3, inode=11)
+    script.event(77, 77, Call.accept4, 0, 0, 0, fd=3, ret=7, sockaddr=CLIENT)
+    script.event(77, 78, Call.accept4, 0, 0, 0, fd=3, flags=EventFlag.ENTERED_ONLY)
+    events = script.events()
+    events.records["enter_ns"][1] = events.records["exit_ns"][1] = -1
+    lines = LiveNarrator(script.seed()).feed(events, FOREVER).lines
+    assert {line.time_ns >= START_NS for line in lines} == {True}
