@@ -1,0 +1,41 @@
+"""What a report says of the limits of what was watched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import IP, TCP  # type: ignore[import-untyped,unused-ignore]
+from scapy.layers.l2 import Ether  # type: ignore[import-untyped,unused-ignore]
+
+from sockscope.model.calls import Call
+from sockscope.model.seed import FileKind
+from sockscope.pipeline.analyze import load_session
+from sockscope.recording.writer import Writer
+from tests.analysis.builders import Script
+from tests.sources.packets.captures import Frame, build, pcap
+
+
+def recorded(script: Script, folder: Path) -> tuple[str, ...]:
+    writer = Writer(folder)
+    writer.begin(script.info(), script.seed())
+    writer.write_events(script.events())
+    writer.finish(script.info(), script.sockets())
+    return load_session(folder).info.notes
+
+
+def test_io_uring_is_told_once_a_process(tmp_path: Path) -> None:
+    script = Script().process(100).process(200).process(300).seed_fd(200, 5, kind=FileKind.IO_URING)
+    script.event(100, 100, Call.io_uring_setup, 8, ret=3)
+    script.event(100, 100, Call.io_uring_enter, 3, ret=0)
+    script.event(300, 300, Call.read, 0, 0, fd=0, ret=0)
+    notes = recorded(script, tmp_path / "r")
+    assert [note.split(" uses io_uring")[0] for note in notes] == ["process 100", "process 200"]
+
+
+@pytest.mark.parametrize(("ports", "told"), [((80,), False), ((), False), ((81,), True)])
+def test_a_capture_without_the_asked_port(ports: tuple[int, ...], told: bool, tmp_path: Path) -> None:
+    syn = Ether() / IP(src="10.0.0.9", dst="10.0.0.1") / TCP(sport=40000, dport=80, flags="S")
+    (tmp_path / "c.pcap").write_bytes(pcap([Frame(data=build(syn))]))
+    session = load_session(pcap=tmp_path / "c.pcap", ports=ports)
+    assert any("no connection to port 81" in note for note in session.info.notes) is told
