@@ -20,7 +20,7 @@ from sockscope.model.seed import Seed
 from sockscope.model.sockaddr import Family, decode_sockaddr
 from sockscope.pipeline import clock
 from sockscope.pipeline.options import RecordOptions
-from sockscope.pipeline.targets import make_engine, resolve, stopped_notes
+from sockscope.pipeline.targets import make_engine, netns_of, resolve, stopped_notes
 from sockscope.recording.writer import Writer
 from sockscope.sources.packets.live import Capture
 from sockscope.sources.sockets.sampler import Sampler
@@ -101,6 +101,9 @@ class _Recording:
         self._event_count = 0
         self._snapshot_count = 0
         self._clocks = [clock.sample()]
+        # Where the capture and the sampler are: the first target's.
+        self._netns = netns_of(self._tgids[0]) if self._tgids else netns_of()
+        self._strays: list[int] = []
 
     def run(self) -> Recorded:
         if self._options.command:
@@ -152,12 +155,21 @@ class _Recording:
         """A target pid, where the target's network namespace is not ours."""
         if not self._tgids:
             return None
-        try:
-            own = os.stat("/proc/self/ns/net").st_ino
-            theirs = os.stat(f"/proc/{self._tgids[0]}/ns/net").st_ino
-        except OSError:
-            return None
-        return None if own == theirs else self._tgids[0]
+        theirs = netns_of(self._tgids[0])
+        return None if theirs is None or theirs == netns_of() else self._tgids[0]
+
+    def _look_for_strays(self) -> None:
+        """Packets and states are taken in one network namespace; a server may go into another (ip netns exec)."""
+        for tgid in self._tgids:
+            if tgid not in self._strays and netns_of(tgid) not in (None, self._netns):
+                self._strays.append(tgid)
+
+    def _stray_notes(self) -> list[str]:
+        if not self._strays or not (self._options.packets or self._options.sockets):
+            return []
+        some = ", ".join(map(str, self._strays[:5])) + (" …" if len(self._strays) > 5 else "")
+        said = f"in another network namespace, so without packets and socket states: process {some}"
+        return [f"{said}; run sockscope in there (ip netns exec, nsenter -n)"]
 
     def _start_sampler(self) -> None:
         if not self._options.sockets:
@@ -183,6 +195,7 @@ class _Recording:
             now = time.monotonic()
             if now >= next_clock:
                 self._clocks.append(clock.sample())
+                self._look_for_strays()
                 next_clock = now + CLOCK_PERIOD_S
             if now >= next_progress:
                 self._watcher.on_progress(self._progress(now - started))
@@ -211,6 +224,7 @@ class _Recording:
         if not fresh:
             return
         self._ports |= fresh
+        self._look_for_strays()
         if self._capture is not None:
             self._capture.add_ports(sorted(fresh))
         if self._sampler is not None:
@@ -239,6 +253,7 @@ class _Recording:
             packets = capture.stop()
             self._notes.extend(capture.notes())
         self._clocks.append(clock.sample())
+        self._notes.extend(self._stray_notes())
         if self._writer.problem is not None:
             self._notes.append(self._writer.problem)
         info = self._info(complete=True, packets=packets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -40,6 +41,14 @@ def resolve(options: RecordOptions) -> tuple[int, ...]:
     else:
         raise UsageError("what shall be watched?", help_text="name it by --port N or --pid PID")
     return tuple(dict.fromkeys([*roots, *descendants(roots)]))
+
+
+def netns_of(tgid: int | str = "self") -> int | None:
+    """The network namespace of a process; None where it is gone or not to be looked at."""
+    try:
+        return os.stat(f"/proc/{tgid}/ns/net").st_ino
+    except OSError:
+        return None
 
 
 def stopped_notes(tgids: Sequence[int]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The terminal goes away, a target that stands still: what the user finds afterwards."""
+"""The terminal goes away, a target that stands still or lives elsewhere: what the user finds afterwards."""
 
 from __future__ import annotations
 
@@ -57,3 +57,12 @@ def test_a_stopped_target_is_told(tmp_path: Path) -> None:
     finally:
         target.kill()
         target.wait()
+
+
+def test_a_server_in_another_network_namespace_is_told() -> None:
+    server = "import socket, time; s = socket.create_server(('127.0.0.1', 0)); time.sleep(1.5)"
+    launched = [sys.executable, "-m", "sockscope", "run", "unshare", "-n", sys.executable, "-c", server]
+    done = subprocess.run(launched, capture_output=True, text=True, timeout=60, check=False)
+    assert "nsenter -n" in " ".join(done.stdout.split()), done.stdout + done.stderr
+    plain = subprocess.run([*launched[:4], "sleep", "0.3"], capture_output=True, text=True, timeout=60, check=False)
+    assert "namespace" not in plain.stdout, plain.stdout
