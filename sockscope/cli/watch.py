@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from sockscope.cli.output import Output
 
 if TYPE_CHECKING:
+    from sockscope.model.seed import Seed
     from sockscope.pipeline.options import RecordOptions
     from sockscope.pipeline.record import Progress, Recorded, Watcher
 
@@ -47,6 +48,8 @@ def watch(
     with recording_folder(keep) as folder, _stopping(watcher, launched=bool(options.command)):
         if show_progress and sys.stderr.isatty():
             watcher.on_progress = _progress_line(options)
+        elif show_progress:
+            watcher.on_ready = _say_when_ready
         recorded = record(options, folder, watcher)
         done()
         if show_progress and sys.stderr.isatty():
@@ -94,6 +97,12 @@ def _stopping(watcher: Watcher, *, launched: bool) -> Iterator[None]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+def _say_when_ready(tgids: tuple[int, ...], seed: Seed) -> None:
+    """For scripts: from this line on everything is seen."""
+    many = "process" if len(tgids) == 1 else "processes"
+    print(f"sockscope: watching {many} {', '.join(map(str, tgids))}", file=sys.stderr, flush=True)
 
 
 def _progress_line(options: RecordOptions) -> Callable[[Progress], None]:

@@ -32,6 +32,10 @@ HEADER_BYTES = 14 + 40 + 60
 
 CLOCK_PERIOD_S = 1.0
 
+SETTLED_S = 3.0
+"""A target whose ports are not known is captured with all others', until it has named no new one for so long:
+the first packets of a port may come before its bind is heard of here."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
@@ -98,6 +102,7 @@ class _Recording:
         self._sampler: Sampler | None = None
         self._notes: list[str] = []
         self._ports: set[int] = set()
+        self._everything_until: float | None = None
         self._event_count = 0
         self._snapshot_count = 0
         self._clocks = [clock.sample()]
@@ -150,6 +155,8 @@ class _Recording:
             self._notes.append(f"no packets: {error.message}{mend}")
             return
         self._capture = capture
+        if not self._ports:
+            self._everything_until = time.monotonic() + SETTLED_S
 
     def _foreign_netns(self) -> int | None:
         """A target pid, where the target's network namespace is not ours."""
@@ -209,7 +216,9 @@ class _Recording:
     def _learn_ports(self, events: Events) -> None:
         """Ports that the target begins to serve or to call are captured and sampled from now on."""
         calls = events.records["call"]
-        wanted = np.flatnonzero(((calls == Call.bind) | (calls == Call.connect)) & (events.records["ret"] <= 0))
+        # getsockname: a server that bound port 0 asks which one it got.
+        telling = np.isin(calls, (Call.bind, Call.connect, Call.getsockname))
+        wanted = np.flatnonzero(telling & (events.records["ret"] <= 0))
         fresh: set[int] = set()
         for event in wanted.tolist():
             raw = events.section(event, Section.SOCKADDR)
@@ -222,7 +231,13 @@ class _Recording:
             self._sampler.add_tgids(sorted(tgids))
         fresh -= self._ports
         if not fresh:
+            if self._everything_until is not None and self._ports and time.monotonic() > self._everything_until:
+                self._everything_until = None
+                if self._capture is not None:
+                    self._capture.limit_to(sorted(self._ports))
             return
+        if self._everything_until is not None:
+            self._everything_until = time.monotonic() + SETTLED_S
         self._ports |= fresh
         self._look_for_strays()
         if self._capture is not None:

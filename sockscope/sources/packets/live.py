@@ -106,6 +106,13 @@ class Capture:
             self._ports = more
             self._ask(Request(operation=Operation.PORTS, ports=more))
 
+    def limit_to(self, ports: Sequence[int]) -> None:
+        """Capture only these ports from now on; `add_ports` widens again."""
+        with self._lock:
+            if not self._stopped and ports:
+                self._ports = sorted(set(ports))
+                self._ask(Request(operation=Operation.PORTS, ports=self._ports))
+
     def coverage(self) -> PacketCoverage:
         """What was captured and lost so far; the last known after the end."""
         with self._lock:

@@ -148,6 +148,9 @@ class Ring:
             window["status"][:count] = 0
             self._head = (self._head + count) % len(self._frames)
             left -= count
+            if count < len(window):
+                # Caught up. Going on would chase the sender with windows of a few packets each, for most of a CPU.
+                return
 
     def _copy(self, window: npt.NDArray[np.void]) -> Taken:
         count = len(window)
