@@ -30,7 +30,7 @@ References:
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -75,6 +75,7 @@ _SOCKET_ONLY = frozenset(
     }
 )
 _SOCKET_ONLY_CALLS = np.array(sorted(_SOCKET_ONLY), np.uint16)
+_ACCEPT_CALLS = np.array(sorted(ACCEPTS), np.uint16)
 _READ_CALLS = np.array(sorted(READS - _SOCKET_ONLY), np.uint16)
 _WRITE_CALLS = np.array(sorted(WRITES - _SOCKET_ONLY), np.uint16)
 
@@ -92,17 +93,21 @@ class _Untouched:
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a process."""
-    holdings = Holdings(session)
+    made = [c for c in session.connections if c.open_file >= 0 and c.opened_event >= 0]
+    opened = np.array([c.opened_event for c in made], np.int64)
+    files = np.array([c.open_file for c in made], np.int64)
+    named = session.event_open_file[session.event_open_file >= 0]
+    touched = np.bincount(named, minlength=len(session.open_files))
+    accepts = np.isin(session.events.records["call"][opened], _ACCEPT_CALLS)
     by_tgid: defaultdict[int, list[_Untouched]] = defaultdict(list)
-    accepted: defaultdict[int, int] = defaultdict(int)
-    for connection in session.connections:
-        event = connection.opened_event
-        if connection.open_file < 0 or event < 0 or session.events.call(event) not in ACCEPTS:
-            continue
-        accepted[int(session.events.records["tgid"][event])] += 1
-        one = _untouched(session, session.open_files[connection.open_file], event)
+    for at in np.flatnonzero(accepts & (touched[files] == 0)).tolist():
+        one = _untouched(session, session.open_files[made[at].open_file], made[at].opened_event)
         if one is not None:
             by_tgid[one.tgid].append(one)
+    if not by_tgid:
+        return
+    holdings = Holdings(session)
+    accepted = Counter(session.events.records["tgid"][opened[accepts]].tolist())
     for tgid, found in by_tgid.items():
         misuse, weak = _misuse(session, tgid, min(int(session.effective_ns[one.accept]) for one in found))
         if len(misuse):
@@ -112,7 +117,7 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
 
 
 def _untouched(session: Session, file: OpenFile, accept: int) -> _Untouched | None:
-    if len(session.events_of_open_file(file.id)) or file.in_flight or len(file.descriptors) != 1:
+    if file.in_flight or len(file.descriptors) != 1:
         return None
     descriptor = session.descriptors[file.descriptors[0]]
     until = session.info.ended_ns if descriptor.closed_ns is None else descriptor.closed_ns
