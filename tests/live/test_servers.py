@@ -114,7 +114,7 @@ def test_attach(name: str, tmp_path: Path) -> None:
     assert_complete(report, server, made)
 
 
-@pytest.mark.parametrize("name", ["nginx", "gunicorn", "redis"])
+@pytest.mark.parametrize("name", servers.SERVERS)
 def test_diagnose_by_port(name: str, tmp_path: Path) -> None:
     server = servers.SERVERS[name](tmp_path)
     with servers.running(server):
