@@ -76,7 +76,7 @@ def since_start(time_ns: int, info: SessionInfo) -> str:
 
 def process_name(comm: str, tgid: int) -> str:
     """`nginx[812]`."""
-    return f"{comm}[{tgid}]"
+    return f"{comm}[{tgid}]" if tgid >= 0 else "process not known"
 
 
 def state_name(connection: Connection) -> str:
