@@ -31,6 +31,15 @@ class Seen:
     requests: list[str] = field(default_factory=list)
 
 
+def until(page: Page, expression: str) -> None:
+    """Wait until it is true. (Playwright's own wait polls by eval, which the page's policy rightly refuses.)"""
+    for _ in range(200):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(25)
+    raise AssertionError(f"never true: {expression}")
+
+
 @pytest.fixture(scope="module")
 def report_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
@@ -160,7 +169,7 @@ def test_keyboard_moves_opens_steps_and_closes(page: Page) -> None:
     assert before is not None
     assert after == str(int(before) + 1)
     page.keyboard.press("]")
-    page.wait_for_function("document.getElementById('detail-title').textContent.startsWith('#2 ')")
+    until(page, "document.getElementById('detail-title').textContent.startsWith('#2 ')")
     page.keyboard.press("Escape")
     detail.wait_for(state="hidden")
     page.keyboard.press("?")
@@ -205,7 +214,7 @@ def test_timeline_zooms_and_moves_by_keyboard_wheel_and_drag(page: Page) -> None
     page.mouse.move(box["x"] + 600, box["y"] + 15)
     page.mouse.wheel(0, -400)
     settle(page)
-    page.wait_for_function("(text) => document.getElementById('window').textContent !== text", arg="")
+    until(page, "document.getElementById('window').textContent !== ''")
     zoomed = window_of(page)
     assert zoomed != whole
     page.mouse.down()
@@ -245,10 +254,10 @@ def test_timeline_in_true_time_too(page: Page) -> None:
 
 def test_the_address_opens_a_connection_and_chips_too(page: Page) -> None:
     page.evaluate("location.hash = '#c9999'")
-    page.wait_for_function("document.getElementById('detail-title').textContent.startsWith('#9999 ')")
+    until(page, "document.getElementById('detail-title').textContent.startsWith('#9999 ')")
     page.locator("#close").click()
     page.locator("#finding-1 .chip").first.click()
-    page.wait_for_function("document.getElementById('detail-title').textContent.startsWith('#40 ')")
+    until(page, "document.getElementById('detail-title').textContent.startsWith('#40 ')")
 
 
 def test_hostile_strings_are_text(page: Page) -> None:
