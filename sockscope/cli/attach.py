@@ -8,6 +8,7 @@ import typer
 
 from sockscope.cli import options as shared
 from sockscope.cli.output import Output
+from sockscope.pipeline.options import EngineChoice, RecordOptions
 
 EXAMPLES = "Examples: sockscope attach 812 | sockscope attach $(pgrep -o gunicorn) --duration 30 --html report.html"
 
@@ -15,7 +16,7 @@ EXAMPLES = "Examples: sockscope attach 812 | sockscope attach $(pgrep -o gunicor
 def attach(
     pid: Annotated[int, typer.Argument(metavar="PID", help="The process to follow, with all it has started and will.")],
     duration: shared.DurationOption = None,
-    engine: shared.EngineOption = shared.Engine.auto,
+    engine: shared.EngineOption = EngineChoice.AUTO,
     payload: shared.PayloadOption = 64,
     no_pin: shared.NoPinOption = False,
     no_redact: shared.NoRedactOption = False,
@@ -37,14 +38,13 @@ def attach(
     wanted.check()
     from sockscope.cli.watch import watch
     from sockscope.pipeline.live import LiveView
-    from sockscope.pipeline.options import EngineChoice, RecordOptions
     from sockscope.pipeline.record import Watcher
     from sockscope.reports.live import live_printer
 
     record_options = RecordOptions(
         pids=(pid,),
         duration_s=duration,
-        engine=EngineChoice(engine.value),
+        engine=engine,
         payload_bytes=payload,
         pin=not no_pin,
         redact=not no_redact,

@@ -9,6 +9,7 @@ import typer
 from sockscope.cli import options as shared
 from sockscope.cli.output import Output
 from sockscope.errors import UsageError
+from sockscope.pipeline.options import EngineChoice, RecordOptions
 
 EXAMPLES = (
     "Examples: sockscope diagnose --port 18135 | sockscope diagnose --pid 812 --duration 30 --html report.html"
@@ -20,7 +21,7 @@ def diagnose(
     port: Annotated[int | None, typer.Option("--port", "-p", metavar="N", help="Everything that serves it.")] = None,
     pid: Annotated[list[int] | None, typer.Option("--pid", metavar="PID", help="A process; may be repeated.")] = None,
     duration: shared.DurationOption = 10.0,
-    engine: shared.EngineOption = shared.Engine.auto,
+    engine: shared.EngineOption = EngineChoice.AUTO,
     payload: shared.PayloadOption = 64,
     no_pin: shared.NoPinOption = False,
     no_redact: shared.NoRedactOption = False,
@@ -44,14 +45,13 @@ def diagnose(
     wanted = Output(html=html, json=json, select=select, ignore=ignore, fail_on=fail_on, verbose=verbose)
     wanted.check()
     from sockscope.cli.watch import watch
-    from sockscope.pipeline.options import EngineChoice, RecordOptions
     from sockscope.pipeline.record import Watcher
 
     record_options = RecordOptions(
         pids=tuple(pid or ()),
         port=port,
         duration_s=duration,
-        engine=EngineChoice(engine.value),
+        engine=engine,
         payload_bytes=payload,
         pin=not no_pin,
         redact=not no_redact,

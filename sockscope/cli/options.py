@@ -8,11 +8,7 @@ from typing import Annotated
 
 import typer
 
-
-class Engine(StrEnum):
-    auto = "auto"
-    bpf = "bpf"
-    ptrace = "ptrace"
+from sockscope.pipeline.options import EngineChoice
 
 
 class FailOn(StrEnum):
@@ -38,7 +34,9 @@ DurationOption = Annotated[
     float | None,
     typer.Option("--duration", "-d", min=0.1, metavar="SECONDS", help="How long to watch.", rich_help_panel=_WATCH),
 ]
-EngineOption = Annotated[Engine, typer.Option("--engine", help="How syscalls are traced.", rich_help_panel=_WATCH)]
+EngineOption = Annotated[
+    EngineChoice, typer.Option("--engine", help="How syscalls are traced.", rich_help_panel=_WATCH)
+]
 PayloadOption = Annotated[
     int,
     typer.Option(

@@ -10,6 +10,7 @@ import typer
 
 from sockscope.cli import options as shared
 from sockscope.cli.output import Output
+from sockscope.pipeline.options import EngineChoice, RecordOptions
 
 EXAMPLES = (
     "Examples: sockscope run -- ./server --port 8080"
@@ -20,7 +21,7 @@ EXAMPLES = (
 def run(
     command: Annotated[list[str], typer.Argument(metavar="-- CMD…", help="The command and its arguments.")],
     duration: shared.DurationOption = None,
-    engine: shared.EngineOption = shared.Engine.auto,
+    engine: shared.EngineOption = EngineChoice.AUTO,
     payload: shared.PayloadOption = 64,
     no_pin: shared.NoPinOption = False,
     no_redact: shared.NoRedactOption = False,
@@ -45,13 +46,12 @@ def run(
     wanted = Output(html=html, json=json, select=select, ignore=ignore, fail_on=fail_on, verbose=verbose)
     wanted.check()
     from sockscope.cli.watch import watch
-    from sockscope.pipeline.options import EngineChoice, RecordOptions
     from sockscope.pipeline.record import Watcher
 
     record_options = RecordOptions(
         command=tuple(command),
         duration_s=duration,
-        engine=EngineChoice(engine.value),
+        engine=engine,
         payload_bytes=payload,
         pin=not no_pin,
         redact=not no_redact,

@@ -172,16 +172,6 @@ class Holdings:
         return any(at >= born and (fds is None or copy.descriptor.fd in fds) for at, fds in known.by_number)
 
 
-def copies(session: Session, open_file: int) -> list[Copy]:
-    """`Holdings.copies`, for a rule that asks once."""
-    return Holdings(session).copies(open_file)
-
-
-def watches(session: Session, copy: Copy) -> bool:
-    """`Holdings.watches`, for a rule that asks once."""
-    return Holdings(session).watches(copy)
-
-
 _NEVER = 1 << 62
 _STOPPING = np.array([1, 2, 3, 15], np.uint64)  # SIGHUP, SIGINT, SIGQUIT, SIGTERM
 
