@@ -10,7 +10,7 @@ from enum import IntEnum
 
 
 class Call(IntEnum):
-    """A syscall by its kernel name, or a task event (`task_*`)."""
+    """A syscall by its kernel name, a task event (`task_*`), or a kernel event."""
 
     unknown = 0
     # sockets
@@ -124,9 +124,23 @@ class Call(IntEnum):
     """A thread comes under trace that existed before."""
     task_detach = 206
     """A thread leaves the trace alive; what it does later is not witnessed."""
+    # Kernel events: what the kernel itself did to a socket, whoever ran then (tgid and tid are 0).
+    # args: socket cookie (0: none yet), then as said below. Blob: SOCKADDR (local), PEER (both sockaddr_in6).
+    sock_state = 210
+    """args: cookie, former state, new state (TCP_*, net/tcp_states.h). A state change as it happened."""
+    tcp_retransmit = 211
+    """args: cookie, state. A segment was sent again."""
+    tcp_reset_sent = 212
+    """args: cookie, state. An RST went out."""
+    tcp_reset_received = 213
+    """args: cookie, state. An RST came in."""
 
 
 FIRST_TASK_EVENT = 200
+"""From here on: task and kernel events, no calls of the program."""
+
+KERNEL_EVENTS = frozenset({Call.sock_state, Call.tcp_retransmit, Call.tcp_reset_sent, Call.tcp_reset_received})
+"""Facts about sockets, from engines that can see them; neither data nor control events."""
 
 READS = frozenset(
     {Call.read, Call.readv, Call.pread64, Call.preadv, Call.preadv2, Call.recvfrom, Call.recvmsg, Call.recvmmsg}

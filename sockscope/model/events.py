@@ -45,6 +45,9 @@ class EventFlag(IntFlag):
     """Some section could not be read (EFAULT, vanished); its `errno` says why."""
     SEEDED = 32
     """Not witnessed; made from a snapshot."""
+    URING = 64
+    """Went through an io_uring: entered when it was submitted, returned when it completed, with the arguments of
+    the syscall it stands for. Other calls of the same thread may lie between."""
 
 
 class Section(IntEnum):
@@ -68,6 +71,7 @@ class Section(IntEnum):
     CLONE_ARGS = 16  # struct clone_args (clone3)
     COMM = 17  # /proc/PID/comm
     FDSETS_IN = 18  # select: the three sets at entry
+    PEER = 19  # kernel events: the other end, struct sockaddr_in6 (v4 as v4-mapped)
 
 
 _HEADER = struct.Struct("<BBHI")

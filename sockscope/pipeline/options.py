@@ -20,6 +20,7 @@ class RecordOptions:
         duration_s: None: until stopped, or the target's end.
         payload_bytes: of each read and write; also of each packet.
         pin: put tracer and tracee on one CPU.
+        keep_s: flight recorder: hold the last so many seconds in memory, write them when asked to; None: write all.
         redact: mask what looks like credentials before anything is written.
     """
 
@@ -30,6 +31,7 @@ class RecordOptions:
     engine: EngineChoice = EngineChoice.AUTO
     payload_bytes: int = 64
     pin: bool = True
+    keep_s: float | None = None
     redact: bool = True
     packets: bool = True
     sockets: bool = True

@@ -21,10 +21,12 @@ class EngineOptions:
     Attributes:
         payload_bytes: how much of each read or write is copied (0: none).
         pin: put tracer and tracee on one CPU and restore the masks at the end.
+        port: processes that bind this port are targets from then on, where the engine can tell (ptrace can't).
     """
 
     payload_bytes: int = 64
     pin: bool = True
+    port: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,19 @@ class Engine(Protocol):
 
     def launch(self, command: Sequence[str]) -> int:
         """Start a command under trace; its tgid. It runs once `batches()` is iterated."""
+        ...
+
+    def adopt(self, tgids: Sequence[int]) -> None:
+        """Follow more running processes, as `attach` does; for the thread that iterates `batches()`.
+
+        Those that are gone, cannot be traced, or are followed already are passed over. Each thread that comes under
+        trace is told by a task_attach event.
+        """
+        ...
+
+    def add_ports(self, ports: Sequence[int]) -> None:
+        """The target serves or calls these ports: tell what the kernel does to their sockets (kernel events), where
+        the engine can."""
         ...
 
     def batches(self) -> Iterator[Batch]:
