@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -40,11 +41,14 @@ from types import TracebackType
 
 from sockscope.errors import CannotObserveError, UsageError
 from sockscope.model.seed import Seed
-from sockscope.pipeline.options import RecordOptions
+from sockscope.pipeline.options import EngineChoice, RecordOptions
 from sockscope.pipeline.record import Recorded, Watcher, record
 
 READY_TIMEOUT_S = 20.0
 DONE_TIMEOUT_S = 30.0
+PORTS = range(10_000, 32_768)
+"""net.ipv4.ip_local_port_range begins above."""
+PORT_TRIES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +112,12 @@ def load(slug: str) -> Fixture:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses now."""
+    """A TCP port of 127.0.0.1 that nobody uses now, of those that the kernel does not give to clients by itself."""
+    for _ in range(PORT_TRIES):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            port = random.choice(PORTS)
+            probe.bind(("127.0.0.1", port))
+            return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -189,7 +198,14 @@ class Play:
         self.close()
 
 
-def rehearse(fixture: Fixture, folder: Path, *, program: str = "faulty", mode: str = "attach") -> Recorded:
+def rehearse(
+    fixture: Fixture,
+    folder: Path,
+    *,
+    program: str = "faulty",
+    mode: str = "attach",
+    engine: EngineChoice = EngineChoice.AUTO,
+) -> Recorded:
     """Play a fixture under watch.
 
     Args:
@@ -197,6 +213,7 @@ def rehearse(fixture: Fixture, folder: Path, *, program: str = "faulty", mode: s
         folder: where the recording goes.
         program: `faulty` or `sound`.
         mode: `attach` (the server runs already) or `run` (watched from its start).
+        engine: what watches it.
 
     Raises:
         CannotObserveError: the program did not start, or cannot be watched.
@@ -221,9 +238,9 @@ def rehearse(fixture: Fixture, folder: Path, *, program: str = "faulty", mode: s
 
         watcher.on_ready = begin
         if mode == "run":
-            options = RecordOptions(command=tuple(play.command))
+            options = RecordOptions(command=tuple(play.command), engine=engine)
         else:
-            options = RecordOptions(pids=(play.start_server(),))
+            options = RecordOptions(pids=(play.start_server(),), engine=engine)
         recorded = record(options, folder, watcher)
     if trouble:
         raise trouble[0]

@@ -1,0 +1,44 @@
+"""Both engines, for tests that run over each: what may be skipped where, and why."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+from sockscope.errors import CannotObserveError
+from sockscope.pipeline.options import EngineChoice, RecordOptions
+from sockscope.pipeline.targets import make_engine
+
+BOTH = (EngineChoice.PTRACE, EngineChoice.BPF)
+
+
+@lru_cache(maxsize=1)
+def bpf_problem() -> str | None:
+    """Why the bpf engine is not to be had here, in its own words; None where it is."""
+    try:
+        make_engine(RecordOptions(pids=(os.getpid(),), engine=EngineChoice.BPF)).close()
+    except CannotObserveError as error:
+        return error.message
+    return None
+
+
+def need(engine: EngineChoice) -> None:
+    """Skip the test where its engine cannot be had."""
+    problem = bpf_problem() if engine is EngineChoice.BPF else None
+    if problem is not None:
+        pytest.skip(f"bpf: {problem}")
+
+
+def machine_has_all() -> bool:
+    """Everything the bpf engine is documented to need: root, the kernel's types, libbpf's shared library."""
+    if os.geteuid() != 0 or not Path("/sys/kernel/btf/vmlinux").exists():
+        return False
+    try:
+        ctypes.CDLL("libbpf.so.1")
+    except OSError:
+        return False
+    return True
