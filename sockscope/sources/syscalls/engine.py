@@ -71,7 +71,10 @@ class Engine(Protocol):
         ...
 
     def batches(self) -> Iterator[Batch]:
-        """Yield batches at least every 100 ms (empty ones too) until `stop()` or the target's end."""
+        """Yield batches at least every 100 ms (empty ones too) until `stop()` or the target's end.
+
+        With `EngineOptions.port` set it goes on without targets until `stop()`: another process may come to serve it.
+        """
         ...
 
     def stop(self) -> None:

@@ -113,8 +113,16 @@ class Program:
 class Trace:
     """An engine attached or launched, read in the background. Leaving it detaches."""
 
-    def __init__(self, *, attach: list[int] | None = None, launch: list[str] | None = None, pin: bool = True) -> None:
-        self.engine = PtraceEngine(EngineOptions(payload_bytes=64, pin=pin))
+    def __init__(
+        self,
+        *,
+        attach: list[int] | None = None,
+        launch: list[str] | None = None,
+        pin: bool = True,
+        port: int | None = None,
+    ) -> None:
+        self.engine = PtraceEngine(EngineOptions(payload_bytes=64, pin=pin, port=port))
+        self._adopting: list[int] = []
         self.tgid = 0
         self._parts: list[Events] = []
         self._complete: list[tuple[int, int]] = []
@@ -133,6 +141,13 @@ class Trace:
                 assert len(late) == 0, "an event came after its time was declared complete"
             self._complete.append((batch.complete_ns, len(batch.events)))
             self._parts.append(batch.events)
+            if self._adopting:
+                adopting, self._adopting = self._adopting, []
+                self.engine.adopt(adopting)
+
+    def adopt(self, tgids: list[int]) -> None:
+        """In the reading thread, as the contract wants it."""
+        self._adopting = tgids
 
     @property
     def events(self) -> Events:

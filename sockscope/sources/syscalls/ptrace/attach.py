@@ -40,6 +40,25 @@ class Masks:
         return self._numbers[mask]
 
 
+def adopt(loop: Native, tgids: list[int]) -> int:
+    """PTRACE_SEIZE more processes, at any moment of the tracing; those that cannot be traced are passed over.
+
+    They are not pinned: they have only just begun to serve, and programs size themselves by the CPUs they find.
+
+    Returns:
+        How many of the processes are under trace.
+    """
+    process_count = 0
+    for tgid in tgids:
+        seized: list[int] = []
+        with contextlib.suppress(CannotObserveError):
+            _seize_process(loop, tgid, None, seized)
+        for tid in seized:
+            loop.interrupt(tid)
+        process_count += bool(seized)
+    return process_count
+
+
 def attach(loop: Native, tgids: list[int], cpu: int | None, guard_fd: int) -> int:
     """PTRACE_SEIZE every thread of every process, pin them, and ask each for its first stop.
 
@@ -59,7 +78,7 @@ def attach(loop: Native, tgids: list[int], cpu: int | None, guard_fd: int) -> in
     process_count = 0
     for tgid in tgids:
         with contextlib.suppress(TargetGoneError):
-            seized += _seize_process(loop, tgid, masks)
+            _seize_process(loop, tgid, masks, seized)
             process_count += 1
     if cpu is not None:
         for tid in seized:
@@ -70,8 +89,9 @@ def attach(loop: Native, tgids: list[int], cpu: int | None, guard_fd: int) -> in
     return process_count
 
 
-def _seize_process(loop: Native, tgid: int, masks: Masks | None) -> list[int]:
-    seized: list[int] = []
+def _seize_process(loop: Native, tgid: int, masks: Masks | None, seized: list[int]) -> None:
+    """Adds the threads that came under trace to `seized`, also where it fails in the end."""
+    before = len(seized)
     seen: set[int] = set()
     while True:
         try:
@@ -84,9 +104,8 @@ def _seize_process(loop: Native, tgid: int, masks: Masks | None) -> list[int]:
             seen.add(tid)
             if _seize(loop, tid, tgid, masks):
                 seized.append(tid)
-    if not seized:
+    if len(seized) == before:
         raise preflight.gone_error(tgid)
-    return seized
 
 
 def _seize(loop: Native, tid: int, tgid: int, masks: Masks | None) -> bool:

@@ -8,6 +8,7 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -117,10 +118,11 @@ class PtraceEngine:
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
         self._helpers: list[Helper] = []
+        self._adopters: list[Helper] = []
         self._event_count = 0
         self._pinned = False
         self._launched = False
-        self._stopping = False
+        self._stopping = threading.Event()
         self._died_count = 0
         self._closed = False
 
@@ -165,15 +167,48 @@ class PtraceEngine:
         self._launched = True
         return tgid
 
+    def adopt(self, tgids: Sequence[int]) -> None:
+        """Follow more running processes; those that cannot be traced are passed over, those followed already, too.
+
+        They are not pinned, like a launched command: they are young.
+        """
+        wanted = [tgid for tgid in tgids if _can_be_traced(tgid)]
+        if not wanted or self._stopping.is_set():
+            return
+        order = wire.Attach(tgids=wanted, lenient=True)
+        busy = [helper for helper in self._adopters if not helper.ended and not helper.gone]
+        if len(busy) >= len(os.sched_getaffinity(0)):
+            # The longest idle first; should it end before it reads this, the caller finds them again.
+            self._adopters.remove(busy[0])
+            self._adopters.append(busy[0])
+            wire.send(busy[0].channel, order)
+            return
+        helper = self._start(abi_of(preflight.check_machine()), None)
+        wire.send(helper.channel, order)
+        self._await_ready(helper)
+        self._adopters.append(helper)
+        if self._stopping.is_set():
+            wire.send(helper.channel, wire.Stop())
+
+    def add_ports(self, ports: Sequence[int]) -> None:
+        """Nothing: what the kernel does on its own is not seen by ptrace."""
+
     def batches(self) -> Iterator[Batch]:
-        """Yield what the tracers recorded, at least every 100 ms, until all of them have ended."""
+        """Yield what the tracers recorded, at least every 100 ms, until all of them have ended.
+
+        With `EngineOptions.port` until `stop()`: another process may come to serve it.
+        """
         if self._launched:
             wire.send(self._helpers[0].channel, wire.Go())
-        poller = select.poll()
-        by_fd = {helper.channel.fileno(): helper for helper in self._helpers if not helper.gone}
-        for fd in by_fd:
-            poller.register(fd, select.POLLIN)
-        while by_fd:
+        while True:
+            by_fd = {helper.channel.fileno(): helper for helper in self._helpers if not helper.gone}
+            lasting = self._options.port is not None and not self._stopping.is_set()
+            if not by_fd and not lasting:
+                return
+            now = time.monotonic_ns()
+            poller = select.poll()
+            for fd in by_fd:
+                poller.register(fd, select.POLLIN)
             parts: list[Events] = []
             for fd, _ in poller.poll(POLL_MS):
                 helper = by_fd[fd]
@@ -181,14 +216,15 @@ class PtraceEngine:
                 if events is not None:
                     parts.append(events)
                 if helper.gone:
-                    poller.unregister(fd)
-                    del by_fd[fd]
-            complete_ns = min(helper.complete_ns for helper in self._helpers)
-            yield Batch(events=Events.concat(parts), complete_ns=complete_ns)
+                    helper.release()
+            # Those adopted later end later than this moment, too.
+            none_left = now if lasting else TIME_MAX_NS
+            complete_ns = min((helper.complete_ns for helper in self._helpers if not helper.gone), default=none_left)
+            yield Batch(events=Events.concat(parts), complete_ns=min(complete_ns, none_left))
 
     def stop(self) -> None:
         """Ask every tracer to detach; a launched command is sent SIGTERM, and SIGKILL five seconds later."""
-        self._stopping = True
+        self._stopping.set()
         for helper in self._helpers:
             if not helper.gone:
                 wire.send(helper.channel, wire.Stop())
@@ -282,6 +318,14 @@ def _inheritable() -> list[int]:
             # The listing's own descriptor.
             continue
     return sorted(found)
+
+
+def _can_be_traced(tgid: int) -> bool:
+    try:
+        preflight.check_target(tgid)
+    except CannotObserveError:
+        return False
+    return True
 
 
 def _groups(tgids: Sequence[int], *, pin: bool) -> list[tuple[list[int], int | None]]:

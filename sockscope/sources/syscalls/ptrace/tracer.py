@@ -89,6 +89,7 @@ class Tracer:
         self._guard = guard
         self._orphan = False
         self._stopping = False
+        self._finishing = False
         self._launched = 0
         self._kill_at: float | None = None
         self._asked: set[int] = set()
@@ -99,7 +100,10 @@ class Tracer:
         order = wire.receive(self._channel)
         try:
             if isinstance(order, wire.Attach):
-                count = attach.attach(self._loop, order.tgids, self._setup.cpu, self._guard)
+                if order.lenient:
+                    count = attach.adopt(self._loop, order.tgids)
+                else:
+                    count = attach.attach(self._loop, order.tgids, self._setup.cpu, self._guard)
                 ready = wire.Ready(process_count=count)
             elif isinstance(order, wire.Launch):
                 child = launch.start(self._loop, order, self._setup.numbers, self._ignored)
@@ -186,6 +190,9 @@ class Tracer:
                     self._buffer.release(message.segment)
             elif isinstance(message, wire.Stop):
                 self._stopping = True
+            elif isinstance(message, wire.Attach) and not self._stopping and not self._finishing:
+                # Between two waits, in the thread to which the tracees belong.
+                attach.adopt(self._loop, message.tgids)
 
     def _await_segment(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -213,6 +220,7 @@ class Tracer:
             _kill(tgid, signal.SIGTERM)
 
     def _finish(self) -> None:
+        self._finishing = True
         while not self._loop.finish() and not self._orphan:
             self._flush()
             self._await_segment(FINISH_TIMEOUT_S)

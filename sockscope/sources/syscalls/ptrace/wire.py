@@ -36,7 +36,14 @@ class Setup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attach:
+    """Follow these processes: first of all, or more of them while others are traced.
+
+    Attributes:
+        lenient: those that cannot be traced are passed over, and their affinity is left alone.
+    """
+
     tgids: list[int]
+    lenient: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
