@@ -1,6 +1,6 @@
 """Slots of a ring into event tables. Pure, and no Python object per record.
 
-A slot is the ring's header (8 bytes), an EVENT_DTYPE record, and room for its blob, of which `blob_bytes` are used.
+`layout.slot_dtype` is what a slot looks like.
 """
 
 from __future__ import annotations
@@ -11,23 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.model.events import EVENT_DTYPE, Events
+from sockscope.sources.syscalls.bpf.layout import RING_HEADER_BYTES
 from sockscope.sources.syscalls.bpf.ring import Window
 
-HEADER_BYTES = 8
-_BLOB_AT = HEADER_BYTES + EVENT_DTYPE.itemsize
-
-
-def slot_dtype(stride: int) -> np.dtype[np.void]:
-    """A ring's slot of `stride` bytes.
-
-    Fields: header (u4: length, busy and discarded bits), page (u4, the kernel's), record, blob.
-    """
-    return np.dtype([("header", "<u4"), ("page", "<u4"), ("record", EVENT_DTYPE), ("blob", "u1", (stride - _BLOB_AT,))])
-
-
-def blob_room(stride: int) -> int:
-    """How many bytes of blob fit in a slot."""
-    return stride - _BLOB_AT
+_BLOB_AT = RING_HEADER_BYTES + EVENT_DTYPE.itemsize
 
 
 def decode(window: Window) -> Events:
@@ -36,11 +23,10 @@ def decode(window: Window) -> Events:
     count = len(slots)
     if not count:
         return Events.empty()
-    stride = slots.dtype.itemsize
     # As opaque bytes a record is one memcpy; as a structure numpy copies it field by field (four times slower).
-    records = _column(slots, HEADER_BYTES, EVENT_DTYPE.itemsize)
+    records = _column(slots, RING_HEADER_BYTES, EVENT_DTYPE.itemsize)
     records = (records.copy() if skip is None else records[~skip]).view(EVENT_DTYPE)
-    lengths = np.minimum(records["blob_bytes"], blob_room(stride)).astype(np.int64)
+    lengths = np.minimum(records["blob_bytes"], slots.dtype.itemsize - _BLOB_AT).astype(np.int64)
     ends = np.cumsum(lengths)
     starts = ends - lengths
     records["blob_offset"] = starts

@@ -27,9 +27,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sockscope.sources.syscalls.bpf.layout import RING_BUSY, RING_DISCARDED
+
 PAGE = mmap.PAGESIZE
-BUSY = 1 << 31
-DISCARDED = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +78,12 @@ class RingMemory:
         at = self._read % self._count
         there = written - self._read
         headers = self._headers[at : at + there]
-        busy = headers >= BUSY
+        busy = headers >= RING_BUSY
         first = int(busy.argmax()) if there else 0
         cut = bool(there) and bool(busy[first])
         ready = first if cut else there
         # Of those that are not busy, the discarded are the large ones.
-        skip = headers[:ready] >= DISCARDED
+        skip = headers[:ready] >= RING_DISCARDED
         return Window(
             slots=self._slots[at : at + ready],
             skip=skip if skip.any() else None,

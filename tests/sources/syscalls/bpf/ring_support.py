@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.model.events import EVENT_DTYPE
-from sockscope.sources.syscalls.bpf.decode import slot_dtype
-from sockscope.sources.syscalls.bpf.ring import BUSY, DISCARDED, RingMemory
+from sockscope.sources.syscalls.bpf.layout import Ring, slot_dtype
+from sockscope.sources.syscalls.bpf.ring import RingMemory
 
 
 class FakeRing:
@@ -15,12 +15,13 @@ class FakeRing:
 
     Args:
         count: slots in the ring.
-        stride: bytes a slot.
+        ring: which ring's slots.
         passed: how many slots went through the ring before (where in it the reader begins).
     """
 
-    def __init__(self, count: int, stride: int = 256, passed: int = 0) -> None:
-        self.dtype = slot_dtype(stride)
+    def __init__(self, count: int, ring: Ring = Ring.SMALL, passed: int = 0) -> None:
+        self.dtype = slot_dtype(ring)
+        stride = self.dtype.itemsize
         self.count = count
         self.consumer = np.array([passed * stride], np.uint64)
         self.producer = np.array([passed * stride], np.uint64)
@@ -33,12 +34,12 @@ class FakeRing:
         return self.count - int(self.producer[0] - self.consumer[0]) // self.dtype.itemsize
 
     def put(self, record: npt.NDArray[np.void], blob: bytes, *, state: int = 0) -> int:
-        """Reserve a slot and fill it in; where it lies. `state`: BUSY, DISCARDED or 0."""
+        """Reserve a slot and fill it in; where it lies. `state`: RING_BUSY, RING_DISCARDED or 0."""
         number = int(self.producer[0]) // self.dtype.itemsize
         slot = np.full(self.dtype.itemsize, 0xA5, np.uint8).view(self.dtype)
-        slot["header"] = (self.dtype.itemsize - 8) | state
-        slot["record"] = record
-        slot["record"]["blob_bytes"] = len(blob)
+        slot["length"] = (self.dtype.itemsize - 8) | state
+        slot["event"] = record
+        slot["event"]["blob_bytes"] = len(blob)
         slot["blob"][0, : len(blob)] = np.frombuffer(blob, np.uint8)
         at = number % self.count
         # The kernel maps one page twice; here both places are written.
@@ -48,7 +49,7 @@ class FakeRing:
 
     def mark(self, at: int, state: int) -> None:
         for place in (at, at + self.count):
-            self.slots["header"][place] = (self.dtype.itemsize - 8) | state
+            self.slots["length"][place] = (self.dtype.itemsize - 8) | state
 
 
 def record(number: int) -> npt.NDArray[np.void]:
@@ -61,4 +62,3 @@ def record(number: int) -> npt.NDArray[np.void]:
     return made
 
 
-__all__ = ["BUSY", "DISCARDED", "FakeRing", "record"]

@@ -9,21 +9,22 @@ from hypothesis import strategies as st
 
 from sockscope.model.events import EVENT_DTYPE, Events
 from sockscope.recording.writer import blobs
-from sockscope.sources.syscalls.bpf.decode import blob_room, decode, replace_blobs
-from tests.sources.syscalls.bpf.ring_support import DISCARDED, FakeRing, record
+from sockscope.sources.syscalls.bpf.decode import decode, replace_blobs
+from sockscope.sources.syscalls.bpf.layout import RING_DISCARDED, Ring, blob_capacity
+from tests.sources.syscalls.bpf.ring_support import FakeRing, record
 
 some_blobs = st.lists(st.binary(max_size=152), max_size=40)
 
 
-def events_of(wanted: list[bytes], stride: int = 256, discard: frozenset[int] = frozenset()) -> Events:
-    ring = FakeRing(max(len(wanted), 1), stride, passed=3)
+def events_of(wanted: list[bytes], ring: Ring = Ring.SMALL, discard: frozenset[int] = frozenset()) -> Events:
+    memory = FakeRing(max(len(wanted), 1), ring, passed=3)
     for number, blob in enumerate(wanted):
-        ring.put(record(number), blob, state=DISCARDED if number in discard else 0)
-    window = ring.reader.window()
+        memory.put(record(number), blob, state=RING_DISCARDED if number in discard else 0)
+    window = memory.reader.window()
     events = decode(window)
-    ring.reader.advance(window)
+    memory.reader.advance(window)
     # What was read is a copy: the kernel may write there now.
-    ring.slots.view(np.uint8)[:] = 0
+    memory.slots.view(np.uint8)[:] = 0
     return events
 
 
@@ -47,12 +48,11 @@ def test_discarded_records_leave_nothing(wanted: list[bytes], discard: frozenset
     assert [bytes(events.blob_of(row)) for row in range(len(events))] == kept
 
 
-@pytest.mark.parametrize("stride", [256, 2048, 16384])
-def test_blobs_up_to_the_room_of_each_class(stride: int) -> None:
-    room = blob_room(stride)
-    assert room == {256: 152, 2048: 1944, 16384: 16280}[stride]
+@pytest.mark.parametrize("ring", list(Ring))
+def test_blobs_up_to_the_room_of_each_class(ring: Ring) -> None:
+    room = blob_capacity(ring)
     wanted = [bytes([n % 251 + 1]) * length for n, length in enumerate([room, 0, 1, room - 1, room, 7])]
-    events = events_of(wanted, stride)
+    events = events_of(wanted, ring)
     assert [bytes(events.blob_of(row)) for row in range(len(events))] == wanted
 
 
@@ -60,7 +60,7 @@ def test_a_length_beyond_the_slot_reads_no_further() -> None:
     ring = FakeRing(4)
     at = ring.put(record(1), b"x" * 152)
     for place in (at, at + 4):
-        ring.slots["record"]["blob_bytes"][place] = 1 << 31
+        ring.slots["event"]["blob_bytes"][place] = 1 << 31
     assert len(decode(ring.reader.window()).blob) == 152
 
 
@@ -78,8 +78,8 @@ def test_a_large_window_in_one_go() -> None:
     data = generator.integers(0, 256, int(lengths.sum()), dtype=np.uint8)
     ring = FakeRing(1 << 15)
     slots = ring.slots[: len(lengths)]
-    slots["header"] = 248
-    slots["record"]["blob_bytes"] = lengths
+    slots["length"] = 248
+    slots["event"]["blob_bytes"] = lengths
     slots["blob"][np.arange(152) < lengths[:, None]] = data
     ring.producer[0] = len(lengths) * 256
     events = decode(ring.reader.window())

@@ -9,9 +9,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sockscope.sources.syscalls.bpf.decode import slot_dtype
+from sockscope.sources.syscalls.bpf.layout import RING_BUSY, RING_DISCARDED, Ring, slot_dtype
 from sockscope.sources.syscalls.bpf.ring import PAGE, RingReader
-from tests.sources.syscalls.bpf.ring_support import BUSY, DISCARDED, FakeRing, record
+from tests.sources.syscalls.bpf.ring_support import FakeRing, record
 
 
 def test_an_empty_ring() -> None:
@@ -35,10 +35,10 @@ def test_a_window_is_a_view_and_the_room_is_given_back_by_advance() -> None:
 def test_a_busy_record_hides_those_behind_it_until_it_is_done() -> None:
     ring = FakeRing(8)
     ring.put(record(1), b"")
-    busy = ring.put(record(2), b"", state=BUSY)
+    busy = ring.put(record(2), b"", state=RING_BUSY)
     ring.put(record(3), b"")
     window = ring.reader.window()
-    assert window.slots["record"]["enter_ns"].tolist() == [1]
+    assert window.slots["event"]["enter_ns"].tolist() == [1]
     assert window.cut
     assert window.fill == 3 / 8
     ring.reader.advance(window)
@@ -47,19 +47,19 @@ def test_a_busy_record_hides_those_behind_it_until_it_is_done() -> None:
     assert again.cut
     ring.mark(busy, 0)
     window = ring.reader.window()
-    assert window.slots["record"]["enter_ns"].tolist() == [2, 3]
+    assert window.slots["event"]["enter_ns"].tolist() == [2, 3]
     assert not window.cut
 
 
 def test_discarded_records_are_marked_to_be_skipped() -> None:
     ring = FakeRing(8)
     for number in range(4):
-        ring.put(record(number), b"", state=DISCARDED if number % 2 else 0)
+        ring.put(record(number), b"", state=RING_DISCARDED if number % 2 else 0)
     window = ring.reader.window()
     assert window.skip is not None
     assert window.skip.tolist() == [False, True, False, True]
     # A reservation that will be given up is busy first, with both bits.
-    ring.put(record(9), b"", state=BUSY | DISCARDED)
+    ring.put(record(9), b"", state=RING_BUSY | RING_DISCARDED)
     assert ring.reader.window().cut
 
 
@@ -70,7 +70,7 @@ def test_a_full_ring_is_read_whole_wherever_it_begins() -> None:
             ring.put(record(number), b"")
         assert ring.free == 0
         window = ring.reader.window()
-        assert window.slots["record"]["enter_ns"].tolist() == list(range(8))
+        assert window.slots["event"]["enter_ns"].tolist() == list(range(8))
         assert window.fill == 1.0
         ring.reader.advance(window)
         assert ring.free == 8
@@ -79,7 +79,7 @@ def test_a_full_ring_is_read_whole_wherever_it_begins() -> None:
 @given(
     count=st.integers(1, 9),
     passed=st.integers(0, 1 << 40),
-    steps=st.lists(st.tuples(st.integers(0, 12), st.sampled_from([0, 0, 0, BUSY, DISCARDED])), max_size=30),
+    steps=st.lists(st.tuples(st.integers(0, 12), st.sampled_from([0, 0, 0, RING_BUSY, RING_DISCARDED])), max_size=30),
 )
 def test_nothing_is_lost_doubled_or_out_of_order(count: int, passed: int, steps: list[tuple[int, int]]) -> None:
     ring = FakeRing(count, passed=passed)
@@ -90,39 +90,39 @@ def test_nothing_is_lost_doubled_or_out_of_order(count: int, passed: int, steps:
         for _ in range(min(burst, ring.free)):
             number = len(written) + 1
             at = ring.put(record(number), b"", state=state)
-            written.append(0 if state == DISCARDED else number)
-            if state == BUSY:
+            written.append(0 if state == RING_DISCARDED else number)
+            if state == RING_BUSY:
                 unfinished.append(at)
         window = ring.reader.window()
         kept = window.slots if window.skip is None else window.slots[~window.skip]
-        read += kept["record"]["enter_ns"].tolist()
+        read += kept["event"]["enter_ns"].tolist()
         ring.reader.advance(window)
         for at in unfinished:
             ring.mark(at, 0)
         unfinished.clear()
     window = ring.reader.window()
     kept = window.slots if window.skip is None else window.slots[~window.skip]
-    read += kept["record"]["enter_ns"].tolist()
+    read += kept["event"]["enter_ns"].tolist()
     assert not window.cut
     assert read == [number for number in written if number]
 
 
 def test_mapped_memory_is_found_where_the_kernel_puts_it() -> None:
     """A file laid out like the map (its data once more behind itself) read through the mappings."""
-    dtype = slot_dtype(256)
+    dtype = slot_dtype(Ring.SMALL)
     fd = os.memfd_create("ring")
     try:
         size = 2 * PAGE
         os.ftruncate(fd, 2 * PAGE + 2 * size)
         with mmap.mmap(fd, 2 * PAGE + 2 * size) as memory:
             slots = np.zeros(2 * size // 256, dtype)
-            slots["header"] = 248
-            slots["record"]["enter_ns"] = np.arange(len(slots))
+            slots["length"] = 248
+            slots["event"]["enter_ns"] = np.arange(len(slots))
             memory[2 * PAGE :] = slots.tobytes()
             memory[PAGE : PAGE + 8] = (5 * 256).to_bytes(8, "little")
             reader = RingReader(fd, size, dtype)
             window = reader.window()
-            assert window.slots["record"]["enter_ns"].tolist() == [0, 1, 2, 3, 4]
+            assert window.slots["event"]["enter_ns"].tolist() == [0, 1, 2, 3, 4]
             reader.advance(window)
             assert memory[:8] == (5 * 256).to_bytes(8, "little")
     finally:
