@@ -7,44 +7,17 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
+from sockscope.model.event_rows import HEADER_BYTES, find_sections
 from sockscope.model.events import Events, Section
 from sockscope.model.sockaddr import Address, decode_sockaddr
 
-HEADER_BYTES = 8
 SOL_SOCKET = 1
 SCM_RIGHTS = 1
 
 
 def has_section(events: Events, rows: npt.NDArray[np.int64], kind: Section) -> npt.NDArray[np.bool_]:
-    """Which of these events carry a section of this kind that holds something.
-
-    Walks the headers of all blobs at once: as many numpy steps as the longest chain has sections.
-
-    Args:
-        rows: shape (k,), event rows.
-
-    Returns:
-        shape (k,), bool.
-    """
-    found = np.zeros(len(rows), np.bool_)
-    start = events.records["blob_offset"][rows].astype(np.int64)
-    end = np.minimum(start + events.records["blob_bytes"][rows].astype(np.int64), len(events.blob))
-    live = np.nonzero(start + HEADER_BYTES <= end)[0]
-    at = start[live]
-    blob = events.blob
-    while len(live):
-        length = (
-            blob[at + 4].astype(np.int64)
-            | blob[at + 5].astype(np.int64) << 8
-            | blob[at + 6].astype(np.int64) << 16
-            | blob[at + 7].astype(np.int64) << 24
-        )
-        after = at + HEADER_BYTES + length
-        hit = (blob[at] == kind) & (length > 0) & (after <= end[live])
-        found[live[hit]] = True
-        going = ~hit & (after + HEADER_BYTES <= end[live])
-        live, at = live[going], after[going]
-    return found
+    """Which of these events (shape (k,), rows) carry a section of this kind that holds something: shape (k,)."""
+    return find_sections(events, rows, kind)[0] >= 0
 
 
 _HEADER = struct.Struct("<BBHI")

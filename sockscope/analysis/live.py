@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from sockscope.analysis.control import by_call
 from sockscope.analysis.describe import describe_view
 from sockscope.analysis.describe_view import View
@@ -19,6 +17,7 @@ from sockscope.analysis.replay import Replay
 from sockscope.analysis.session import Ids
 from sockscope.model.calls import FD_IN_ARG0, READS, WAITS, WRITES, Call
 from sockscope.model.descriptors import OpenFile
+from sockscope.model.event_rows import subset
 from sockscope.model.events import EventFlag, Events
 from sockscope.model.live import LineKind, LiveBatch, LiveLine
 from sockscope.model.seed import FileKind, Seed
@@ -81,7 +80,7 @@ class LiveNarrator:
         pending = Events.concat([self._held, events]) if len(self._held) else events
         order, effective = replay_order(pending)
         ripe = effective[order] <= complete_ns
-        self._held = _subset(pending, order[~ripe])
+        self._held = subset(pending, order[~ripe])
         return self._tell(pending, order[ripe], effective, max_lines)
 
     def finish(self, *, max_lines: int = 200) -> LiveBatch:
@@ -219,17 +218,3 @@ def _again(run: _Run) -> LiveLine | None:
         repeated=run.count,
         period_ns=(run.last_ns - run.first_ns) // run.total,
     )
-
-
-def _subset(events: Events, rows: Ids) -> Events:
-    """A table of these rows alone."""
-    if not len(rows):
-        return Events.empty()
-    rows = np.sort(rows)
-    records = events.records[rows].copy()
-    lengths = records["blob_bytes"].astype(np.int64)
-    begins = np.cumsum(lengths) - lengths
-    places = np.arange(int(lengths.sum())) - np.repeat(begins, lengths)
-    blob = events.blob[np.repeat(records["blob_offset"].astype(np.int64), lengths) + places]
-    records["blob_offset"] = begins.astype(np.uint64)
-    return Events(records=records, blob=blob)
