@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.analysis.control import EBADF, HAS_FD, IS_READ, IS_SOCKET_CALL, IS_WAIT, IS_WRITE
+from sockscope.analysis.control import EBADF, HAS_FD, IS_KERNEL, IS_READ, IS_SOCKET_CALL, IS_WAIT, IS_WRITE
 from sockscope.analysis.decode import message_bytes
 from sockscope.analysis.replay_state import ReplayState
 from sockscope.model.calls import Call
@@ -136,7 +136,8 @@ def _tables(state: ReplayState, tids: Column, tgids: Column, began: Ids) -> Ids:
     wide = tids.astype(np.int64)
     at = index.find(wide, began)
     table = np.where(at >= 0, spans[at, 2], NO_ID)
-    lost = np.nonzero(table < 0)[0]
+    # Kernel events are no task's.
+    lost = np.nonzero((table < 0) & (tids > 0))[0]
     if len(lost):
         # Entered before the first span of its thread, or after an exit that came too early: the nearest will do.
         first: dict[int, int] = {}
@@ -267,6 +268,7 @@ def assign_connections(
             connection[made.opened_event] = made.id
     reason[~HAS_FD[call]] = Unassigned.NOT_A_DESCRIPTOR_CALL
     reason[IS_WAIT[call]] = Unassigned.WAIT
+    reason[IS_KERNEL[call]] = Unassigned.KERNEL_EVENT
     bad = (records["ret"] == -EBADF) & HAS_FD[call]
     reason[bad] = Unassigned.BAD_FD
     connection[bad] = NO_ID

@@ -11,6 +11,7 @@ from sockscope.analysis import flows as wire
 from sockscope.analysis.assign import assign_connections, assign_descriptors, moved_on
 from sockscope.analysis.clocks import measure_skew
 from sockscope.analysis.join import join
+from sockscope.analysis.kernel_events import decode_kernel_events, join_kernel_events
 from sockscope.analysis.known import complete_open_files, unix_peers
 from sockscope.analysis.order import replay_order
 from sockscope.analysis.replay import Replay
@@ -73,6 +74,7 @@ def _build(info: SessionInfo, seed: Seed, events: Events, packets: Packets, sock
     joined = join(state=replay, info=info, groups=groups, flows=flows, moved=moved_on(replay, events, assignment))
     event_connection, event_reason = assign_connections(replay, events, assignment, joined.connections)
     sum_up(joined, events, order, event_connection, effective_ns)
+    kernel = decode_kernel_events(events)
     session = Session(
         info=info,
         seed=seed,
@@ -96,6 +98,8 @@ def _build(info: SessionInfo, seed: Seed, events: Events, packets: Packets, sock
         interests=replay.interests,
         connections=joined.connections,
         flows=flows,
+        kernel=kernel,
+        kernel_connection=join_kernel_events(kernel, joined.connections),
     )
     session.info = replace(info, clock_skew_ns=measure_skew(session))
     return session

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.model.calls import FD_IN_ARG0, READS, WAITS, WRITES, Call
+from sockscope.model.calls import FD_IN_ARG0, KERNEL_EVENTS, READS, WAITS, WRITES, Call
 
 CALL_LIMIT = 1 << 16
 """`call` is a u2: every value has a place in the tables, known to this version or not."""
@@ -90,6 +90,7 @@ MESSAGE_COUNT = frozenset({Call.sendmmsg, Call.recvmmsg})
 """Return a count of messages, not of bytes."""
 
 IS_REPLAYED = by_call(REPLAYED)
+IS_KERNEL = by_call(KERNEL_EVENTS)
 IS_RELEASE = by_call(RELEASES)
 MAY_CARRY_RIGHTS = by_call(CARRIES_RIGHTS)
 MAY_SEND_RIGHTS = by_call(SENDS_RIGHTS)
@@ -106,6 +107,7 @@ EINPROGRESS = 115
 EALREADY = 114
 for _table in (
     IS_REPLAYED,
+    IS_KERNEL,
     IS_RELEASE,
     MAY_CARRY_RIGHTS,
     MAY_SEND_RIGHTS,

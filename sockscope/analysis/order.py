@@ -3,6 +3,9 @@
 A call that releases a descriptor frees its number when it is entered: another thread's accept can
 return the same number before the close has returned. A call that hands descriptors over (sendmsg
 with SCM_RIGHTS) lets the receiver return first. Both count at their entry, all others at their return.
+
+What went through an io_uring counts at its completion: between submission and execution may lie any time (links,
+a busy submission queue), so the entry of a close there frees nothing yet.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.analysis.control import IS_RELEASE, MAY_SEND_RIGHTS
+from sockscope.analysis.control import IS_KERNEL, IS_RELEASE, MAY_SEND_RIGHTS
 from sockscope.analysis.decode import has_section
 from sockscope.model.calls import Call
 from sockscope.model.events import EventFlag, Events, Section
@@ -25,7 +28,7 @@ def replay_order(events: Events) -> tuple[npt.NDArray[np.int64], Times]:
         events: in any order. Rows of one tracer are expected in its own order: ties keep row order.
 
     Returns:
-        order: shape (n,), event rows.
+        order: shape (k,), event rows; kernel events are left out (they are no call of anybody, and many).
         effective_ns: shape (n,), by row. A task_new takes effect before any event of its child,
             even where the tracer saw the child first.
     """
@@ -39,6 +42,9 @@ def replay_order(events: Events) -> tuple[npt.NDArray[np.int64], Times]:
         order = np.lexsort((rank, effective))
     else:
         order = np.argsort(effective, kind="stable")
+    from_kernel = IS_KERNEL[call]
+    if from_kernel.any():
+        order = order[~from_kernel[order]]
     return order.astype(np.int64, copy=False), effective
 
 
@@ -85,5 +91,6 @@ def _effect(events: Events, rows: npt.NDArray[np.int64] | None) -> Times:
     if len(senders):
         sending = senders if rows is None else rows[senders]
         at_entry[senders[has_section(events, sending, Section.CONTROL)]] = True
-    at_entry &= (records["flags"] & EventFlag.NO_ENTRY) == 0
+    late = (records["flags"] & (EventFlag.NO_ENTRY | EventFlag.URING)) != 0
+    at_entry &= ~late | ((leave < 0) & (enter >= 0))
     return np.where(at_entry, enter, leave)

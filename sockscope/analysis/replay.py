@@ -28,6 +28,9 @@ HANDLERS = {**replay_tasks.HANDLERS, **replay_calls.HANDLERS, **replay_rights.HA
 COUNTS_UNRETURNED = frozenset({Call.close, Call.close_range, Call.connect, Call.sendmsg})
 """What has begun to take effect though it has not returned."""
 
+_URING_CLOSES = frozenset({Call.close, Call.close_range})
+"""Submitted to an io_uring they may not even have begun."""
+
 
 class Replay(ReplayState):
     """The state of the target's descriptors, moved on event by event.
@@ -76,7 +79,7 @@ class Replay(ReplayState):
         blob_at = picked["blob_offset"].astype(np.int64)
         blob = events.blob.data if len(events.blob) else memoryview(b"")
         has_fd = HAS_FD[picked["call"]]
-        entered_only, task_exit = int(EventFlag.ENTERED_ONLY), int(Call.task_exit)
+        entered_only, uring, task_exit = int(EventFlag.ENTERED_ONLY), int(EventFlag.URING), int(Call.task_exit)
         step = Step()
         columns = zip(
             rows.tolist(), picked["call"].tolist(), times.tolist(), picked["enter_ns"].tolist(),
@@ -88,9 +91,15 @@ class Replay(ReplayState):
         task_table, tables, touched = self.task_table, self.tables, self.touched
         for row, call, ns, enter, tgid, tid, ret, flags, fd, a0, a1, a2, a3, start, end, named, wanted in columns:
             table = task_table.get(tid)
-            if table is None and call != task_exit:
+            if table is None and flags & uring:
+                # Its submitter may be gone (what it left is cancelled), or a kernel thread that polls the queue.
+                living = self.table_of_process(tgid)
+                table = living.id if living is not None else None
+            elif table is None and call != task_exit:
                 table = replay_tasks.adopt(self, tid, tgid, ns)
-            if not wanted or table is None or (flags & entered_only and call not in COUNTS_UNRETURNED):
+            if not wanted or table is None:
+                continue
+            if flags & entered_only and (call not in COUNTS_UNRETURNED or (flags & uring and call in _URING_CLOSES)):
                 continue
             step.event = row + first_id
             step.call = call

@@ -139,7 +139,8 @@ def close(state: ReplayState, step: Step) -> None:
     if step.descriptor < 0 or step.ret == -EBADF:
         return
     descriptor = state.descriptors[step.descriptor]
-    if descriptor.closed_ns is not None or descriptor.opened_ns > step.ns:
+    # What was opened after the close was asked for cannot be meant (by io_uring that may be long before it happens).
+    if descriptor.closed_ns is not None or descriptor.opened_ns > step.enter_ns:
         return
     state.release(descriptor, step.ns, step.event, Ended.CLOSE)
 

@@ -12,6 +12,7 @@ from sockscope.model.connections import Connection, Flow
 from sockscope.model.descriptors import Descriptor, EpollInterest, FilesTable, OpenFile, Process
 from sockscope.model.events import Events
 from sockscope.model.info import SessionInfo
+from sockscope.model.kernel import KERNEL_EVENT_DTYPE
 from sockscope.model.packets import Packets
 from sockscope.model.seed import Seed
 from sockscope.model.sockets import Sockets
@@ -51,8 +52,9 @@ class Session:
 
     Attributes:
         events: the event table; an event id is its row.
-        order: shape (n,), event ids in replay order: calls that release a descriptor (close,
+        order: shape (k,), event ids in replay order: calls that release a descriptor (close,
             exit) or hand one over (sendmsg with SCM_RIGHTS) at their entry, all others at their return.
+            Kernel events are not among them, and so in none of the groups that `events_of…` give.
         effective_ns: shape (n,), the time each event takes effect (the sort key of `order`).
         event_connection, event_open_file, event_descriptor, event_table: shape (n,) int32, -1: none.
             event_open_file is the file named by args[0], and for accept the *listener*
@@ -61,6 +63,8 @@ class Session:
         event_reason: shape (n,) uint8, `Unassigned`: why event_connection is -1.
         packet_flow: shape (packets,), int32. packet_ns: shape (packets,), CLOCK_MONOTONIC ns.
         socket_connection: shape (socket rows,), int32.
+        kernel: shape (kernel events,), KERNEL_EVENT_DTYPE, in time: what the kernel told, where the engine hears it.
+        kernel_connection: shape (kernel events,), int32.
     """
 
     info: SessionInfo
@@ -85,6 +89,8 @@ class Session:
     interests: list[EpollInterest] = field(default_factory=list)
     connections: list[Connection] = field(default_factory=list)
     flows: list[Flow] = field(default_factory=list)
+    kernel: npt.NDArray[np.void] = field(default_factory=lambda: np.zeros(0, KERNEL_EVENT_DTYPE))
+    kernel_connection: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @cached_property
     def _events_by_connection(self) -> Grouping:
@@ -113,6 +119,14 @@ class Session:
     @cached_property
     def _sockets_by_connection(self) -> Grouping:
         return Grouping(self.socket_connection, np.arange(len(self.sockets), dtype=np.int64))
+
+    @cached_property
+    def _kernel_by_connection(self) -> Grouping:
+        return Grouping(self.kernel_connection, np.arange(len(self.kernel), dtype=np.int64))
+
+    def kernel_of(self, connection: int) -> Ids:
+        """Rows of `kernel` about the connection's socket, in time."""
+        return self._kernel_by_connection.of(connection)
 
     def events_of(self, connection: int) -> Ids:
         """Event ids on one connection (any process), in replay order, its accept/connect included."""

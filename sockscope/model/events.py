@@ -159,3 +159,4 @@ class Unassigned(IntEnum):
     BAD_FD = 5  # EBADF: the number named nothing
     UNKNOWN_FD = 6  # opened before the attach and not in the snapshot
     UNCONNECTED = 7  # a socket that is not (yet) connected
+    KERNEL_EVENT = 8  # no call of anybody: `Session.kernel` has its connection

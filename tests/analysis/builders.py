@@ -61,6 +61,11 @@ def sockaddr(of: Address) -> bytes:
     return struct.pack("<H", of.family) + of.packed
 
 
+def sockaddr_in6(of: Address) -> bytes:
+    """The struct sockaddr_in6 that kernel events carry, IPv4 as v4-mapped."""
+    return struct.pack("<H", Family.INET6) + struct.pack("!HI", of.port, 0) + encode_key(of) + bytes(4)
+
+
 def rights(fds: Sequence[int]) -> bytes:
     """msg_control with one SCM_RIGHTS message (unix(7)), x86_64 layout."""
     data = struct.pack(f"<{len(fds)}i", *fds)
@@ -244,6 +249,35 @@ class Script:
         return self.event(tgid, tgid, Call.task_signal, number, 0, si_pid, at=at)
 
     # --- the wire and the kernel ----------------------------------------------------------------------------
+
+    def kernel(
+        self,
+        call: Call,
+        local: Address,
+        peer: Address,
+        *states: TcpState,
+        cookie: int = 0,
+        at: int | None = None,
+    ) -> int:
+        """A kernel event of the bpf engine: sock_state takes (former, new), the others the state at that moment."""
+        ends = [(Section.SOCKADDR, sockaddr_in6(local)), (Section.PEER, sockaddr_in6(peer))]
+        return self.event(0, 0, call, cookie, *map(int, states), at=at, sections=ends)
+
+    def states(
+        self,
+        local: Address,
+        peer: Address,
+        *states: TcpState,
+        cookie: int = 0,
+        at: int | None = None,
+        step: int = STEP_NS,
+    ) -> list[int]:
+        """The socket goes through these states, a change every `step` ns."""
+        made = []
+        for number, (former, new) in enumerate(zip(states, states[1:], strict=False)):
+            when = None if at is None else at + number * step
+            made.append(self.kernel(Call.sock_state, local, peer, former, new, cookie=cookie, at=when))
+        return made
 
     def packet(
         self,

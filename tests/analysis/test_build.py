@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sockscope.analysis.build import build_session
 from sockscope.analysis.session import Session
-from sockscope.model.calls import Call
+from sockscope.model.calls import KERNEL_EVENTS, Call
 from sockscope.model.events import EventFlag, Unassigned
 from sockscope.model.info import Target
 from sockscope.model.seed import FileKind, Seed
@@ -60,7 +60,11 @@ def noisy(events: list[tuple[Call, int, tuple[int, int, int, int], int, int, int
 
 def agrees_with_itself(session: Session) -> None:
     count = len(session.events)
-    assert sorted(session.order.tolist()) == list(range(count))
+    called = [row for row in range(count) if session.events.call(row) not in KERNEL_EVENTS]
+    assert sorted(session.order.tolist()) == called
+    assert sorted({*range(count)} - {*called}) == sorted(session.kernel["event"].tolist())
+    assert session.kernel_connection.shape == session.kernel.shape
+    assert session.kernel_connection.max(initial=-1) < len(session.connections)
     for column in (session.event_connection, session.event_open_file, session.event_descriptor, session.event_table):
         assert column.shape == (count,)
     assert session.event_connection.max(initial=-1) < len(session.connections)
