@@ -1,0 +1,152 @@
+"""The kernel programs as the engine handles them: loaded, attached, told whom to follow, asked for their counters."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from sockscope.sources.bpf.libbpf import BpfRefusedError
+from sockscope.sources.bpf.objects import BpfObject
+from sockscope.sources.syscalls.abi import Abi
+from sockscope.sources.syscalls.bpf import layout
+from sockscope.sources.syscalls.bpf.layout import Mode, Program, Ring
+from sockscope.sources.syscalls.bpf.ring import RingReader
+
+TASKS_MAP = "tasks"
+PASSES_MAX = 20
+"""Threads that start threads are found by looking again; what forks faster is found by its own fork."""
+
+
+class Programs:
+    """The object, loaded: verified by the kernel, its maps made, nothing attached yet.
+
+    Args:
+        ring_bytes: size of each ring, a power of two.
+
+    Raises:
+        BpfRefusedError: it cannot be had here, and why.
+    """
+
+    def __init__(self, abi: Abi, *, payload_bytes: int, port: int | None, ring_bytes: Mapping[Ring, int]) -> None:
+        self._object = BpfObject(layout.OBJECT)
+        try:
+            self._load(abi, payload_bytes, port, ring_bytes)
+        except BaseException:
+            self._object.close()
+            raise
+
+    def _load(self, abi: Abi, payload_bytes: int, port: int | None, ring_bytes: Mapping[Ring, int]) -> None:
+        loaded = self._object
+        loaded.set_rodata(layout.pack_config(abi, payload_bytes=payload_bytes, port=port))
+        names = set(loaded.program_names())
+        for program, tracepoints in layout.OPTIONAL_PROGRAMS.items():
+            if program in names and not all(loaded.has_tracepoint(name) for name in tracepoints):
+                loaded.skip(program)
+                names.remove(program)
+        for ring, size in ring_bytes.items():
+            loaded.set_max_entries(ring, size)
+        loaded.load()
+        self._attached = sorted(names - layout.ITERATORS)
+        self._shared = np.frombuffer(loaded.map_memory(layout.SHARED_MAP), layout.SHARED_DTYPE, 1)
+        loaded.run_iterator(Program.WHO)
+        self.rings = [
+            RingReader(loaded.map_fd(ring), size, layout.slot_dtype(ring)) for ring, size in ring_bytes.items()
+        ]
+        self._missed_before = loaded.missed_count()
+        self._closed = False
+        self._missed = 0
+
+    def attach(self) -> None:
+        """Let them run; nobody is followed yet.
+
+        Raises:
+            BpfRefusedError: the kernel refuses.
+        """
+        for program in self._attached:
+            self._object.attach(program)
+
+    def detach(self) -> None:
+        """Let none of them run any more. What they wrote stays readable."""
+        for program in self._attached:
+            self._object.detach(program)
+
+    def follow(self, tgids: Iterable[int], *, silent: bool = False) -> int:
+        """Follow all threads of these processes, and their children.
+
+        Args:
+            silent: record what they call from their execve on only.
+
+        Returns:
+            How many threads became targets.
+        """
+        keys = [tgid.to_bytes(4, "little") for tgid in tgids]
+        before = int(self._shared["seeded"][0])
+        for key in keys:
+            self._object.update(layout.ROOTS_MAP, key, b"\1")
+        try:
+            self._pass_until_nothing(Mode.SEED_SILENT if silent else Mode.SEED)
+        finally:
+            # A number may soon be another process's.
+            for key in keys:
+                self._object.delete(layout.ROOTS_MAP, key)
+        return int(self._shared["seeded"][0]) - before
+
+    def finish(self) -> None:
+        """Tell of what is under way, and let every target go."""
+        for _ in range(PASSES_MAX):
+            self._pass(Mode.FINISH)
+            if not self.followed_count:
+                return
+
+    def _pass_until_nothing(self, mode: Mode) -> None:
+        for _ in range(PASSES_MAX):
+            before = int(self._shared["seeded"][0])
+            self._pass(mode)
+            if int(self._shared["seeded"][0]) == before:
+                return
+
+    def _pass(self, mode: Mode) -> None:
+        self._shared["mode"] = mode
+        self._object.run_iterator(Program.SEED)
+
+    def add_ports(self, ports: Iterable[int]) -> None:
+        """Tell of what the kernel does to sockets with one of these ports."""
+        # A full map: thousands of ports, of which the rest stay without kernel events.
+        with contextlib.suppress(BpfRefusedError):
+            for port in ports:
+                self._object.update(layout.PORTS_MAP, port.to_bytes(2, "little"), b"\1")
+
+    def is_followed(self, pidfd: int) -> bool:
+        """Whether the thread behind a pidfd is a target."""
+        return self._object.lookup(TASKS_MAP, pidfd.to_bytes(4, "little")) is not None
+
+    @property
+    def followed_count(self) -> int:
+        """Target threads that live."""
+        return int(self._shared["followed"][0])
+
+    def lost(self) -> dict[str, int]:
+        """Events not recorded so far, by cause; causes without any are left out."""
+        shared = self._shared[0]
+        causes = {
+            "ring full": int(shared["dropped"].sum()),
+            "32-bit process not followed": int(shared["foreign"]),
+            "task not followed (no memory)": int(shared["not_followed"]),
+            "io_uring request not followed (no memory)": int(shared["uring_lost"]),
+            "program was busy": self._missed_count(),
+        }
+        return {cause: count for cause, count in causes.items() if count}
+
+    def close(self) -> None:
+        """Detach and unload; the counters stay. Safe to call twice."""
+        if not self._closed:
+            self._missed_count()
+            self._closed = True
+            self._object.close()
+
+    def _missed_count(self) -> int:
+        if not self._closed:
+            self._missed = self._object.missed_count() - self._missed_before
+        return self._missed
