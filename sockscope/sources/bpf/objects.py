@@ -13,8 +13,8 @@ from typing import cast
 
 from sockscope.sources.bpf.libbpf import BTF_KIND_TYPEDEF, Libbpf, library, refused
 
-_READ_BYTES = 1 << 20
-"""Asked for at a time. The kernel gives an iterator's output in pieces of at most 32 KiB (8 pages)."""
+_PART_BYTES = 16 << 10
+_FEW_PARTS, _MANY_PARTS = 4, 1024  # IOV_MAX
 _PER_CPU_TYPES = frozenset({5, 6, 10})  # BPF_MAP_TYPE_PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH
 _INFO_BYTES = 256
 _RECURSION_MISSES = slice(208, 216)  # struct bpf_prog_info, include/uapi/linux/bpf.h
@@ -213,7 +213,7 @@ class BpfObject:
                 self._c.bpf_link__destroy(link)
         self._check(descriptor, f"run {program}")
         try:
-            return b"".join(_pieces(descriptor))
+            return _read_to_end(descriptor)
         except OSError as error:
             raise refused(f"run {program}", error.errno or errno.EIO, []) from error
         finally:
@@ -346,13 +346,26 @@ class BpfObject:
         return result
 
 
-def _pieces(descriptor: int) -> list[bytes]:
+def _read_to_end(descriptor: int) -> bytes:
+    """An iterator's whole output, in few system calls.
+
+    One read gives at most 32 KiB (8 pages, kernel/bpf/bpf_iter.c), and each would mean a wait for the GIL. Of a
+    readv the kernel makes a read for each part, and goes on as long as it can fill them.
+    """
     out: list[bytes] = []
+    parts = _FEW_PARTS
     while True:
-        try:
-            piece = os.read(descriptor, _READ_BYTES)
-        except BlockingIOError:
-            continue  # a million objects without output: it wants to be asked again (kernel/bpf/bpf_iter.c)
-        if not piece:
-            return out
-        out.append(piece)
+        # Not from the heap: pages that are not filled are never touched.
+        with mmap.mmap(-1, parts * _PART_BYTES) as memory, memoryview(memory) as whole:
+            views = [whole[at : at + _PART_BYTES] for at in range(0, len(memory), _PART_BYTES)]
+            try:
+                got = os.readv(descriptor, views)
+            except BlockingIOError:
+                continue  # a million objects without output: it wants to be asked again
+            finally:
+                for view in views:
+                    view.release()
+            out.append(memory[:got])
+        if not got:
+            return b"".join(out)
+        parts = _MANY_PARTS
