@@ -18,7 +18,11 @@ CLONE_THREAD = 0x10000
 
 
 def load_seed(state: ReplayState, seed: Seed) -> None:
-    """Begin with the target as it was found."""
+    """Begin with the target as it was found.
+
+    What was found later, of processes that came under watch later, is loaded with the rest: every descriptor
+    counts from the time it was seen.
+    """
     fds = sorted(seed.fds.tolist(), key=lambda row: (row[1], row[2]))
     seen_ns: dict[int, int] = {}
     for row in fds:
@@ -31,6 +35,7 @@ def load_seed(state: ReplayState, seed: Seed) -> None:
             comm=found.comm,
             exe=found.exe,
             cmdline=found.cmdline,
+            started_ns=_began_later(found.started_ns, first_ns),
             tids=set(found.tids),
             netns=found.netns,
         )
@@ -66,19 +71,25 @@ def load_seed(state: ReplayState, seed: Seed) -> None:
                 state.inode_file[inode] = file.id
         numbered[number] = file
         state.put(table, fd, file.id, How.SNAPSHOT, time_ns, NO_ID, NO_ID, bool(cloexec))
-    _load_epolls(state, seed, table_of, first_ns)
+    _load_epolls(state, seed, table_of, seen_ns)
+
+
+def _began_later(started_ns: int | None, first_ns: int) -> int | None:
+    """When a process began, where that was after the first look at the target; None: it was there."""
+    return started_ns if started_ns is not None and first_ns and started_ns > first_ns else None
 
 
 def _kind(number: int) -> FileKind:
     return FileKind(number) if number in FileKind._value2member_map_ else FileKind.OTHER
 
 
-def _load_epolls(state: ReplayState, seed: Seed, table_of: dict[int, FilesTable], ns: int) -> None:
+def _load_epolls(state: ReplayState, seed: Seed, table_of: dict[int, FilesTable], seen_ns: dict[int, int]) -> None:
     for tgid, epoll_fd, fd, events, data, inode in seed.epolls.tolist():
         table = table_of.get(tgid)
         if table is None or epoll_fd not in table.live:
             continue
         epoll = state.open_files[state.descriptors[table.live[epoll_fd]].open_file]
+        ns = seen_ns.get(tgid, 0)
         live = table.live.get(fd)
         file = state.open_files[state.descriptors[live].open_file] if live is not None else None
         if inode and (file is None or (file.inode and file.inode != inode)):

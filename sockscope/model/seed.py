@@ -1,4 +1,4 @@
-"""What was read of the target when watching began, for the history nobody witnessed."""
+"""What was read of each process when it came under watch, for the history nobody witnessed."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ class SeedProcess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seed:
-    """The target as found at attach.
+    """The target as found: most of it at attach, a process that came under watch later at that moment.
 
     Attributes:
-        processes: each target process.
+        processes: each target process that was not seen to be born.
         fds: SEED_FD_DTYPE, every descriptor of every target process.
         epolls: SEED_EPOLL_DTYPE, every interest of every epoll instance (proc_pid_fdinfo(5)).
     """
@@ -79,6 +79,20 @@ class Seed:
     processes: tuple[SeedProcess, ...]
     fds: npt.NDArray[np.void]
     epolls: npt.NDArray[np.void]
+
+    def plus(self, later: Seed) -> Seed:
+        """This one and what was found later; a process that is in both stays as it was found first.
+
+        Which descriptors share an open file is known within each; for sockets the inode tells it across both.
+        """
+        known = [process.tgid for process in self.processes]
+        fds = later.fds[~np.isin(later.fds["tgid"], known)].copy()
+        fds["open_file"] += self.fds["open_file"].max(initial=0)
+        return Seed(
+            processes=(*self.processes, *(p for p in later.processes if p.tgid not in known)),
+            fds=np.concatenate([self.fds, fds]),
+            epolls=np.concatenate([self.epolls, later.epolls[~np.isin(later.epolls["tgid"], known)]]),
+        )
 
     @classmethod
     def empty(cls) -> Seed:

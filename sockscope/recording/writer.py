@@ -137,10 +137,15 @@ class Writer:
     def begin(self, info: SessionInfo, seed: Seed) -> None:
         """Write what is known at the start, so that a recording cut off can be read."""
         self._seed = seed
-        self._reserve()
+        if not (self.folder / layout.RESERVE).exists():
+            self._reserve()
         self._manifest(info)
         self._table(layout.DESCRIPTORS, seed.fds)
         self._table(layout.INTERESTS, seed.epolls)
+
+    def add_seed(self, info: SessionInfo, later: Seed) -> None:
+        """Add processes that came under watch after `begin`."""
+        self.begin(info, self._seed.plus(later))
 
     def checkpoint(self, info: SessionInfo) -> None:
         """Write the manifest anew, as of now."""
@@ -199,11 +204,15 @@ class Writer:
 
         if self.problem is not None:
             return
-        stream = _Stream(self.folder / name)
+        fresh = self.folder / (name + ".new")
+        stream = _Stream(fresh)
         try:
             stream.write(pa.RecordBatch.from_pydict(to_arrays(records)))
             stream.close()
+            # Renamed: what an earlier call wrote is not lost in between.
+            fresh.replace(self.folder / name)
         except OSError as error:
+            fresh.unlink(missing_ok=True)
             self._trouble(error)
 
     def _manifest(self, info: SessionInfo) -> None:

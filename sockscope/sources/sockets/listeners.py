@@ -92,6 +92,15 @@ def tgids_of_port(port: int) -> list[int]:
     return []
 
 
+def server_inodes(port: int) -> set[int]:
+    """The listeners of the port (TCP, and bound UDP sockets) in the calling thread's network namespace.
+
+    Raises:
+        CannotObserveError: sock_diag is refused.
+    """
+    return set(_servers(port, udp=True)["inode"].tolist()) - {0}
+
+
 def _servers_and_children(port: int, holders: list[int]) -> list[int]:
     """The holders of a listener with their descendants; an init system that holds it for others stays out of it.
 
