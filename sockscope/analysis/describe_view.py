@@ -12,6 +12,7 @@ _MULTIPLE = frozenset({Call.sendmmsg, Call.recvmmsg})
 _CALLS = {int(call): call for call in Call}
 _ENTERED_ONLY = int(EventFlag.ENTERED_ONLY)
 """A plain int: an enum's own `&` costs a microsecond."""
+_URING = int(EventFlag.URING)
 _VECTORS = frozenset({Call.readv, Call.writev, Call.preadv, Call.pwritev, Call.preadv2, Call.pwritev2})
 
 
@@ -77,6 +78,11 @@ class View:
         return self.number >= FIRST_TASK_EVENT
 
     @property
+    def uring(self) -> bool:
+        """It went through an io_uring: `enter_ns` is its submission, `exit_ns` its completion."""
+        return bool(self.flags & _URING)
+
+    @property
     def returned(self) -> bool:
         return not self.flags & _ENTERED_ONLY
 
@@ -115,12 +121,16 @@ class View:
 
     @property
     def time_ns(self) -> int:
-        """When it began, as far as that is known."""
+        """When it began, as far as that is known; through an io_uring, when it was done."""
+        if self.uring and self.exit_ns >= 0:
+            return self.exit_ns
         return self.enter_ns if self.enter_ns >= 0 else self.exit_ns
 
     @property
     def duration_ns(self) -> int:
-        """0 for instants and where the entry was not seen; -1 where it has not returned."""
+        """0 for instants, where the entry was not seen and through an io_uring; -1 where it has not returned."""
         if not self.returned:
             return -1
+        if self.uring:
+            return 0
         return max(0, self.exit_ns - self.enter_ns) if self.enter_ns >= 0 else 0

@@ -31,6 +31,12 @@ def words_of(view: View, state: Http1State | None = None) -> str:
     Args:
         state: HTTP/1 standing of the event's connection; brought up to date. None: judge the event alone.
     """
+    if view.uring:
+        return f"{_words_of(view, state) if view.returned else 'asked for, not done yet'} (io_uring)".lstrip()
+    return _words_of(view, state)
+
+
+def _words_of(view: View, state: Http1State | None) -> str:
     if view.is_task:
         return _task(view)
     if view.errno:

@@ -16,7 +16,7 @@ from sockscope.model.calls import EPOLL_WAITS, READS, WAITS, Call
 from sockscope.model.events import EventFlag, Section
 
 _IS_WAIT: Final = by_call(WAITS)
-_BLOCKS: Final = WAITS | READS | {Call.accept, Call.accept4, Call.connect, Call.wait4, Call.waitid}
+_BLOCKS: Final = WAITS | READS | {Call.accept, Call.accept4, Call.connect, Call.wait4, Call.waitid, Call.io_uring_enter}
 _AT_LEAST: Final = 2
 """Timeouts that make a habit."""
 _PROCESSES_SHOWN: Final = 16
@@ -52,6 +52,10 @@ def _habit(session: Session, tid: int) -> str:
     if not len(rows):
         return ""
     records = session.events.records
+    # What was asked of an io_uring goes on beside whatever the thread does.
+    rows = rows[records["flags"][rows] & EventFlag.URING == 0]
+    if not len(rows):
+        return ""
     idle = rows[_IS_WAIT[records["call"][rows]]]
     picked = records[idle]
     timed_out = (picked["ret"] == 0) & (picked["flags"] & EventFlag.ENTERED_ONLY == 0)

@@ -88,7 +88,23 @@ def join_kernel_events(told: npt.NDArray[np.void], connections: Sequence[Connect
         match(lives, _ends(tcp), set(lives.connection[lives.connection >= 0].tolist()))
     of_life = np.repeat(lives.connection, np.diff(np.append(starts, len(order))))
     found[order] = np.where(found[order] >= 0, found[order], of_life)
+    _of_same_cookie(told, found)
     return found
+
+
+def _of_same_cookie(told: npt.NDArray[np.void], found: npt.NDArray[np.int32]) -> None:
+    """What came before the local port was chosen (CLOSE → SYN_SENT) is known by its cookie alone."""
+    cookies = told["cookie"]
+    lacking = np.flatnonzero((found < 0) & (cookies != 0) & (told["local_port"] == 0))
+    if not len(lacking):
+        return
+    known = np.flatnonzero((found >= 0) & np.isin(cookies, cookies[lacking]))
+    if not len(known):
+        return
+    numbers, at = np.unique(cookies[known], return_index=True)
+    place = np.minimum(np.searchsorted(numbers, cookies[lacking]), len(numbers) - 1)
+    hit = numbers[place] == cookies[lacking]
+    found[lacking[hit]] = found[known[at[place[hit]]]]
 
 
 def _by_cookie(cookies: npt.NDArray[np.uint64], connections: Sequence[Connection]) -> npt.NDArray[np.int32]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from sockscope.analysis.session import Ids, Session
 from sockscope.model.calls import Call
-from sockscope.model.kernel import KernelCoverage, KernelStory, Reset, StateChange
+from sockscope.model.kernel import KERNEL_REF, KernelCoverage, KernelStory, Reset, StateChange
 from sockscope.model.report import Lane, TimelineItem
 from sockscope.model.tcp import TcpState
 
@@ -70,7 +70,7 @@ def event_words(call: int, before: int, after: int) -> tuple[str, str, str]:
 
 
 def item_of(session: Session, row: int) -> TimelineItem:
-    """One row of `session.kernel` as a timeline item; `ref` is its event id."""
+    """One row of `session.kernel` as a timeline item."""
     time_ns, event, _, _, _, _, _, call, old, new = session.kernel[row].tolist()
     name, text, words = event_words(call, old, new)
     actor = "->" if call in (Call.tcp_reset_sent, Call.tcp_retransmit) else "--"
@@ -82,7 +82,9 @@ def item_of(session: Session, row: int) -> TimelineItem:
         name=name,
         text=text,
         words=words,
-        ref=event,
+        ref=KERNEL_REF + event,
+        exact=True,
+        is_mark=call != Call.sock_state,
     )
 
 
@@ -99,7 +101,7 @@ def told_at(session: Session, connection: int, times_ns: Ids) -> np.ndarray[tupl
     if not len(rows):
         return np.zeros(len(times_ns), np.uint8)
     changes = session.kernel[rows]
-    states = np.append(changes["old"][:1], changes["new"])
+    states = np.append(np.uint8(TcpState.UNKNOWN), changes["new"])
     return np.asarray(states[np.searchsorted(changes["time_ns"], times_ns, "right")], np.uint8)
 
 

@@ -10,15 +10,18 @@ from sockscope.analysis.describe import describe_view
 from sockscope.analysis.describe_view import View
 from sockscope.analysis.describe_words import words_of
 from sockscope.analysis.http1 import Http1State
+from sockscope.analysis.kernel_story import item_of, told_at
 from sockscope.analysis.session import Ids, Session
 from sockscope.analysis.timeline_events import EventPicker
 from sockscope.analysis.timeline_wire import WireTeller
 from sockscope.model.calls import READS
 from sockscope.model.connections import Connection, Protocol
+from sockscope.model.events import EventFlag
 from sockscope.model.report import Lane, TimelineItem
 from sockscope.model.tcp import TcpState
 
-_EVENT, _PACKET, _SAMPLE, _GONE = range(4)
+_EVENT, _PACKET, _SAMPLE, _GONE, _TOLD = range(5)
+_URING = int(EventFlag.URING)
 _NO_BYTES = np.zeros(0, np.int64)
 
 
@@ -82,20 +85,22 @@ class Timelines:
         events = self._picker.of(connection)
         records = session.events.records
         entered, left = records["enter_ns"][events], records["exit_ns"][events]
+        # What an io_uring did lies where it was done: submitted it may have been long before, and once for many.
+        ringed = (records["flags"][events] & _URING) != 0
         packets = session.packets_of(connection.id)
         samples = _telling_samples(session, connection)
-        # Where no snapshot ever showed it, its close says it all.
-        known = connection.state is not TcpState.UNKNOWN
-        gone = [connection.gone_ns] if known and connection.gone_ns is not None else []
+        told = session.kernel_of(connection.id)
+        gone = [] if connection.gone_ns is None or _ended_before(session, connection) else [connection.gone_ns]
         times = [
-            np.where(entered >= 0, entered, left),
+            np.where((entered >= 0) & ~(ringed & (left >= 0)), entered, left),
             session.packet_ns[packets],
             session.sockets.records["time_ns"][samples],
             np.array(gone, np.int64),
+            session.kernel["time_ns"][told],
         ]
         time_ns = np.concatenate(times)
-        source = np.repeat([_EVENT, _PACKET, _SAMPLE, _GONE], [len(part) for part in times])
-        ref = np.concatenate([events, packets, samples, np.full(len(gone), -1)])
+        source = np.repeat([_EVENT, _PACKET, _SAMPLE, _GONE, _TOLD], [len(part) for part in times])
+        ref = np.concatenate([events, packets, samples, np.full(len(gone), -1), told])
         # At the same time the wire comes first: it is the cause.
         order = np.lexsort((ref, source != _PACKET, time_ns))
         return _Tickets(time_ns=time_ns[order], source=source[order], ref=ref[order])
@@ -113,6 +118,8 @@ class Timelines:
                 items.append(wire.item(ref))
             elif source == _SAMPLE:
                 items.append(_sample(self._session, ref))
+            elif source == _TOLD:
+                items.append(item_of(self._session, ref))
             else:
                 items.append(_gone(time_ns))
         return items
@@ -134,6 +141,14 @@ class Timelines:
             ref=event,
             failed=bool(view.errno),
         )
+
+
+def _ended_before(session: Session, connection: Connection) -> bool:
+    """Whether its end has been told already: by its close, where no snapshot ever showed it, or by the kernel."""
+    if connection.state is TcpState.UNKNOWN or connection.gone_ns is None:
+        return True
+    told = told_at(session, connection.id, np.array([connection.gone_ns], np.int64))
+    return bool(told[0] == TcpState.CLOSE) and connection.state is not TcpState.TIME_WAIT
 
 
 def _gone(time_ns: int) -> TimelineItem:
@@ -158,7 +173,7 @@ def actor(session: Session, tgid: int, tid: int) -> str:
 
 
 def _telling_samples(session: Session, connection: Connection) -> Ids:
-    """Socket rows that show a new state, or in CLOSE_WAIT another receive queue."""
+    """Socket rows that show a state which is new and not told by the kernel, or in CLOSE_WAIT another receive queue."""
     rows = session.samples_of(connection.id)
     if not len(rows):
         return _NO_BYTES
@@ -166,6 +181,8 @@ def _telling_samples(session: Session, connection: Connection) -> Ids:
     state, recv_q = picked["state"], picked["recv_q"]
     telling = np.ones(len(rows), np.bool_)
     telling[1:] = (state[1:] != state[:-1]) | ((state[1:] == TcpState.CLOSE_WAIT) & (recv_q[1:] != recv_q[:-1]))
+    told = told_at(session, connection.id, picked["time_ns"].astype(np.int64))
+    telling &= (told != state) | (state == TcpState.CLOSE_WAIT)
     found: Ids = rows[telling]
     return found
 

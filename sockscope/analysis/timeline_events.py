@@ -14,7 +14,7 @@ from sockscope.analysis.describe_words import ready_fds
 from sockscope.analysis.session import Grouping, Ids, Session
 from sockscope.model.calls import EPOLL_WAITS, READS, WAITS, WRITES, Call
 from sockscope.model.connections import Connection
-from sockscope.model.events import Section
+from sockscope.model.events import EventFlag, Section
 from sockscope.model.ids import NO_ID
 
 _IS_WAIT: Final = by_call(WAITS)
@@ -122,10 +122,14 @@ class EventPicker:
 
     @cached_property
     def _by_tid(self) -> Ids:
-        """Every event, by thread, in replay order within each."""
+        """Every event, by thread, in replay order within each; none of an io_uring, which follow no wait."""
         session = self._session
-        tid = session.events.records["tid"][session.order]
-        rows: Ids = session.order[np.argsort(tid, kind="stable")]
+        records = session.events.records
+        order = session.order
+        ringed = (records["flags"] & EventFlag.URING) != 0
+        if ringed.any():
+            order = order[~ringed[order]]
+        rows: Ids = order[np.argsort(records["tid"][order], kind="stable")]
         return rows
 
     @cached_property

@@ -12,6 +12,7 @@ from sockscope.findings.evidence import GRACE_NS, NS_PER_MS
 from sockscope.model.calls import FIRST_TASK_EVENT, Call
 from sockscope.model.connections import Connection, Protocol
 from sockscope.model.descriptors import Descriptor, OpenFile
+from sockscope.model.events import EventFlag
 from sockscope.model.ids import NO_ID
 from sockscope.model.tcp import TcpState
 
@@ -154,7 +155,9 @@ def doing_at(session: Session, tid: int, when_ns: int) -> tuple[int, bool]:
     events = session.events_of_tid(tid)
     rows = session.events.records[events]
     began = np.where(rows["enter_ns"] >= 0, rows["enter_ns"], session.info.started_ns)
-    events = events[(began <= when_ns) & (rows["call"] < FIRST_TASK_EVENT)]
+    # What an io_uring was asked to do holds no thread up.
+    own = (rows["call"] < FIRST_TASK_EVENT) & ((rows["flags"] & EventFlag.URING) == 0)
+    events = events[(began <= when_ns) & own]
     if not len(events):
         return NO_ID, False
     last = int(events[-1])

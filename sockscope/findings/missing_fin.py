@@ -62,6 +62,7 @@ from sockscope.findings.halves import (
 from sockscope.findings.holding import Copy, Holdings, tcp_connections, unfinished
 from sockscope.model.calls import READS, Call
 from sockscope.model.connections import Connection, Flow, Protocol
+from sockscope.model.events import EventFlag
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.tcp import TcpFlag, TcpState
 
@@ -182,6 +183,8 @@ def _blocked_read(session: Session, connection: Connection, copy: Copy) -> int:
     last = int(copy.uses[-1])
     if session.events.call(last) not in READS or not unfinished(session, last):
         return -1
+    if session.events.records["flags"][last] & EventFlag.URING:
+        return -1  # holds no thread up, and its program has time limits of its own
     rows = session.events.records[session.events_of_open_file(connection.open_file)]
     limits = (rows["call"] == Call.setsockopt) & (rows["args"][:, 1] == _SOL_SOCKET)
     limited = any(int(option) in _SO_RCVTIMEO for option in rows["args"][limits, 2])

@@ -26,6 +26,10 @@ KERNEL_EVENT_DTYPE = np.dtype(
 )
 """One event of the kernel, decoded."""
 
+KERNEL_REF = 1 << 48
+"""Added to an event id where evidence and timeline items point at a kernel event: their small numbers are socket
+rows."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateChange:

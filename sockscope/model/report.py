@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol as TypingProtocol
 
@@ -11,6 +11,7 @@ from sockscope.model.connections import Connection
 from sockscope.model.descriptors import Process
 from sockscope.model.findings import Finding, Rule, Skip
 from sockscope.model.info import SessionInfo
+from sockscope.model.kernel import KernelCoverage, KernelStories, untold
 
 
 class Lane(StrEnum):
@@ -34,8 +35,10 @@ class TimelineItem:
         name: syscall, TCP flags, or new state: `recvfrom`, `FIN,ACK`, `CLOSE_WAIT`.
         text: the whole line, decoded: `recvfrom(7, "GET / HTTP/1.1\\r\\n"..., 1024) = 78`.
         words: what it means in plain words, or empty: `request GET / (78 bytes)`.
-        ref: event id, packet row or socket row.
+        ref: event id, packet row or socket row; of a kernel event `KERNEL_REF` and its event id.
         failed: the call returned an error.
+        exact: in the kernel's lane: the kernel told it at that moment; other items there are what a snapshot showed.
+        is_mark: in the kernel's lane: something that happened to the socket (RST, retransmission), not a state.
     """
 
     time_ns: int
@@ -47,6 +50,8 @@ class TimelineItem:
     words: str = ""
     ref: int = -1
     failed: bool = False
+    exact: bool = False
+    is_mark: bool = False
 
 
 class Timelines(TypingProtocol):
@@ -69,6 +74,8 @@ class ConnectionRow:
     finding_indexes: tuple[int, ...]
     summary: str
     """In words: `GET /index.html → 200, 615 bytes`, or empty."""
+    uring_count: int = 0
+    """How many of its events went through an io_uring."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,3 +93,5 @@ class Report:
     """Reason → events that belong to no connection."""
     idle_words: tuple[str, ...] = ()
     """What each process does at rest: `python3[812]: poll every 500 ms`."""
+    kernel: KernelCoverage = field(default_factory=KernelCoverage)
+    kernel_stories: KernelStories = untold

@@ -14,6 +14,7 @@ import ipaddress
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -274,7 +275,7 @@ class Script:
     ) -> list[int]:
         """The socket goes through these states, a change every `step` ns."""
         made = []
-        for number, (former, new) in enumerate(zip(states, states[1:], strict=False)):
+        for number, (former, new) in enumerate(pairwise(states)):
             when = None if at is None else at + number * step
             made.append(self.kernel(Call.sock_state, local, peer, former, new, cookie=cookie, at=when))
         return made
