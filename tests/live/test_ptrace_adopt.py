@@ -7,6 +7,7 @@ import os
 import pytest
 
 from sockscope.model.calls import Call
+from sockscope.sources.syscalls.ptrace.engine import PtraceEngine
 from tests.sources.syscalls.ptrace_support import Program, Trace, assert_left_alone, rows, tracer_of, wait_until
 
 pytestmark = pytest.mark.live
@@ -99,6 +100,7 @@ def test_what_cannot_be_traced_is_passed_over() -> None:
         first.say("x")
         assert first.line() == "done"
         trace.wait_for(lambda events: bool(rows(events, Call.write, first.pid)), "the first is no longer seen")
+        assert isinstance(other.engine, PtraceEngine)
         assert tracer_of(second.pid) == other.engine._helpers[0].process.pid
         events = trace.finish()
     assert len(rows(events, Call.task_attach)) == 1

@@ -1,7 +1,8 @@
-"""Small programs under trace: started, driven, their events collected. For the live tests of the ptrace engine."""
+"""Small programs under trace: started, driven, their events collected. For the live tests of the engines."""
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -13,14 +14,34 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import pytest
 
 from sockscope.model.calls import Call
 from sockscope.model.events import EventFlag, Events, Section
-from sockscope.sources.syscalls.engine import EngineOptions
+from sockscope.sources.syscalls.bpf.engine import BpfEngine
+from sockscope.sources.syscalls.bpf.prerequisites import unavailable
+from sockscope.sources.syscalls.engine import Engine, EngineOptions
 from sockscope.sources.syscalls.ptrace.engine import PtraceEngine
 
 TIMEOUT_S = 15.0
+ENGINES = ("ptrace", "bpf")
+"""For tests that expect the same of both: parametrize("engine", ENGINES)."""
+
+
+@functools.cache
+def _bpf_problem() -> tuple[str, str] | None:
+    return unavailable()
+
+
+def make_engine(name: str, options: EngineOptions) -> Engine:
+    """An engine by its name; skips where it is not to be had."""
+    if name == "ptrace":
+        return PtraceEngine(options)
+    problem = _bpf_problem()
+    if problem is not None:
+        pytest.skip(f"no bpf engine: {problem[0]}")
+    return BpfEngine(options)
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -120,8 +141,9 @@ class Trace:
         launch: list[str] | None = None,
         pin: bool = True,
         port: int | None = None,
+        engine: str = "ptrace",
     ) -> None:
-        self.engine = PtraceEngine(EngineOptions(payload_bytes=64, pin=pin, port=port))
+        self.engine = make_engine(engine, EngineOptions(payload_bytes=64, pin=pin, port=port))
         self._adopting: list[int] = []
         self.tgid = 0
         self._parts: list[Events] = []
@@ -151,7 +173,10 @@ class Trace:
 
     @property
     def events(self) -> Events:
-        return Events.concat(list(self._parts))
+        """What was recorded so far, in the order of time (an engine promises none)."""
+        events = Events.concat(list(self._parts))
+        ended = np.maximum(events.records["exit_ns"], events.records["enter_ns"])
+        return Events(records=events.records[np.argsort(ended, kind="stable")], blob=events.blob)
 
     def wait_for(self, condition: Callable[[Events], bool], what: str) -> None:
         wait_until(lambda: condition(self.events), what)

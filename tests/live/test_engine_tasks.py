@@ -12,9 +12,19 @@ import pytest
 
 from sockscope.model.calls import Call
 from sockscope.model.events import Events, Section
-from tests.sources.syscalls.ptrace_support import Program, Trace, args, assert_left_alone, compile_c, ret, rows, section
+from tests.sources.syscalls.ptrace_support import (
+    ENGINES,
+    Program,
+    Trace,
+    args,
+    assert_left_alone,
+    compile_c,
+    ret,
+    rows,
+    section,
+)
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.parametrize("engine", ENGINES)]
 
 CLONE_THREAD = 0x10000
 CLONE_FILES = 0x400
@@ -32,7 +42,7 @@ def assert_introduced(events: Events) -> None:
         assert int(events.records[i]["tid"]) in known, f"{events.call(i).name} of an unknown task"
 
 
-def test_threads_before_and_after_the_attach() -> None:
+def test_threads_before_and_after_the_attach(engine: str) -> None:
     source = """
 import threading, sys, os
 go = threading.Barrier(4)
@@ -53,7 +63,7 @@ sys.stdin.readline()
 """
     with Program.python(source) as program:
         assert program.line() == "ready"
-        with Trace(attach=[program.pid]) as trace:
+        with Trace(engine=engine, attach=[program.pid]) as trace:
             program.say("go")
             while program.line() != "done":
                 pass
@@ -72,7 +82,7 @@ sys.stdin.readline()
     assert_introduced(events)
 
 
-def test_clone3_arguments_are_copied() -> None:
+def test_clone3_arguments_are_copied(engine: str) -> None:
     source = """
 import threading, sys
 sys.stdin.readline()
@@ -80,7 +90,7 @@ t = threading.Thread(target=lambda: None); t.start(); t.join()
 print("done")
 sys.stdin.readline()
 """
-    with Program.python(source) as program, Trace(attach=[program.pid]) as trace:
+    with Program.python(source) as program, Trace(engine=engine, attach=[program.pid]) as trace:
         program.say("go")
         program.line()
         events = trace.finish()
@@ -91,7 +101,7 @@ sys.stdin.readline()
     assert int.from_bytes(data[:8], "little") == args(events, rows(events, Call.task_new)[0])[2]
 
 
-def test_fork_is_followed_and_its_end_is_told() -> None:
+def test_fork_is_followed_and_its_end_is_told(engine: str) -> None:
     source = """
 import os, sys
 sys.stdin.readline()
@@ -105,7 +115,7 @@ print("done")
 sys.stdin.readline()
 """
     with Program.python(source) as program:
-        with Trace(attach=[program.pid]) as trace:
+        with Trace(engine=engine, attach=[program.pid]) as trace:
             program.say("go")
             while program.line() != "done":
                 pass
@@ -123,7 +133,7 @@ sys.stdin.readline()
     assert_introduced(events)
 
 
-def test_vfork_and_exec() -> None:
+def test_vfork_and_exec(engine: str) -> None:
     source = """
 import subprocess, sys
 sys.stdin.readline()
@@ -131,7 +141,7 @@ subprocess.run(["/bin/echo", "hello"])
 print("done")
 sys.stdin.readline()
 """
-    with Program.python(source) as program, Trace(attach=[program.pid]) as trace:
+    with Program.python(source) as program, Trace(engine=engine, attach=[program.pid]) as trace:
         program.say("go")
         while program.line() != "done":
             pass
@@ -148,7 +158,7 @@ sys.stdin.readline()
     assert_introduced(events)
 
 
-def test_exec_by_a_thread_that_is_not_the_leader(tmp_path: Path) -> None:
+def test_exec_by_a_thread_that_is_not_the_leader(engine: str, tmp_path: Path) -> None:
     program_c = """
 #include <pthread.h>
 #include <stdio.h>
@@ -163,7 +173,7 @@ int main(void) {
 }
 """
     with Program(compile_c(program_c, tmp_path)) as program:
-        with Trace(attach=[program.pid]) as trace:
+        with Trace(engine=engine, attach=[program.pid]) as trace:
             program.say("go")
             # What is left of the line goes through cat: the new program runs and reads on.
             program.say("hello")
@@ -182,7 +192,7 @@ int main(void) {
     assert_introduced(events)
 
 
-def test_many_forks_at_once_are_all_announced_first() -> None:
+def test_many_forks_at_once_are_all_announced_first(engine: str) -> None:
     source = """
 import os, sys, threading
 sys.stdin.readline()
@@ -197,7 +207,7 @@ for t in threads: t.join()
 print("done")
 sys.stdin.readline()
 """
-    with Program.python(source) as program, Trace(attach=[program.pid]) as trace:
+    with Program.python(source) as program, Trace(engine=engine, attach=[program.pid]) as trace:
         program.say("go")
         assert program.line() == "done"
         events = trace.finish()
@@ -206,17 +216,17 @@ sys.stdin.readline()
     assert_introduced(events)
 
 
-def test_a_killed_target_ends_the_batches() -> None:
+def test_a_killed_target_ends_the_batches(engine: str) -> None:
     with Program.python("import signal; print('ready'); signal.pause()") as program:
         assert program.line() == "ready"
-        with Trace(attach=[program.pid]) as trace:
+        with Trace(engine=engine, attach=[program.pid]) as trace:
             os.kill(program.pid, signal.SIGKILL)
             events = trace.join()
     (end,) = rows(events, Call.task_exit)
     assert args(events, end)[0] == signal.SIGKILL
 
 
-def test_every_connection_of_a_busy_server_is_seen() -> None:
+def test_every_connection_of_a_busy_server_is_seen(engine: str) -> None:
     source = """
 import socket, threading
 s = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -239,7 +249,7 @@ while True:
 
     with Program.python(source) as program:
         port = int(program.line())
-        with Trace(attach=[program.pid]) as trace:
+        with Trace(engine=engine, attach=[program.pid]) as trace:
             clients = [threading.Thread(target=client, args=(port,)) for _ in range(4)]
             for thread in clients:
                 thread.start()
@@ -257,7 +267,7 @@ while True:
     assert_introduced(events)
 
 
-def test_memory_is_read_anew_after_exec() -> None:
+def test_memory_is_read_anew_after_exec(engine: str) -> None:
     """The loop keeps the memory of a process open once it was read often; exec gives it another."""
     source = """
 import os, sys
@@ -265,7 +275,7 @@ sys.stdin.readline()
 for i in range(100): os.write(1, b"before\\n")
 os.execv(sys.executable, ["python", "-c", "import os\\nfor i in range(100): os.write(1, b'after\\\\n')\\ninput()"])
 """
-    with Program.python(source) as program, Trace(attach=[program.pid]) as trace:
+    with Program.python(source) as program, Trace(engine=engine, attach=[program.pid]) as trace:
         program.say("go")
         for expected in ["before"] * 100 + ["after"] * 100:
             assert program.line() == expected

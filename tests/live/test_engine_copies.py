@@ -12,15 +12,18 @@ import pytest
 from sockscope.model.calls import Call
 from sockscope.model.events import EventFlag, Events, Section
 from sockscope.model.sockaddr import decode_sockaddr
-from tests.sources.syscalls.ptrace_support import Program, Trace, args, compile_c, flags, ret, rows, section
+from tests.sources.syscalls.ptrace_support import ENGINES, Program, Trace, args, compile_c, flags, ret, rows, section
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.parametrize("engine", ENGINES)]
 
 
-def trace_python(body: str) -> tuple[Events, str]:
+def trace_python(engine: str, body: str) -> tuple[Events, str]:
     """Run Python lines under an attached trace; the events and what the program printed."""
     source = "import os, sys, socket, struct, select, array\nsys.stdin.readline()\n" + body + "\nprint('done')\n"
-    with Program.python(source + "sys.stdin.readline()\n") as program, Trace(attach=[program.pid]) as trace:
+    with (
+        Program.python(source + "sys.stdin.readline()\n") as program,
+        Trace(engine=engine, attach=[program.pid]) as trace,
+    ):
         program.say("go")
         printed = []
         while (line := program.line()) != "done":
@@ -35,14 +38,17 @@ def port_of(data: bytes) -> int:
     return address.port
 
 
-def test_addresses_of_bind_connect_accept_and_names() -> None:
-    events, printed = trace_python("""
+def test_addresses_of_bind_connect_accept_and_names(engine: str) -> None:
+    events, printed = trace_python(
+        engine,
+        """
 l = socket.socket(); l.bind(("127.0.0.1", 0)); l.listen(4)
 c = socket.socket(); c.connect(l.getsockname())
 a, peer = l.accept()
 a.getpeername()
 print(l.getsockname()[1], c.getsockname()[1])
-""")
+""",
+    )
     listener, client = map(int, printed.split())
     assert port_of(section(events, rows(events, Call.bind)[0], Section.SOCKADDR)) == 0
     assert port_of(section(events, rows(events, Call.connect)[0], Section.SOCKADDR)) == listener
@@ -52,13 +58,16 @@ print(l.getsockname()[1], c.getsockname()[1])
     assert port_of(section(events, rows(events, Call.getsockname)[0], Section.SOCKADDR)) == listener
 
 
-def test_payload_prefixes_and_what_is_cut() -> None:
-    events, _ = trace_python("""
+def test_payload_prefixes_and_what_is_cut(engine: str) -> None:
+    events, _ = trace_python(
+        engine,
+        """
 a, b = socket.socketpair()
 a.send(b"x" * 100); b.recv(200)
 os.write(a.fileno(), b"short"); os.read(b.fileno(), 10)
 os.writev(a.fileno(), [b"", b"first", b"second"]); os.readv(b.fileno(), [bytearray(3), bytearray(30)])
-""")
+""",
+    )
     send, receive = rows(events, Call.sendto)[0], rows(events, Call.recvfrom)[0]
     for row in (send, receive):
         assert section(events, row, Section.PAYLOAD) == b"x" * 64
@@ -74,13 +83,16 @@ os.writev(a.fileno(), [b"", b"first", b"second"]); os.readv(b.fileno(), [bytearr
     assert len(section(events, pair, Section.FD_PAIR)) == 8
 
 
-def test_scm_rights_are_seen_on_both_sides() -> None:
-    events, printed = trace_python("""
+def test_scm_rights_are_seen_on_both_sides(engine: str) -> None:
+    events, printed = trace_python(
+        engine,
+        """
 a, b = socket.socketpair()
 socket.send_fds(a, [b"fds"], [0, 1])
 data, fds, flags, address = socket.recv_fds(b, 10, 4)
 print(*fds)
-""")
+""",
+    )
     received = [int(word) for word in printed.split()]
     (sent,) = rows(events, Call.sendmsg)
     (got,) = rows(events, Call.recvmsg)
@@ -91,8 +103,10 @@ print(*fds)
     assert len(section(events, got, Section.MSG_FLAGS)) == 4
 
 
-def test_epoll_poll_and_select_results() -> None:
-    events, printed = trace_python("""
+def test_epoll_poll_and_select_results(engine: str) -> None:
+    events, printed = trace_python(
+        engine,
+        """
 a, b = socket.socketpair()
 a.send(b"x")
 e = select.epoll(); e.register(b, select.EPOLLIN | select.EPOLLET)
@@ -100,7 +114,8 @@ e.poll(1)
 p = select.poll(); p.register(b, select.POLLIN); p.poll(1000)
 select.select([b, 0], [a], [], 5)
 print(a.fileno(), b.fileno())
-""")
+""",
+    )
     a, b = map(int, printed.split())
     epolls = rows(events, Call.epoll_wait) + rows(events, Call.epoll_pwait)
     kind = Section.EPOLL_EVENTS if os.uname().machine == "x86_64" else Section.EPOLL_EVENTS_ALIGNED
@@ -120,8 +135,10 @@ print(a.fileno(), b.fileno())
     assert len(section(events, select_rows[0], Section.TIMEOUT)) == 16
 
 
-def test_options_ints_and_paths(tmp_path: Path) -> None:
-    events, _ = trace_python(f"""
+def test_options_ints_and_paths(engine: str, tmp_path: Path) -> None:
+    events, _ = trace_python(
+        engine,
+        f"""
 import fcntl, mmap, termios
 s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 s.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
@@ -134,7 +151,8 @@ f = open({str(tmp_path / "f")!r}, "r+b")
 shared = mmap.mmap(f.fileno(), 4096)
 private = mmap.mmap(-1, 4096)
 os.unlink({str(tmp_path / "f")!r})
-""")
+""",
+    )
     options = rows(events, Call.setsockopt)
     assert section(events, options[0], Section.OPTION) == struct.pack("i", 1)
     assert section(events, options[1], Section.OPTION) == struct.pack("ii", 1, 0)
@@ -150,7 +168,7 @@ os.unlink({str(tmp_path / "f")!r})
     assert str(tmp_path / "f").encode() in unlinked
 
 
-def test_many_messages_and_bad_pointers(tmp_path: Path) -> None:
+def test_many_messages_and_bad_pointers(engine: str, tmp_path: Path) -> None:
     source = """
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -177,7 +195,7 @@ int main(void) {
     pause();
 }
 """
-    with Program(compile_c(source, tmp_path, "-w")) as program, Trace(attach=[program.pid]) as trace:
+    with Program(compile_c(source, tmp_path, "-w")) as program, Trace(engine=engine, attach=[program.pid]) as trace:
         program.say("go")
         assert program.line() == "done"
         events = trace.finish()
