@@ -37,6 +37,7 @@ def rehearsals(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     for item in request.session.items:
         if item.path == request.path and isinstance(item, pytest.Function) and hasattr(item, "callspec"):
             case = item.callspec.params["case"]
+            assert isinstance(case, Case)
             wanted += under_each_engine(case) if item.function is test_engines_agree else [case]
     if bpf_problem() is not None:
         wanted = [case for case in wanted if case.engine is not EngineChoice.BPF]

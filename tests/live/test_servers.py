@@ -15,9 +15,10 @@ from sockscope.model.connections import Connection, Role
 from sockscope.model.findings import Severity
 from sockscope.model.report import Report
 from sockscope.pipeline.analyze import load_session, make_report
-from sockscope.pipeline.options import RecordOptions
+from sockscope.pipeline.options import EngineChoice, RecordOptions
 from sockscope.pipeline.record import Watcher, record
 from tests.live import servers
+from tests.live.engines import BOTH, need
 
 pytestmark = [pytest.mark.server, pytest.mark.live, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -74,7 +75,7 @@ def assert_sound(report: Report) -> None:
         if f.severity > Severity.INFO
     ]
     assert not loud, "\n".join(loud)
-    assert report.info.syscalls.lost_count == 0
+    assert not report.info.syscalls.lost_count, report.info.syscalls.lost
     assert report.info.packets.lost_count == 0
 
 
@@ -100,13 +101,15 @@ def assert_untouched(pid: int, masks: dict[int, list[int]]) -> None:
             assert process.cpu_affinity() == masks[process.pid]
 
 
+@pytest.mark.parametrize("engine", BOTH)
 @pytest.mark.parametrize("name", servers.SERVERS)
-def test_attach(name: str, tmp_path: Path) -> None:
+def test_attach(name: str, engine: EngineChoice, tmp_path: Path) -> None:
+    need(engine)
     server = servers.SERVERS[name](tmp_path)
     with servers.running(server) as pid:
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
         masks = {p.pid: p.cpu_affinity() for p in family}
-        report, made = watch(RecordOptions(pids=(pid,)), server, tmp_path / "rec")
+        report, made = watch(RecordOptions(pids=(pid,), engine=engine), server, tmp_path / "rec")
         assert_untouched(pid, masks)
         if name != "redis":
             assert servers.curl_many(server.port, 1) == [200]
@@ -114,27 +117,33 @@ def test_attach(name: str, tmp_path: Path) -> None:
     assert_complete(report, server, made)
 
 
+@pytest.mark.parametrize("engine", BOTH)
 @pytest.mark.parametrize("name", servers.SERVERS)
-def test_diagnose_by_port(name: str, tmp_path: Path) -> None:
+def test_diagnose_by_port(name: str, engine: EngineChoice, tmp_path: Path) -> None:
+    need(engine)
     server = servers.SERVERS[name](tmp_path)
     with servers.running(server):
-        report, made = watch(RecordOptions(port=server.port), server, tmp_path / "rec")
+        report, made = watch(RecordOptions(port=server.port, engine=engine), server, tmp_path / "rec")
     assert_sound(report)
     assert_complete(report, server, made)
 
 
+@pytest.mark.parametrize("engine", BOTH)
 @pytest.mark.parametrize("name", servers.SERVERS)
-def test_run(name: str, tmp_path: Path) -> None:
+def test_run(name: str, engine: EngineChoice, tmp_path: Path) -> None:
     """From the first syscall to a graceful stop: the engine ends what it launched by SIGTERM."""
+    need(engine)
     server = servers.SERVERS[name](tmp_path)
     with servers.running(server.behind[0]) if server.behind else contextlib.nullcontext():
-        report, made = watch(RecordOptions(command=server.command), server, tmp_path / "rec")
+        report, made = watch(RecordOptions(command=server.command, engine=engine), server, tmp_path / "rec")
     assert_sound(report)
     assert_complete(report, server, made)
 
 
-def test_flask_lesson(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", BOTH)
+def test_flask_lesson(engine: EngineChoice, tmp_path: Path) -> None:
     """Attach at rest, then two pages, one a 404: idle polling and its period, accept4, the thread, recv, each send."""
+    need(engine)
     server = servers.flask(tmp_path)
     with servers.running(server) as pid:
         watcher = Watcher()
@@ -146,7 +155,7 @@ def test_flask_lesson(tmp_path: Path) -> None:
             watcher.stop.set()
 
         watcher.on_ready = lambda tgids, seed: threading.Thread(target=act, daemon=True).start()
-        record(RecordOptions(pids=(pid,)), tmp_path / "rec", watcher)
+        record(RecordOptions(pids=(pid,), engine=engine), tmp_path / "rec", watcher)
     report = make_report(load_session(tmp_path / "rec"))
     assert_sound(report)
     assert any("poll" in line and "500 ms" in line for line in report.idle_words), report.idle_words
