@@ -97,7 +97,9 @@ class Libbpf:
         self._vsnprintf.argtypes = (c_void_p, c_size_t, c_char_p, c_void_p)
         prototype = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
         self._callback = prototype(self._print)  # libbpf keeps its address
-        self.c.libbpf_set_print(ctypes.cast(self._callback, c_void_p))
+        self._lock = threading.Lock()
+        self._hearing = 0
+        self.c.libbpf_set_print(None)
 
     def _print(self, level: int, text: bytes, arguments: int) -> int:
         lines = getattr(self._heard, "lines", None)
@@ -114,14 +116,24 @@ class Libbpf:
 
     @contextlib.contextmanager
     def heard(self) -> Iterator[list[str]]:
-        """What libbpf says in this thread meanwhile, line by line (nothing of it reaches stderr)."""
+        """What libbpf says in this thread meanwhile, line by line; otherwise it is mute.
+
+        Dear where other threads run Python: each word needs the GIL, and loading makes some fifty of them.
+        """
         before = getattr(self._heard, "lines", None)
         lines: list[str] = []
         self._heard.lines = lines
+        self._listen(1)
         try:
             yield lines
         finally:
+            self._listen(-1)
             self._heard.lines = before
+
+    def _listen(self, change: int) -> None:
+        with self._lock:
+            self._hearing += change
+            self.c.libbpf_set_print(ctypes.cast(self._callback, c_void_p) if self._hearing else None)
 
 
 @functools.cache

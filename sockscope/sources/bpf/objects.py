@@ -7,6 +7,7 @@ import errno
 import functools
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import cast
@@ -92,11 +93,8 @@ class BpfObject:
         self._path = path
         self._libbpf: Libbpf = library()
         self._c = self._libbpf.c
-        with self._libbpf.heard() as lines:
-            self._object = self._c.bpf_object__open_file(os.fsencode(path), None)
-            code = ctypes.get_errno()
-        if not self._object:
-            raise refused(f"open {path.name}", code, lines)
+        self._settings: list[Callable[[], object]] = []
+        self._reopen()
 
     def __enter__(self) -> BpfObject:
         return self
@@ -123,18 +121,20 @@ class BpfObject:
             ValueError: it would reach over the section's end.
             KeyError: the object has no .rodata.
         """
-        address, size = self._initial(".rodata")
+        size = self._initial(".rodata")[1]
         if at < 0 or at + len(data) > size:
             raise ValueError(f".rodata has {size} bytes, not {at + len(data)}")
-        ctypes.memmove(address + at, data, len(data))
+        self._set(lambda: ctypes.memmove(self._initial(".rodata")[0] + at, data, len(data)))
 
     def set_max_entries(self, map_name: str, count: int) -> None:
         """Size of a map: entries, for a ring buffer bytes (a power of two of whole pages)."""
-        self._check(self._c.bpf_map__set_max_entries(self._map(map_name), count), f"size the map {map_name}")
+        what = f"size the map {map_name}"
+        self._set(lambda: self._check(self._c.bpf_map__set_max_entries(self._map(map_name), count), what))
 
     def skip(self, program: str) -> None:
         """Leave a program out of `load`."""
-        self._check(self._c.bpf_program__set_autoload(self._program(program), False), f"skip {program}")
+        what = f"skip {program}"
+        self._set(lambda: self._check(self._c.bpf_program__set_autoload(self._program(program), False), what))
 
     def program_names(self) -> list[str]:
         """All of the object's programs, in its order."""
@@ -158,6 +158,12 @@ class BpfObject:
         if self._types is not None:
             self._types.close()
             self._types = None
+        if self._c.bpf_object__load(self._open) == 0:
+            return
+        # Once more from the start, to hear why: an object is loaded once, and hearing costs where all is well.
+        self._reopen()
+        for setting in self._settings:
+            setting()
         with self._libbpf.heard() as lines:
             result = self._c.bpf_object__load(self._open)
         if result < 0:
@@ -302,6 +308,20 @@ class BpfObject:
         if self._object is None:
             raise ValueError(f"{self._path.name} is closed")
         return self._object
+
+    def _reopen(self) -> None:
+        before, self._object = self._object, None
+        if before:
+            self._c.bpf_object__close(before)
+        with self._libbpf.heard() as lines:
+            self._object = self._c.bpf_object__open_file(os.fsencode(self._path), None)
+            code = ctypes.get_errno()
+        if not self._object:
+            raise refused(f"open {self._path.name}", code, lines)
+
+    def _set(self, setting: Callable[[], object]) -> None:
+        setting()
+        self._settings.append(setting)
 
     def _programs(self) -> list[int]:
         found: list[int] = []
