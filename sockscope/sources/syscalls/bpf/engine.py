@@ -18,11 +18,12 @@ from sockscope.model.events import Events
 from sockscope.model.info import SyscallCoverage
 from sockscope.sources.syscalls import preflight
 from sockscope.sources.syscalls.abi import abi_of
-from sockscope.sources.syscalls.bpf import execs
+from sockscope.sources.syscalls.bpf import execs, inflight
 from sockscope.sources.syscalls.bpf.decode import decode
 from sockscope.sources.syscalls.bpf.launch import Child
 from sockscope.sources.syscalls.bpf.layout import Ring
 from sockscope.sources.syscalls.bpf.programs import Programs
+from sockscope.sources.syscalls.copy_plan import plans_of
 from sockscope.sources.syscalls.engine import Batch, EngineOptions
 
 RING_BYTES: Mapping[Ring, int] = MappingProxyType({Ring.SMALL: 64 << 20, Ring.MEDIUM: 16 << 20, Ring.LARGE: 16 << 20})
@@ -145,6 +146,7 @@ class BpfEngine:
             BpfRefusedError: the kernel refuses what it allowed before.
         """
         programs = self._started()
+        abi = abi_of(preflight.check_machine())
         if self._child is not None:
             self._child.go()
         complete_ns = before = self._began_ns
@@ -163,6 +165,8 @@ class BpfEngine:
                 complete_ns = before
             before = started
             self._react(programs, events)
+            if over:
+                events = inflight.add_inputs(events, plans_of(abi), self._options.payload_bytes)
             yield Batch(events=events, complete_ns=TIME_MAX_NS if over else complete_ns)
             if not over:
                 pause = min(PERIOD_S, max(pause, PERIOD_MIN_S) * FILL_WANTED / fill) if fill else PERIOD_S
