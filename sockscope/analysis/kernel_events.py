@@ -40,12 +40,13 @@ _BLOB = np.dtype(
 """SOCKADDR and PEER, each a header of 8 bytes and a struct sockaddr_in6 (ipv6(7))."""
 
 
-def decode_kernel_events(events: Events) -> npt.NDArray[np.void]:
-    """All kernel events, in order of time: shape (k,), KERNEL_EVENT_DTYPE.
+def decode_kernel_events(events: Events, rows: Ids | None = None) -> npt.NDArray[np.void]:
+    """Kernel events (all, or those rows), in order of time: shape (k,), KERNEL_EVENT_DTYPE.
 
     One without both addresses (cut off, or damaged) keeps its cookie and has zeros for addresses.
     """
-    rows = np.flatnonzero(IS_KERNEL[events.records["call"]])
+    if rows is None:
+        rows = np.flatnonzero(IS_KERNEL[events.records["call"]])
     told = np.zeros(len(rows), KERNEL_EVENT_DTYPE)
     if not len(rows):
         return told

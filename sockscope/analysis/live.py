@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from sockscope.analysis.control import by_call
 from sockscope.analysis.describe import describe_view
 from sockscope.analysis.describe_view import View
 from sockscope.analysis.describe_words import words_of
 from sockscope.analysis.http1 import Http1State
+from sockscope.analysis.live_kernel import KernelLines, in_their_places, kernel_rows
 from sockscope.analysis.live_names import Names
 from sockscope.analysis.order import replay_order
 from sockscope.analysis.replay import Replay
@@ -63,6 +66,7 @@ class LiveNarrator:
         self._held = Events.empty()
         self._http: dict[int, Http1State] = {}
         self._runs: dict[int, _Run] = {}
+        self._kernel = KernelLines()
         self._next_id = 0
         self._first_ns = -1
 
@@ -80,22 +84,24 @@ class LiveNarrator:
         pending = Events.concat([self._held, events]) if len(self._held) else events
         order, effective = replay_order(pending)
         ripe = effective[order] <= complete_ns
-        self._held = subset(pending, order[~ripe])
-        return self._tell(pending, order[ripe], effective, max_lines)
+        told = kernel_rows(pending)
+        due = effective[told] <= complete_ns
+        self._held = subset(pending, np.concatenate([order[~ripe], told[~due]]))
+        return self._tell(pending, order[ripe], told[due], effective, max_lines)
 
     def finish(self, *, max_lines: int = 200) -> LiveBatch:
         """What was held back, and the repetitions not yet told."""
         pending, self._held = self._held, Events.empty()
         order, effective = replay_order(pending)
-        told = self._tell(pending, order, effective, max_lines)
+        told = self._tell(pending, order, kernel_rows(pending), effective, max_lines)
         rest = [line for run in self._runs.values() if (line := _again(run)) is not None]
         self._runs.clear()
         lines = sorted([*told.lines, *rest], key=lambda line: line.time_ns)
         return LiveBatch(lines=tuple(lines), left_out_count=told.left_out_count)
 
-    def _tell(self, events: Events, order: Ids, effective: Ids, max_lines: int) -> LiveBatch:
+    def _tell(self, events: Events, order: Ids, told: Ids, effective: Ids, max_lines: int) -> LiveBatch:
         if not len(order):
-            return LiveBatch()
+            return LiveBatch(lines=tuple(self._kernel.lines(events, told)))
         self._replay.feed(events, order, effective_ns=effective, first_id=self._next_id)
         self._next_id += len(events)
         self._names.update()
@@ -110,6 +116,7 @@ class LiveNarrator:
             looked_at += 1
             lines.extend(self._lines(View.of(events, row), int(effective[row])))
         self._forget()
+        lines = in_their_places(lines, self._kernel.lines(events, told))
         return LiveBatch(lines=tuple(lines), left_out_count=len(shown) - looked_at)
 
     def _lines(self, view: View, effective_ns: int) -> list[LiveLine]:
@@ -159,6 +166,8 @@ class LiveNarrator:
 
     def _line(self, view: View, file: OpenFile | None) -> LiveLine:
         label = self._label(file)
+        if label:
+            self._kernel.saw(label)
         state = self._http.setdefault(file.id, Http1State()) if file is not None and label else None
         process = self._replay.processes.get(view.tgid)
         return LiveLine(

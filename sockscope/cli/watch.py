@@ -46,6 +46,7 @@ def watch(
     from sockscope.pipeline.record import record
 
     with recording_folder(keep) as folder, _stopping(watcher, launched=bool(options.command)):
+        watcher.on_note = _say_note
         if show_progress and sys.stderr.isatty():
             watcher.on_progress = _progress_line(options)
         elif show_progress:
@@ -99,6 +100,10 @@ def _stopping(watcher: Watcher, *, launched: bool) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _say_note(note: str) -> None:
+    print(f"sockscope: {note}", file=sys.stderr, flush=True)
+
+
 def _say_when_ready(tgids: tuple[int, ...], seed: Seed) -> None:
     """For scripts: from this line on everything is seen."""
     many = "process" if len(tgids) == 1 else "processes"
@@ -113,7 +118,7 @@ def _progress_line(options: RecordOptions) -> Callable[[Progress], None]:
         processes = "1 process" if progress.process_count == 1 else f"{progress.process_count} processes"
         print(
             f"\r\x1b[Ksockscope: watching {processes}: {progress.elapsed_s:.0f}{total},"
-            f" {progress.event_count} syscalls{lost}, {progress.snapshot_count} snapshots",
+            f" {progress.event_count} events{lost}, {progress.snapshot_count} snapshots",
             end="",
             file=sys.stderr,
             flush=True,

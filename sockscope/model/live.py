@@ -11,6 +11,7 @@ class LineKind(StrEnum):
     SOCKET = "socket"  # a call on a listener, or on a socket that is not connected
     WAIT = "wait"
     TASK = "task"  # threads and processes: begun, ended, signalled
+    KERNEL = "kernel"  # what the kernel did to a connection, whoever ran then: tgid and tid are 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

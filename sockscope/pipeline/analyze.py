@@ -11,13 +11,14 @@ import numpy as np
 
 from sockscope.analysis.build import build_session
 from sockscope.analysis.idle import idle_words
+from sockscope.analysis.kernel_story import Stories, coverage
 from sockscope.analysis.session import Session
 from sockscope.analysis.summary import summarise_all
 from sockscope.analysis.timeline import Timelines
 from sockscope.errors import UsageError
 from sockscope.findings.run import run_rules
 from sockscope.model.calls import Call
-from sockscope.model.events import Events, Unassigned
+from sockscope.model.events import EventFlag, Events, Unassigned
 from sockscope.model.findings import Finding
 from sockscope.model.info import PacketCoverage, SessionInfo, Target
 from sockscope.model.packets import Packets
@@ -69,16 +70,24 @@ def load_session(
             notes.append(f"{path.name}: {capture.damage}")
         notes += [f"{path.name}: {note}" for note in capture.notes]
     known = replace(known, notes=tuple(notes), packets=coverage)
-    known = replace(known, notes=(*known.notes, *_io_uring_notes(data.events, data.seed)))
+    known = replace(known, notes=(*known.notes, *_io_uring_notes(known.syscalls.engine, data.events, data.seed)))
     return build_session(info=known, seed=data.seed, events=data.events, packets=packets, sockets=data.sockets)
 
 
-def _io_uring_notes(events: Events, seed: Seed) -> list[str]:
+def _io_uring_notes(engine: str, events: Events, seed: Seed) -> list[str]:
     """What goes through an io_uring is no syscall: silence about it would be a claim."""
     calls = events.records["call"]
     used = np.unique(events.records["tgid"][(calls == Call.io_uring_setup) | (calls == Call.io_uring_enter)]).tolist()
     tgids = sorted({*used, *np.unique(seed.fds["tgid"][seed.fds["kind"] == FileKind.IO_URING]).tolist()})
-    return [f"process {tgid} uses io_uring: reads and writes through it are not seen" for tgid in tgids]
+    ringed = events.records["flags"] & EventFlag.URING != 0
+    seen = set(np.unique(events.records["tgid"][ringed]).tolist())
+    by_engine = f"{engine} engine" if engine else "engine"
+    return [
+        f"process {tgid} uses io_uring: seen through the {by_engine}"
+        if tgid in seen
+        else f"process {tgid} uses io_uring: that passes system calls by, so what goes through it is not seen"
+        for tgid in sorted({*tgids, *seen})
+    ]
 
 
 def _session_of_capture(path: Path, ports: Sequence[int]) -> Session:
@@ -124,6 +133,8 @@ def make_report(session: Session, choice: RuleChoice | None = None) -> Report:
         timelines=Timelines(session),
         unassigned=_unassigned(session),
         idle_words=idle_words(session),
+        kernel=coverage(session),
+        kernel_stories=Stories(session),
     )
 
 
@@ -132,11 +143,18 @@ def _rows(session: Session, findings: Sequence[Finding]) -> tuple[ConnectionRow,
     for index, finding in enumerate(findings):
         for connection in finding.connections:
             found.setdefault(connection, []).append(index)
-    bounds = session.events_of_all()[1]
+    events, bounds = session.events_of_all()
+    ringed = session.events.records["flags"][events] & EventFlag.URING != 0
+    uring_counts = np.diff(np.append(0, np.cumsum(ringed))[bounds]).tolist()
     packet_counts = np.diff(session.packets_of_flows()[1]).tolist()
     rows = []
-    for each, processes, event_count, summary in zip(
-        session.connections, _processes(session), np.diff(bounds).tolist(), summarise_all(session), strict=True
+    for each, processes, event_count, uring_count, summary in zip(
+        session.connections,
+        _processes(session),
+        np.diff(bounds).tolist(),
+        uring_counts,
+        summarise_all(session),
+        strict=True,
     ):
         rows.append(
             ConnectionRow(
@@ -146,6 +164,7 @@ def _rows(session: Session, findings: Sequence[Finding]) -> tuple[ConnectionRow,
                 packet_count=packet_counts[each.flow] if each.flow >= 0 else 0,
                 finding_indexes=tuple(found.get(each.id, ())),
                 summary=summary,
+                uring_count=uring_count,
             )
         )
     return tuple(rows)
@@ -171,5 +190,5 @@ def _unassigned(session: Session) -> dict[str, int]:
     return {
         Unassigned(reason).name.lower().replace("_", " "): count
         for reason, count in zip(reasons.tolist(), counts.tolist(), strict=True)
-        if reason != Unassigned.ASSIGNED
+        if reason not in (Unassigned.ASSIGNED, Unassigned.KERNEL_EVENT)
     }

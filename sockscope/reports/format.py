@@ -11,6 +11,7 @@ from sockscope.model.connections import Connection, Protocol, Role
 from sockscope.model.descriptors import Process
 from sockscope.model.findings import Evidence, Finding, Severity, Source
 from sockscope.model.info import SessionInfo
+from sockscope.model.kernel import KernelCoverage
 from sockscope.model.report import ConnectionRow, Lane, Report, TimelineItem
 from sockscope.model.tcp import TcpState
 
@@ -193,8 +194,12 @@ def coverage_lines(report: Report) -> list[Line]:
     taken = info.sockets.snapshot_count
     if taken:
         lines.append(Line(name="sockets", text=f"{counted(taken, 'snapshot')} of the kernel's states"))
+    elif report.kernel.count:
+        lines.append(Line(name="sockets", text="no snapshots"))
     else:
         lines.append(Line(name="sockets", text="no snapshots", doubt=True))
+    if report.kernel.count:
+        lines.append(Line(name="kernel", text=_told(report.kernel)))
     if packets.available:
         skew = abs(info.clock_skew_ns)
         text = f"syscalls and packets {f'are {duration(skew)} apart' if skew else 'agree'}"
@@ -206,6 +211,14 @@ def coverage_lines(report: Report) -> list[Line]:
         lines.append(Line(name="recording", text="cut off before its end; this is what was written", doubt=True))
     lines.extend(Line(name="note", text=note, doubt=True) for note in info.notes)
     return lines
+
+
+def _told(kernel: KernelCoverage) -> str:
+    parts = [counted(kernel.state_change_count, "state change")]
+    parts += [counted(kernel.retransmit_count, "retransmission")] if kernel.retransmit_count else []
+    parts += [counted(kernel.reset_count, "reset")] if kernel.reset_count else []
+    others = f"; {number(kernel.unassigned_count)} of other sockets" if kernel.unassigned_count else ""
+    return f"told {', '.join(parts)} as they happened{others}"
 
 
 def skip_groups(report: Report) -> list[tuple[str, list[str]]]:

@@ -26,7 +26,8 @@ LANES = {Lane.WIRE: 0, Lane.KERNEL: 1, Lane.SYSCALL: 2}
 Columns: TypeAlias = dict[str, list[int]]
 Timeline: TypeAlias = list[list[int]]
 """Eight columns: time since the item before (ns; the first since the session's start), duration (ns, -1 open),
-lane, actor, name, text, words (string indexes), and bits: 1 failed, 2 evidence, 4 primary evidence."""
+lane, actor, name, text, words (string indexes), and bits: 1 failed, 2 evidence, 4 primary evidence, 8 told by the
+kernel at that moment (other states are as of a snapshot), 16 not a state but a mark in the state lane."""
 
 
 class PageData(TypedDict):
@@ -166,7 +167,7 @@ def _with_evidence(items: Sequence[TimelineItem], facts: Sequence[Evidence]) -> 
 def _timeline(items: Sequence[TimelineItem], facts: Sequence[Evidence], report: Report, strings: Strings) -> Timeline:
     before = [report.info.started_ns, *(item.time_ns for item in items)]
     said = [item.words for item in items]
-    bits = [int(item.failed) for item in items]
+    bits = [int(item.failed) | 8 * item.exact | 16 * item.is_mark for item in items]
     if facts:
         primaries = {(f.evidence[0].source, f.evidence[0].ref) for f in report.findings if f.evidence}
         for index, number in words.evidence_marks(items, facts).items():

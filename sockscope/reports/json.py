@@ -47,7 +47,7 @@ def _document(report: Report) -> Json:
         },
         "coverage": _coverage(report),
         "processes": [_process(p, info) for p in report.processes],
-        "connections": [_connection(row, info) for row in report.connections],
+        "connections": [{**_connection(row, info), **_told(row, report)} for row in report.connections],
         "findings": [_finding(f, info) for f in report.findings],
         "skipped": [{"rule": s.rule, "reason": s.reason} for s in report.skipped],
     }
@@ -67,6 +67,12 @@ def _coverage(report: Report) -> Json:
             "lost": info.packets.lost_count,
         },
         "sockets": {"snapshots": info.sockets.snapshot_count},
+        "kernel": {
+            "state_changes": report.kernel.state_change_count,
+            "retransmits": report.kernel.retransmit_count,
+            "resets": report.kernel.reset_count,
+            "unassigned": report.kernel.unassigned_count,
+        },
         "clock_skew_ns": info.clock_skew_ns,
         "unassigned": dict(report.unassigned),
         "complete": info.complete,
@@ -87,7 +93,7 @@ def _process(process: Process, info: SessionInfo) -> Json:
     }
 
 
-def _connection(row: ConnectionRow, info: SessionInfo) -> Json:
+def _connection(row: ConnectionRow, info: SessionInfo) -> dict[str, Json]:
     connection = row.connection
     return {
         "id": connection.id,
@@ -106,8 +112,24 @@ def _connection(row: ConnectionRow, info: SessionInfo) -> Json:
         "never_accepted": connection.never_accepted,
         "owners": [{"tgid": tgid, "fd": fd} for tgid, fd in connection.owners],
         "events": row.event_count,
+        "io_uring_events": row.uring_count,
         "packets": row.packet_count,
         "summary": row.summary,
+    }
+
+
+def _told(row: ConnectionRow, report: Report) -> dict[str, Json]:
+    """What the kernel told of the connection; nulls where it was not heard at all."""
+    if not report.kernel.count:
+        return {"state_changes": None, "retransmits": None, "resets": None}
+    story, began = report.kernel_stories(row.connection.id), report.info.started_ns
+    return {
+        "state_changes": [
+            {"time_ns": change.time_ns - began, "from": change.before.name, "to": change.after.name}
+            for change in story.state_changes
+        ],
+        "retransmits": story.retransmit_count,
+        "resets": [{"time_ns": reset.time_ns - began, "sent": reset.sent} for reset in story.resets],
     }
 
 

@@ -13,7 +13,13 @@ from sockscope.reports.escape import safe
 from sockscope.reports.format import counted, duration
 
 _CONNECTION_STYLES = ("cyan", "green", "magenta", "blue", "yellow", "bright_cyan", "bright_green", "bright_magenta")
-_KIND_STYLES = {LineKind.WAIT: "dim", LineKind.TASK: "bold", LineKind.SOCKET: "", LineKind.CONNECTION: ""}
+_KIND_STYLES = {
+    LineKind.WAIT: "dim",
+    LineKind.TASK: "bold",
+    LineKind.SOCKET: "",
+    LineKind.CONNECTION: "",
+    LineKind.KERNEL: "bold",
+}
 _LONG_NS = 1_000_000
 """Calls that took longer say how long."""
 
@@ -49,6 +55,8 @@ def line_text(line: LiveLine, started_ns: int) -> Text:
     style = _KIND_STYLES[line.kind]
     text = Text(f"{(line.time_ns - started_ns) / 1e9:+11.6f} ", style="dim")
     who = f"{line.comm}[{line.tgid}]" if line.tid == line.tgid else f"{line.comm}[{line.tgid}/{line.tid}]"
+    if line.kind is LineKind.KERNEL:
+        who = line.comm
     text.append(f"{safe(who)} ", style="not dim")
     if line.connection:
         text.append(f"{safe(line.connection)} ", style=f"not dim {_colour(line.connection)}")

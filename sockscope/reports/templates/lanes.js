@@ -72,8 +72,9 @@ function createLanes(host, onSelect) {
       root.append(svg('line', { class: 'cursor', x1: at, x2: at, y1: AXIS_PX, y2: height - 10 }));
     }
     const taken = new Map();
-    const states = events.filter((e) => e.lane === 1);
-    for (const event of events) {
+    const states = events.filter((e) => e.lane === 1 && !e.mark);
+    // Marks lie on the bars.
+    for (const event of [...events.filter((e) => !e.mark), ...events.filter((e) => e.mark)]) {
       const next = event.lane === 1 ? states[states.indexOf(event) + 1] : undefined;
       const node = drawEvent(event, left, width, taken, next);
       if (node) root.append(node);
@@ -103,9 +104,9 @@ function createLanes(host, onSelect) {
     const lane = laneOf(event);
     const start = x(event.time);
     let end = event.duration < 0 ? x(scale.times[scale.times.length - 1]) : x(event.time + event.duration);
-    if (event.lane === 1) end = x(next ? next.time : scale.times[scale.times.length - 1]);
+    if (event.lane === 1 && !event.mark) end = x(next ? next.time : scale.times[scale.times.length - 1]);
     if (Math.max(end, start + 12) < left || start > width) return null;
-    const kinds = ['event', event.lane === 0 ? (event.actor === '->' ? 'out' : 'in') : event.lane === 1 ? `state ${stateClass(event.name)}` : 'call'];
+    const kinds = ['event', event.lane === 0 ? (event.actor === '->' ? 'out' : 'in') : event.mark ? 'happened' : event.lane === 1 ? `state ${event.exact ? 'exact' : 'sampled'} ${stateClass(event.name)}` : 'call'];
     if (event.failed) kinds.push('failed');
     if (event.index === selected) kinds.push('selected');
     if (event.lane === 2 && event.duration > 1e6) kinds.push('waits');
@@ -123,7 +124,13 @@ function createLanes(host, onSelect) {
       group.append(svg('path', { class: 'mark', d: shape }));
       if (event.evidence) group.append(svg('circle', { class: 'evidence', cx: start + 5.5, cy: y, r: 11 }));
       label(group, taken, start, event.name, [y - 10, y + 17]);
+    } else if (event.mark) {
+      const middle = lane.top + lane.height / 2;
+      group.append(svg('path', { class: 'mark', d: `M${start} ${lane.top + 2} L${start + 6} ${middle} L${start} ${lane.top + lane.height - 2} L${start - 6} ${middle} Z` }));
+      if (event.evidence) group.append(svg('circle', { class: 'evidence', cx: start, cy: middle, r: 13 }));
     } else if (event.lane === 1) {
+      // What the kernel told begins where it is drawn; what a snapshot showed began some time before.
+      if (event.exact && start >= left) group.append(svg('line', { class: 'edge', x1: start, x2: start, y1: lane.top + 2, y2: lane.top + lane.height - 2 }));
       group.append(svg('rect', { class: 'mark', x: seen, y: lane.top + 7, width: Math.max(4, end - seen), height: lane.height - 14, rx: 4 }));
       if (event.evidence) group.append(svg('rect', { class: 'evidence', x: seen, y: lane.top + 5, width: Math.max(4, end - seen), height: lane.height - 10, rx: 5 }));
       if (end - seen > event.name.length * GLYPH_PX + 10) group.append(svg('text', { class: 'label', x: seen + 7, y: lane.top + lane.height / 2 + 4 }, event.name));

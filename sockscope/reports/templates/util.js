@@ -61,6 +61,7 @@ function readData() {
         index, time: at, duration: durations[index], lane: lanes[index], actor: text[actors[index]],
         name: text[names[index]], text: text[texts[index]], words: text[meanings[index]],
         failed: (bits[index] & 1) > 0, evidence: (bits[index] & 2) > 0, primary: (bits[index] & 4) > 0,
+        exact: (bits[index] & 8) > 0, mark: (bits[index] & 16) > 0,
       };
     });
   }
