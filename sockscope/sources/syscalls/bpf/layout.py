@@ -120,7 +120,8 @@ SHARED_DTYPE = np.dtype(
         ("not_followed", "<u8"),  # threads and processes that could not become targets: no memory
         ("foreign", "<u8"),  # processes with 32-bit calls
         ("uring_lost", "<u8"),  # io_uring requests whose submission could not be remembered
-        ("reserved", "<u8", (4,)),
+        ("uring_fixed", "<u8"),  # io_uring requests that name registered files: told with fd -1
+        ("reserved", "<u8", (3,)),
     ]
 )
 """112 bytes. Programs add atomically; nothing is ever reset."""

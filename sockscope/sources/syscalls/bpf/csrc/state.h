@@ -43,7 +43,7 @@ enum { MODE_SEED = 0, MODE_SEED_SILENT, MODE_FINISH };
 struct shared {
     u32 mode, pid_level;
     s64 followed;
-    u64 seeded, adopted, dropped[3], not_followed, foreign, uring_lost, reserved[4];
+    u64 seeded, adopted, dropped[3], not_followed, foreign, uring_lost, uring_fixed, reserved[3];
 };
 _Static_assert(sizeof(struct shared) == 112, "SHARED_DTYPE");
 
@@ -154,11 +154,10 @@ INLINE struct small_record *small_begin(void)
 /* Never wakes the reader: it comes by itself. */
 INLINE void small_end(struct small_record *r) { bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP); }
 
-/* A section header within a record's blob. `to` is 8-byte aligned only where the sections before it are. */
-INLINE void section_at(u8 *to, u8 kind, u8 error, u32 bytes)
+/* A section header. `to` need not be aligned: both architectures store unaligned words. */
+INLINE void section_at(u8 *to, u32 kind, u32 error, u32 bytes)
 {
-    struct section s = {kind, error, 0, bytes};
-    __builtin_memcpy(to, &s, sizeof s);
+    *(u64 *)to = kind | error << 8 | (u64)bytes << 32;
 }
 
 /* A task or kernel event: enter_ns == exit_ns, no blob yet. */
