@@ -220,12 +220,13 @@ class BpfEngine:
         """All that can be read, how full the fullest ring was, and whether something is hidden still."""
         parts: list[Events] = []
         fill, cut = 0.0, False
-        for ring in programs.rings:
+        # Task events are small ones. Read last, they are there for whatever was read of the others; told first.
+        for ring in reversed(programs.rings):
             window = ring.window()
             fill = max(fill, window.fill)
             cut |= window.cut
             if len(window.slots):
-                parts.append(decode(window))
+                parts.insert(0, decode(window))
                 ring.advance(window)
         events = execs.name_programs(Events.concat(parts))
         self._event_count += len(events)

@@ -51,9 +51,8 @@ class Programs:
         self._attached = sorted(names - layout.ITERATORS)
         self._shared = np.frombuffer(loaded.map_memory(layout.SHARED_MAP), layout.SHARED_DTYPE, 1)
         loaded.run_iterator(Program.WHO)
-        self.rings = [
-            RingReader(loaded.map_fd(ring), size, layout.slot_dtype(ring)) for ring, size in ring_bytes.items()
-        ]
+        self.rings = [RingReader(loaded.map_fd(ring), ring_bytes[ring], layout.slot_dtype(ring)) for ring in Ring]
+        """Small, medium, large."""
         self._missed_before = loaded.missed_count()
         self._closed = False
         self._missed = 0
