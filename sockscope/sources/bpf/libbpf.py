@@ -35,7 +35,7 @@ _VA_LIST_BYTES = 32  # aarch64; x86_64: 24
 _PROTOTYPES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "libbpf_set_print": (c_void_p, (c_void_p,)),
     "libbpf_num_possible_cpus": (c_int, ()),
-    "bpf_object__open_file": (c_void_p, (c_char_p, c_void_p)),
+    "bpf_object__open_mem": (c_void_p, (c_void_p, c_size_t, c_void_p)),
     "bpf_object__load": (c_int, (c_void_p,)),
     "bpf_object__close": (None, (c_void_p,)),
     "bpf_object__next_program": (c_void_p, (c_void_p, c_void_p)),

@@ -21,6 +21,12 @@ _INFO_BYTES = 256
 _RECURSION_MISSES = slice(208, 216)  # struct bpf_prog_info, include/uapi/linux/bpf.h
 
 
+class _OpenOptions(ctypes.Structure):
+    """struct bpf_object_open_opts, bpf/libbpf.h, as far as it is used."""
+
+    _fields_ = (("size", ctypes.c_size_t), ("object_name", ctypes.c_char_p))
+
+
 class _IteratorOptions(ctypes.Structure):
     """struct bpf_iter_attach_opts, bpf/libbpf.h."""
 
@@ -94,6 +100,10 @@ class BpfObject:
         self._libbpf: Libbpf = library()
         self._c = self._libbpf.c
         self._settings: list[Callable[[], object]] = []
+        try:
+            self._image = path.read_bytes()
+        except OSError as error:
+            raise refused(f"open {path.name}", error.errno or errno.EIO, []) from error
         self._reopen()
 
     def __enter__(self) -> BpfObject:
@@ -314,7 +324,8 @@ class BpfObject:
         if before:
             self._c.bpf_object__close(before)
         with self._libbpf.heard() as lines:
-            self._object = self._c.bpf_object__open_file(os.fsencode(self._path), None)
+            options = _OpenOptions(ctypes.sizeof(_OpenOptions), self._path.stem.encode())
+            self._object = self._c.bpf_object__open_mem(self._image, len(self._image), ctypes.byref(options))
             code = ctypes.get_errno()
         if not self._object:
             raise refused(f"open {self._path.name}", code, lines)
