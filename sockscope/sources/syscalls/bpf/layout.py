@@ -91,6 +91,7 @@ OPTIONAL_PROGRAMS: dict[str, tuple[str, ...]] = {
     "on_uring_submit": ("io_uring_submit_req",),
     "on_uring_submit_sqe": ("io_uring_submit_sqe",),
     "on_uring_complete": ("io_uring_complete",),
+    "on_uring_failed": ("io_uring_req_failed",),
 }
 """Program → BTF tracepoints it needs; autoload off where one is missing."""
 
@@ -120,7 +121,7 @@ SHARED_DTYPE = np.dtype(
         ("not_followed", "<u8"),  # threads and processes that could not become targets: no memory
         ("foreign", "<u8"),  # processes with 32-bit calls
         ("uring_lost", "<u8"),  # io_uring requests whose submission could not be remembered
-        ("uring_fixed", "<u8"),  # io_uring requests that name registered files: told with fd -1
+        ("uring_fixed", "<u8"),  # io_uring requests about registered files: they have no descriptor, so they are left out
         ("reserved", "<u8", (3,)),
     ]
 )
