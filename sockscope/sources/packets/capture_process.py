@@ -16,6 +16,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
@@ -31,6 +32,7 @@ from sockscope.sources.packets.pcapng_writer import (
     section_header,
 )
 from sockscope.sources.packets.ring import NoRingError, Ring, Taken
+from sockscope.sources.packets.segments import OneFile, Segments, Sink
 
 RING_BYTES = 64 << 20
 """Of loopback, and of all others together; 128 000 packets, which is 0.6 s at 200 000 packets/s."""
@@ -56,32 +58,6 @@ class _CannotStartError(Exception):
         self.help_text = help_text
 
 
-@dataclass(slots=True)
-class _Sink:
-    """The file. It holds whole blocks at any time, unless the process is killed within one write."""
-
-    descriptor: int
-    good_bytes: int = 0
-    failure: str = ""
-
-    def write(self, block: bytes) -> bool:
-        """False where the disk takes no more: the file then ends after the last whole write."""
-        if self.failure:
-            return False
-        rest = memoryview(block)
-        try:
-            while rest:
-                rest = rest[os.write(self.descriptor, rest) :]
-        except OSError as error:
-            self.failure = error.strerror or "the file cannot be written"
-            with contextlib.suppress(OSError):
-                os.ftruncate(self.descriptor, self.good_bytes)
-                os.lseek(self.descriptor, self.good_bytes, os.SEEK_SET)
-            return False
-        self.good_bytes += len(block)
-        return True
-
-
 class _Source(Protocol):
     """One interface's packets; `Ring` says what each member does."""
 
@@ -104,7 +80,7 @@ class _Recorder:
     """Rings (or what stands in for one), file and counts."""
 
     rings: list[_Source]
-    sink: _Sink
+    sink: Sink
     redact: bool = False
     seen_count: int = 0
     unwritten_count: int = 0
@@ -124,9 +100,9 @@ class _Recorder:
                 else:
                     self.unwritten_count += packets
                 count += packets
-        ended = f"packet capture ended early: {self.sink.failure}"
-        if self.sink.failure and ended not in self.notes:
-            self.notes.append(ended)
+        self.sink.tick()
+        if self.sink.failure and self.sink.failure not in self.notes:
+            self.notes.append(self.sink.failure)
         return count
 
     def reply(self) -> Reply:
@@ -171,16 +147,19 @@ def _start(request: Request, ring_type: type[Ring]) -> _Recorder:
             notes.append(f"packets of {interface} are not captured: {error.strerror}")
     if not rings:
         raise _CannotStartError(notes[0] if notes else "no network interface to capture on is up")
+    header = section_header("sockscope") + b"".join(
+        interface_description(r.interface, r.link, r.snap_bytes) for r in rings
+    )
     try:
-        descriptor = os.open(request.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        sink: Sink = (
+            Segments(Path(request.path), header, keep_s=request.keep_s)
+            if request.keep_s
+            else OneFile(Path(request.path), header)
+        )
     except OSError as error:
         raise _CannotStartError(
             f"cannot write {request.path}: {error.strerror}", "name a folder that can be written"
         ) from error
-    sink = _Sink(descriptor)
-    sink.write(
-        section_header("sockscope") + b"".join(interface_description(r.interface, r.link, r.snap_bytes) for r in rings)
-    )
     return _Recorder(rings, sink, redact=request.redact, notes=notes)
 
 
@@ -287,6 +266,9 @@ def _serve(recorder: _Recorder, control: _Control, requests: list[Request]) -> N
             if request.operation == Operation.PORTS:
                 for ring in recorder.rings:
                     ring.set_ports(request.ports)
+            elif request.operation == Operation.CUT:
+                recorder.drain()
+                recorder.sink.cut()
             elif request.operation == Operation.STOP:
                 stopping = True
                 break

@@ -12,6 +12,8 @@ class Operation(StrEnum):
     START = "start"
     PORTS = "ports"
     COVERAGE = "coverage"
+    CUT = "cut"
+    """Write what has come, begin a new segment."""
     STOP = "stop"
 
 
@@ -24,7 +26,8 @@ class Request:
         ports: START and PORTS: all ports to capture.
         interfaces: START: where; empty: by `addresses`.
         addresses: START: (packed hex, port) of the target's local addresses.
-        path: START: the pcapng file, absolute.
+        path: START: the pcapng file, absolute; with `keep_s` the folder of its segments.
+        keep_s: START: keep only the packets of the last so many seconds; 0: all.
         snap_bytes, netns_pid: START.
         redact: START: mask what looks like credentials.
     """
@@ -37,6 +40,7 @@ class Request:
     snap_bytes: int = 0
     netns_pid: int | None = None
     redact: bool = False
+    keep_s: float = 0.0
 
     def line(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import sockscope
 from sockscope.errors import CannotObserveError
@@ -18,6 +19,7 @@ from sockscope.model.info import PacketCoverage
 from sockscope.model.sockaddr import Address, Family
 from sockscope.sources.packets.capture_protocol import Operation, Reply, Request
 from sockscope.sources.packets.interfaces import interfaces_for
+from sockscope.sources.packets.segments import open_segments
 
 __all__ = ["Capture", "interfaces_for"]
 
@@ -39,6 +41,8 @@ class Capture:
         netns_pid: capture in the network namespace of this process; None: in ours.
         addresses: the target's local addresses, where `interfaces` is empty.
         redact: mask what looks like credentials before it is written.
+        keep_s: flight recorder: `path` is a folder, in which only the packets of about the last so many seconds
+            stay (`cut`); None: one file with all.
     """
 
     def __init__(
@@ -51,7 +55,9 @@ class Capture:
         netns_pid: int | None = None,
         addresses: Sequence[Address] = (),
         redact: bool = False,
+        keep_s: float | None = None,
     ) -> None:
+        self._folder = path if keep_s else None
         self._ports = sorted(set(ports))
         self._request = Request(
             operation=Operation.START,
@@ -62,6 +68,7 @@ class Capture:
             snap_bytes=max(snap_bytes, 64),
             netns_pid=netns_pid,
             redact=redact,
+            keep_s=keep_s or 0.0,
         )
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -119,6 +126,18 @@ class Capture:
             if not self._stopped:
                 self._ask(Request(operation=Operation.COVERAGE))
             return self._coverage()
+
+    def cut(self) -> list[BinaryIO]:
+        """The packets kept up to now, as segments that follow one another; for the caller to close.
+
+        Open: they may be deleted while they are read. `segments.join` makes one file of them.
+        """
+        if self._folder is None:
+            return []
+        with self._lock:
+            if not self._stopped:
+                self._ask(Request(operation=Operation.CUT))
+            return open_segments(self._folder, whole=self._stopped)
 
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the capture: that the disk was full, that it ended early."""
