@@ -81,6 +81,7 @@ class Columns:
         child: of a task_new that made a process: that process; else -1.
         born: of any task_new the process that the new task belongs to; else -1.
         process_count: lives there are.
+        owner: shape (process_count,): its tgid.
         base: shape (process_count,): it began before any fork that is known.
         shares: shape (process_count,): its files table is or was another's too, so numbers tell little.
         dead: shape (process_count,): every thread of it has ended.
@@ -102,6 +103,7 @@ class Columns:
     child: Rows
     born: Rows
     process_count: int
+    owner: Rows
     base: Flags
     shares: Flags
     dead: Flags
@@ -153,7 +155,7 @@ def make_columns(events: Events, seed_tids: Mapping[int, frozenset[int]], sharin
     made = Columns(
         events=events, row=order, call=call, tgid=tgid, tid=tid, ret=picked["ret"].astype(np.int64), a0=a0, a1=a1,
         a2=a2, unreturned=(picked["flags"] & EventFlag.ENTERED_ONLY) != 0, rights=rights[order], process=process,
-        child=child, born=born, process_count=len(bounds), base=base, shares=np.zeros(len(bounds), np.bool_),
+        child=child, born=born, process_count=len(bounds), owner=bounds >> RANK_BITS, base=base, shares=np.zeros(len(bounds), np.bool_),
         dead=np.zeros(len(bounds), np.bool_),
         first_of=dict(zip((bounds[base] >> RANK_BITS).tolist(), np.flatnonzero(base).tolist(), strict=True)),
     )  # fmt: skip

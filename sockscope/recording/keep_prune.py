@@ -66,16 +66,20 @@ class Known:
     Attributes:
         tids: tgid → its threads at attach.
         sharing: tgids whose files table is another's too.
+        numbers: tgid << 32 | number of each descriptor that was open at attach.
     """
 
     tids: Mapping[int, frozenset[int]] = field(default_factory=dict)
     sharing: frozenset[int] = frozenset()
+    numbers: Rows = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @classmethod
     def of(cls, seed: Seed) -> Known:
         shared = {p.shares_files_with for p in seed.processes if p.shares_files_with is not None}
         sharing = shared | {p.tgid for p in seed.processes if p.shares_files_with is not None}
-        return cls(tids={p.tgid: frozenset(p.tids) for p in seed.processes}, sharing=frozenset(sharing))
+        numbers = seed.fds["tgid"].astype(np.int64) << 32 | seed.fds["fd"].astype(np.int64)
+        tids = {p.tgid: frozenset(p.tids) for p in seed.processes}
+        return cls(tids=tids, sharing=frozenset(sharing), numbers=numbers)
 
 
 def worth_keeping(events: Events, known: Known) -> npt.NDArray[np.bool_]:
@@ -226,7 +230,19 @@ class _Pruning:
         ends = gone + 1
         closing = ends[~numbers.opens[ends]]
         self.keep[numbers.rank[closing]] = False
+        self.keep[numbers.rank[self._first_closes()]] = True
         self.keep[columns.rights & settled] = False
+
+    def _first_closes(self) -> Rows:
+        """The marks that tell of a number, open before anything was seen of it, that it is that no longer."""
+        numbers, columns = self._numbers, self.columns
+        closes = np.flatnonzero(~numbers.opens)
+        groups, first = np.unique(numbers.keys[closes] >> RANK_BITS, return_index=True)
+        closes = closes[first]
+        process = numbers.process[closes]
+        name = columns.owner[process] << 32 | numbers.groups[groups] & 0xFFFF_FFFF
+        there = ~columns.base[process] | np.isin(name, self._known.numbers)
+        return np.asarray(closes[there & ~self._gone[process]], np.int64)
 
     def _passed_on(self, marks: Rows) -> Flags:
         """Which of these openings' files somebody else may have got before the number was closed."""
