@@ -91,6 +91,7 @@ typedef struct {
 } atomic_t;
 struct signal_struct {
     atomic_t live;
+    s32 group_exit_code;
     u32 flags;
     struct pid *pids[4];
 };

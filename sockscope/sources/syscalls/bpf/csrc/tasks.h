@@ -160,17 +160,22 @@ SEC("tp_btf/signal_deliver") int on_signal_deliver(u64 *ctx)
     return 0;
 }
 
-/* A signal that is ignored is never delivered, yet the program was sent it. */
+/* Two kinds of signals are never delivered, though the program was sent them: what it ignores, and what kills it by
+ * default (the kernel sends its threads SIGKILL instead). Source: kernel/signal.c prepare_signal, complete_signal. */
 SEC("tp_btf/signal_generate") int on_signal_generate(u64 *ctx)
 {
-    enum { TRACE_SIGNAL_IGNORED = 1, SIGNAL_GROUP_EXIT = 4 };
+    enum { TRACE_SIGNAL_DELIVERED, TRACE_SIGNAL_IGNORED, SIGNAL_GROUP_EXIT = 4 };
+    s32 sig = (s32)ctx[0], result = (s32)ctx[4];
     struct task_struct *task = (void *)ctx[2];
-    if ((s32)ctx[4] != TRACE_SIGNAL_IGNORED || (s32)ctx[0] == SIGKILL)
+    if (result > TRACE_SIGNAL_IGNORED || sig == SIGKILL)
         return 0;
     struct task *t = bpf_task_storage_get(&tasks, task, NULL, 0);
-    /* A process that is about to end takes no signals at all. */
-    if (t && t->live && !(task->signal->flags & SIGNAL_GROUP_EXIT))
-        emit_signal(t, (s32)ctx[0], (void *)ctx[1]);
+    if (!t || !t->live)
+        return 0;
+    int ends = task->signal->flags & SIGNAL_GROUP_EXIT;
+    /* A process that ends already takes no more of them. */
+    if (result == TRACE_SIGNAL_IGNORED ? !ends : ends && task->signal->group_exit_code == sig)
+        emit_signal(t, sig, (void *)ctx[1]);
     return 0;
 }
 
