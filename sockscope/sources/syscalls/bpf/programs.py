@@ -134,6 +134,7 @@ class Programs:
             "32-bit process not followed": int(shared["foreign"]),
             "task not followed (no memory)": int(shared["not_followed"]),
             "io_uring request not followed (no memory)": int(shared["uring_lost"]),
+            "io_uring request of a registered file": int(shared["uring_fixed"]),
             "program was busy": self._missed_count(),
         }
         return {cause: count for cause, count in causes.items() if count}
@@ -143,6 +144,9 @@ class Programs:
         if not self._closed:
             self._missed_count()
             self._closed = True
+            for ring in self.rings:
+                ring.close()
+            self._shared = self._shared.copy()
             self._object.close()
 
     def _missed_count(self) -> int:

@@ -21,6 +21,7 @@ Source: kernel/bpf/ringbuf.c, Documentation/bpf/ringbuf.rst.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from dataclasses import dataclass
 
@@ -91,6 +92,12 @@ class RingMemory:
             cut=cut,
         )
 
+    def forget(self) -> None:
+        """Look at the memory no more; from now on nothing is there."""
+        self._consumer, self._producer = self._consumer.copy(), self._consumer.copy()
+        self._slots = self._slots[:0].copy()
+        self._headers = np.zeros(0, np.uint32)
+
     def advance(self, window: Window) -> None:
         """Give the window's room back to the kernel. What is wanted of it has been copied."""
         self._read += len(window.slots)
@@ -111,11 +118,17 @@ class RingReader(RingMemory):
 
     def __init__(self, map_fd: int, size_bytes: int, dtype: np.dtype[np.void]) -> None:
         assert size_bytes % dtype.itemsize == 0
-        own = mmap.mmap(map_fd, PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
-        shared = mmap.mmap(map_fd, PAGE + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=PAGE)
-        # The arrays keep the mappings alive, and so does whoever holds a view of them.
+        self._own = mmap.mmap(map_fd, PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
+        self._shared = mmap.mmap(map_fd, PAGE + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=PAGE)
         super().__init__(
-            np.frombuffer(own, np.uint64, 1),
-            np.frombuffer(shared, np.uint64, 1),
-            np.frombuffer(shared, dtype, 2 * size_bytes // dtype.itemsize, PAGE),
+            np.frombuffer(self._own, np.uint64, 1),
+            np.frombuffer(self._shared, np.uint64, 1),
+            np.frombuffer(self._shared, dtype, 2 * size_bytes // dtype.itemsize, PAGE),
         )
+
+    def close(self) -> None:
+        """Give the memory back, which holds the map; a window that somebody still looks at keeps it."""
+        self.forget()
+        for memory in (self._own, self._shared):
+            with contextlib.suppress(BufferError):
+                memory.close()

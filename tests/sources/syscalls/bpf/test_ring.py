@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from pathlib import Path
 
 import numpy as np
 from hypothesis import given
@@ -125,5 +126,9 @@ def test_mapped_memory_is_found_where_the_kernel_puts_it() -> None:
             assert window.slots["event"]["enter_ns"].tolist() == [0, 1, 2, 3, 4]
             reader.advance(window)
             assert memory[:8] == (5 * 256).to_bytes(8, "little")
+            del window
+            reader.close()
+            assert len(reader.window().slots) == 0
+        assert "memfd:ring" not in Path("/proc/self/maps").read_text()
     finally:
         os.close(fd)
