@@ -19,8 +19,9 @@ from sockscope.model.redact import redact_events
 from sockscope.model.seed import Seed
 from sockscope.model.sockaddr import Family, decode_sockaddr
 from sockscope.pipeline import clock
+from sockscope.pipeline.newcomers import Newcomers
 from sockscope.pipeline.options import RecordOptions
-from sockscope.pipeline.targets import make_engine, netns_of, resolve, stopped_notes
+from sockscope.pipeline.targets import choose_engine, netns_of, resolve, stopped_notes
 from sockscope.recording.writer import Writer
 from sockscope.sources.packets.live import Capture
 from sockscope.sources.sockets.sampler import Sampler
@@ -56,12 +57,14 @@ class Watcher:
         on_ready: the target is under trace; gets its tgids.
         on_events: every batch, already redacted, and up to when (CLOCK_MONOTONIC ns) nothing more will come.
         on_progress: about ten times a second.
+        on_note: what the user should know now, a line each; the session's notes have it, too.
         stop: set it (from anywhere) to end the session.
     """
 
     on_ready: Callable[[tuple[int, ...], Seed], None] = lambda tgids, seed: None
     on_events: Callable[[Events, int], None] = lambda events, complete_ns: None
     on_progress: Callable[[Progress], None] = lambda progress: None
+    on_note: Callable[[str], None] = lambda note: None
     stop: threading.Event = field(default_factory=threading.Event)
 
 
@@ -96,11 +99,17 @@ class _Recording:
         self._options = options
         self._watcher = watcher
         self._tgids = () if options.command else resolve(options)
-        self._engine: Engine = make_engine(options)
-        self._writer = Writer(folder)
+        chosen = choose_engine(options, self._tgids)
+        self._engine: Engine = chosen.engine
+        try:
+            self._writer = Writer(folder)
+        except BaseException:
+            self._engine.close()
+            raise
+        self._newcomers: Newcomers | None = None
         self._capture: Capture | None = None
         self._sampler: Sampler | None = None
-        self._notes: list[str] = []
+        self._notes: list[str] = [chosen.note] if chosen.note else []
         self._ports: set[int] = set()
         self._everything_until: float | None = None
         self._event_count = 0
@@ -111,6 +120,8 @@ class _Recording:
         self._strays: list[int] = []
 
     def run(self) -> Recorded:
+        for note in self._notes:
+            self._watcher.on_note(note)
         if self._options.command:
             # Capture and sampler first: a launched server may serve at once.
             self._start_capture()
@@ -122,15 +133,19 @@ class _Recording:
                 self._ports.add(self._options.port)
             self._start_capture()
             self._notes.extend(stopped_notes(self._tgids))
+            self._engine.add_ports(sorted(self._ports))
             self._engine.attach(self._tgids)
             seed = read_seed(self._tgids)
         self._start_sampler()
         self._writer.begin(self._info(complete=False), seed)
+        self._newcomers = Newcomers(self._options.port, self._tgids)
         self._watcher.on_ready(self._tgids, seed)
         self._loop()
         return self._finish()
 
     def close(self) -> None:
+        if self._newcomers is not None:
+            self._newcomers.stop()
         self._engine.close()
         if self._sampler is not None:
             self._sampler.stop()
@@ -195,6 +210,7 @@ class _Recording:
         for batch in self._engine.batches():
             events = redact_events(batch.events) if self._options.redact else batch.events
             self._event_count += len(events)
+            self._learn_tasks(events)
             self._learn_ports(events)
             self._writer.write_events(events)
             self._watcher.on_events(events, batch.complete_ns)
@@ -213,6 +229,22 @@ class _Recording:
                 asked = True
                 self._engine.stop()
 
+    def _learn_tasks(self, events: Events) -> None:
+        """Processes that are new here are named, and sampled; those with a history are read; others are adopted."""
+        assert self._newcomers is not None
+        late = self._newcomers.meet(events)
+        if late is not None:
+            self._writer.add_seed(self._info(complete=False), late)
+        offers = self._newcomers.offers()
+        if offers:
+            self._engine.adopt(offers)
+        # 0: what the kernel did, no process.
+        fresh = set(np.unique(events.records["tgid"]).tolist()) - {0, *self._tgids}
+        if fresh:
+            self._tgids = (*self._tgids, *sorted(fresh))
+            if self._sampler is not None:
+                self._sampler.add_tgids(sorted(fresh))
+
     def _learn_ports(self, events: Events) -> None:
         """Ports that the target begins to serve or to call are captured and sampled from now on."""
         calls = events.records["call"]
@@ -225,10 +257,6 @@ class _Recording:
             address = decode_sockaddr(raw) if raw else None
             if address is not None and address.family in (Family.INET, Family.INET6) and address.port:
                 fresh.add(address.port)
-        tgids = set(np.unique(events.records["tgid"]).tolist()) if len(events) else set()
-        if self._sampler is not None and not tgids <= set(self._tgids):
-            self._tgids = tuple(dict.fromkeys([*self._tgids, *sorted(tgids)]))
-            self._sampler.add_tgids(sorted(tgids))
         fresh -= self._ports
         if not fresh:
             if self._everything_until is not None and self._ports and time.monotonic() > self._everything_until:
@@ -239,6 +267,7 @@ class _Recording:
         if self._everything_until is not None:
             self._everything_until = time.monotonic() + SETTLED_S
         self._ports |= fresh
+        self._engine.add_ports(sorted(fresh))
         self._look_for_strays()
         if self._capture is not None:
             self._capture.add_ports(sorted(fresh))
@@ -269,6 +298,9 @@ class _Recording:
             self._notes.extend(capture.notes())
         self._clocks.append(clock.sample())
         self._notes.extend(self._stray_notes())
+        if self._newcomers is not None:
+            self._newcomers.stop()
+            self._notes.extend(self._newcomers.notes())
         if self._writer.problem is not None:
             self._notes.append(self._writer.problem)
         info = self._info(complete=True, packets=packets)

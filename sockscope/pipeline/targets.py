@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sockscope.errors import CannotObserveError, UsageError
 from sockscope.pipeline.options import EngineChoice, RecordOptions
 from sockscope.sources.sockets.seed import descendants, tgids_of_port
 from sockscope.sources.syscalls.engine import Engine, EngineOptions
+from sockscope.sources.syscalls.preflight import check_target, is_stopped, still_there
 
 
 def resolve(options: RecordOptions) -> tuple[int, ...]:
@@ -17,12 +19,10 @@ def resolve(options: RecordOptions) -> tuple[int, ...]:
 
     Raises:
         UsageError: nothing was named, or the port is out of range.
-        CannotObserveError: no such process, one that cannot be traced, or nothing listens there.
+        CannotObserveError: no such process, one that no engine can follow, or nothing listens there.
     """
     if not sys.platform.startswith("linux"):
         raise CannotObserveError("sockscope needs Linux: it reads the kernel's own view of sockets")
-    from sockscope.sources.syscalls.ptrace.preflight import check_target, still_there
-
     roots: Sequence[int]
     if options.port is not None:
         if not 1 <= options.port <= 65535:
@@ -53,13 +53,52 @@ def netns_of(tgid: int | str = "self") -> int | None:
 
 def stopped_notes(tgids: Sequence[int]) -> list[str]:
     """A line for each process that somebody has stopped: it serves nobody, and no socket says why."""
-    from sockscope.sources.syscalls.ptrace.preflight import is_stopped
-
     return [
         f"process {tgid} was stopped (SIGSTOP): it does nothing until kill -CONT {tgid}"
         for tgid in tgids
         if is_stopped(tgid)
     ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """An engine, ready to attach or launch.
+
+    Attributes:
+        note: why it is not the better one, in one line; empty where there is nothing to say.
+    """
+
+    engine: Engine
+    note: str = ""
+
+
+def choose_engine(options: RecordOptions, tgids: Sequence[int] = ()) -> Chosen:
+    """bpf where its programs load here, else (unless bpf was asked for) ptrace.
+
+    Args:
+        tgids: the running processes that it is for.
+
+    Raises:
+        CannotObserveError: the engine asked for is not to be had here, or cannot follow one of the processes.
+    """
+    wanted = EngineOptions(payload_bytes=options.payload_bytes, pin=options.pin, port=options.port)
+    note = ""
+    if options.engine is not EngineChoice.PTRACE:
+        try:
+            return Chosen(engine=_bpf(wanted))
+        except CannotObserveError as error:
+            if options.engine is EngineChoice.BPF:
+                raise CannotObserveError(
+                    f"bpf cannot be used here: {error.message}", help_text=error.help_text or _BPF_MEND
+                ) from error
+            note = " ".join(f"engine ptrace: bpf cannot be used here: {error.message}; {error.help_text}".split())
+    from sockscope.sources.syscalls.ptrace import preflight
+    from sockscope.sources.syscalls.ptrace.engine import PtraceEngine
+
+    if tgids:
+        # Who else traces it, and what Yama allows, are this engine's own matters.
+        preflight.still_there(tgids)
+    return Chosen(engine=PtraceEngine(wanted), note=note)
 
 
 def make_engine(options: RecordOptions) -> Engine:
@@ -68,10 +107,34 @@ def make_engine(options: RecordOptions) -> Engine:
     Raises:
         CannotObserveError: it is not to be had here.
     """
-    if options.engine is EngineChoice.BPF:
-        raise CannotObserveError(
-            "the bpf engine is not part of this version", help_text="use --engine ptrace, or leave the choice to auto"
-        )
-    from sockscope.sources.syscalls.ptrace.engine import PtraceEngine
+    return choose_engine(options).engine
 
-    return PtraceEngine(EngineOptions(payload_bytes=options.payload_bytes, pin=options.pin))
+
+_BPF_MEND = "sockscope doctor says what is missing; --engine ptrace works without"
+
+
+def _bpf(wanted: EngineOptions) -> Engine:
+    """The bpf engine, its programs loaded.
+
+    Raises:
+        CannotObserveError: they cannot be, and why.
+    """
+    from sockscope.sources.bpf.libbpf import problems
+    from sockscope.sources.syscalls.bpf.engine import BpfEngine
+
+    for reason, mend in problems():
+        raise CannotObserveError(reason, help_text=mend)
+    engine = BpfEngine(wanted)
+    try:
+        engine.prepare()
+    except KeyError as error:
+        # In a checkout: sources were pulled, nothing was built since.
+        engine.close()
+        raise CannotObserveError(
+            f"its compiled programs are of another version ({error.args[0]})",
+            help_text="install sockscope anew with pip (in a checkout: pip install -e .)",
+        ) from error
+    except BaseException:
+        engine.close()
+        raise
+    return engine

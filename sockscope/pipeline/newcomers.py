@@ -1,0 +1,88 @@
+"""Processes that come under watch while it goes on: who serves the port now, and who has a history to read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from sockscope.model.calls import FIRST_TASK_EVENT, Call
+from sockscope.model.events import Events
+from sockscope.model.seed import Seed
+from sockscope.sources.sockets.port_watch import PortWatch
+from sockscope.sources.sockets.seed import descendants, read_seed
+
+OFFERS_MAX = 3
+"""A tracer may end just when it is told to follow one more; what three could not follow nobody can."""
+
+
+class Newcomers:
+    """Keeps account of who is followed.
+
+    Args:
+        port: who begins to serve it is to be followed, too; None: only what the engine finds.
+        tgids: those followed from the start; their descriptors are read already.
+    """
+
+    def __init__(self, port: int | None, tgids: Sequence[int]) -> None:
+        self._port = port
+        self._followed = set(tgids)
+        self._seeded = set(tgids)
+        self._came: dict[int, None] = {}
+        self._offers: Counter[int] = Counter()
+        self._watch = PortWatch(port, tgids) if port is not None else None
+        if self._watch is not None:
+            self._watch.start()
+
+    def offers(self) -> list[int]:
+        """Processes for the engine to adopt: they serve the port, and are not followed."""
+        if self._watch is None:
+            return []
+        fresh = sorted(tgid for tgid in self._watch.servers() - self._followed if self._offers[tgid] < OFFERS_MAX)
+        self._offers.update(fresh)
+        return fresh
+
+    def meet(self, events: Events) -> Seed | None:
+        """Who came under watch by these events with a history, as found now; None: nobody."""
+        tasks = events.records[events.records["call"] >= FIRST_TASK_EVENT]
+        if not len(tasks):
+            return None
+        call = tasks["call"]
+        self._followed.update(tasks["args"][call == Call.task_new, 1].tolist())
+        fresh = set(np.unique(tasks["tgid"][call == Call.task_attach]).tolist()) - self._followed
+        self._followed |= fresh
+        ended = tasks["tgid"][(call == Call.task_exit) & (tasks["tid"] == tasks["tgid"])]
+        self._followed.difference_update(ended.tolist())
+        if not fresh:
+            return None
+        self._came.update(dict.fromkeys(sorted(fresh)))
+        # Its children, too: they got their descriptors from it before anybody looked.
+        unread = [tgid for tgid in [*fresh, *descendants(fresh)] if tgid not in self._seeded]
+        self._seeded.update(unread)
+        return read_seed(unread) if unread else None
+
+    def notes(self) -> list[str]:
+        """What the reader should know of it, a line each."""
+        if self._port is None:
+            return []
+        out = []
+        if self._came:
+            many = "process" if len(self._came) == 1 else "processes"
+            began = f"began to serve port {self._port} while it was watched"
+            out.append(f"{many} {_some(list(self._came))} {began}; what was open before was read then")
+        refused = [t for t, count in self._offers.items() if count >= OFFERS_MAX and t not in self._came]
+        if refused:
+            out.append(f"port {self._port} is also served by process {_some(refused)}, which could not be followed")
+        if not self._followed:
+            out.append(f"at the end nobody served port {self._port} any more")
+        return out
+
+    def stop(self) -> None:
+        """Safe to call twice."""
+        if self._watch is not None:
+            self._watch.stop()
+
+
+def _some(tgids: list[int]) -> str:
+    return ", ".join(map(str, tgids[:5])) + (" …" if len(tgids) > 5 else "")
