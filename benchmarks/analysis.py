@@ -1,10 +1,12 @@
 """How long a million recorded events take to become a joined session and its findings.
 
     python -m benchmarks.analysis [--events 1000000] [--connections 50000] [--passes 1] [--profile]
+                                  [--kernel-events 400000]
 
 Synthesises what an event-driven server with keepalive connections records (accept4, epoll_ctl, recvfrom,
 sendto, epoll_wait, close on a small set of numbers used again and again), socket snapshots of it, and
-prints seconds, events a second and peak memory.
+prints seconds, events a second and peak memory. With kernel events the same once without and once with them
+(the sampler's cookies known for half of the connections only).
 """
 
 from __future__ import annotations
@@ -168,6 +170,38 @@ def _packets(connections: int, peer_port: np.ndarray, opened: np.ndarray) -> Pac
     return Packets(records=rows[np.argsort(rows["time_ns"], kind="stable")], raw=np.zeros(0, np.uint8))
 
 
+def with_kernel_events(events: Events, packets: Packets, count: int) -> Events:
+    """The same, and what the bpf engine hears of the kernel: five changes a life, at the server's end and the client's.
+
+    Half of the events carry the cookie that snapshots show.
+    """
+    handshakes = packets.records[packets.records["flags"] == int(TcpFlag.ACK)]
+    each = max(1, count // len(handshakes))
+    changes = [(3, 1), (1, 8), (8, 9), (9, 7), (1, 4), (4, 5), (5, 7), (1, 1), (1, 1), (1, 1)]
+    rows = np.zeros(each * len(handshakes), EVENT_DTYPE)
+    blob = np.zeros((len(rows), 72), np.uint8)
+    ends = (pack_section(Section.SOCKADDR, bytes(28)), pack_section(Section.PEER, bytes(28)))
+    blob[:] = np.frombuffer(b"".join(ends), np.uint8)
+    blob[:, [8, 44]] = 10
+    number = np.arange(len(handshakes))
+    for turn in range(each):
+        part = slice(turn, None, each)
+        former, new = changes[turn % len(changes)]
+        rows["exit_ns"][part] = handshakes["time_ns"] + (turn - 1) * STEP_NS
+        rows["call"][part] = Call.sock_state if former != new else Call.tcp_retransmit
+        rows["args"][part, 0] = np.where(number % 2, number + 2 + len(number) * (4 <= turn < 7), 0)
+        rows["args"][part, 1], rows["args"][part, 2] = former, new
+        # The client's end of the connection after the server's.
+        near, far = (36, 0) if 4 <= turn < 7 else (0, 36)
+        for at, host, port in ((near, "dst", "dport"), (far, "src", "sport")):
+            blob[part, at + 10 : at + 12] = handshakes[port].astype(">u2").view(np.uint8).reshape(-1, 2)
+            blob[part, at + 16 : at + 32] = handshakes[host]
+    rows["enter_ns"] = rows["exit_ns"]
+    rows["blob_bytes"] = 72
+    rows["blob_offset"] = np.arange(len(rows)) * 72
+    return Events.concat([events, Events(records=rows, blob=blob.reshape(-1))])
+
+
 def _seed() -> Seed:
     tgids = range(1000, 1000 + WORKERS)
     fds = [(START_NS, t, 3, FileKind.SOCKET, 0, 1, 77, 1) for t in tgids]
@@ -182,11 +216,15 @@ def main() -> None:
     options.add_argument("--connections", type=int, default=50_000)
     options.add_argument("--passes", type=int, default=1)
     options.add_argument("--profile", action="store_true")
+    options.add_argument("--kernel-events", type=int, default=0)
     given = options.parse_args()
-    seed, events, packets, sockets, info = synthesise(given.events, given.connections)
+    seed, plain, packets, sockets, info = synthesise(given.events, given.connections)
+    tables = [plain]
+    if given.kernel_events:
+        tables.append(with_kernel_events(plain, packets, given.kernel_events))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     profile = cProfile.Profile() if given.profile else None
-    for _ in range(given.passes):
+    for events in tables * given.passes:
         began, cpu = time.perf_counter(), time.process_time()
         if profile:
             profile.enable()
@@ -206,6 +244,9 @@ def main() -> None:
             f"of it {built:.2f} s to the session, {took - built:.2f} s to {len(findings)} findings"
             f" of {len(rules)} rules ({len(skipped)} skipped)"
         )
+        if len(session.kernel):
+            told = int((session.kernel_connection >= 0).sum())
+            print(f"{len(session.kernel):,} kernel events, {told:,} of them of a connection")
         complete = sum(c.flow >= 0 and c.cookie > 0 and c.read_bytes > 0 for c in session.connections)
         print(f"{complete:,} connections have a flow, a socket and bytes read")
     if profile:

@@ -92,7 +92,7 @@ def assign_descriptors(state: ReplayState, events: Events) -> Assignment:
     # Neither: entered before the attach, never returned.
     began = np.maximum(np.where(enter >= 0, enter, leave), 0)
     over = np.where(leave >= 0, leave, began)
-    table = _tables(state, records["tid"], records["tgid"], began)
+    table = _tables(state, records["tid"], records["tgid"], began, IS_KERNEL[records["call"]])
     descriptor = np.full(count, NO_ID, np.int64)
     if state.touched:
         touched = np.frombuffer(state.touched, np.int64).reshape(-1, 2)
@@ -127,8 +127,13 @@ def assign_descriptors(state: ReplayState, events: Events) -> Assignment:
     )
 
 
-def _tables(state: ReplayState, tids: Column, tgids: Column, began: Ids) -> Ids:
-    """The files table of each event's task at its entry."""
+def _tables(state: ReplayState, tids: Column, tgids: Column, began: Ids, taskless: Flags) -> Ids:
+    """The files table of each event's task at its entry; -1 for kernel events, which are no task's."""
+    if taskless.any():
+        own = np.nonzero(~taskless)[0]
+        table = np.full(len(tids), NO_ID, np.int64)
+        table[own] = _tables(state, tids[own], tgids[own], began[own], taskless[own])
+        return table
     if not state.spans:
         return np.full(len(tids), NO_ID, np.int64)
     spans = np.array(state.spans, np.int64)
@@ -136,8 +141,7 @@ def _tables(state: ReplayState, tids: Column, tgids: Column, began: Ids) -> Ids:
     wide = tids.astype(np.int64)
     at = index.find(wide, began)
     table = np.where(at >= 0, spans[at, 2], NO_ID)
-    # Kernel events are no task's.
-    lost = np.nonzero((table < 0) & (tids > 0))[0]
+    lost = np.nonzero(table < 0)[0]
     if len(lost):
         # Entered before the first span of its thread, or after an exit that came too early: the nearest will do.
         first: dict[int, int] = {}

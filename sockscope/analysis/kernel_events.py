@@ -50,19 +50,21 @@ def decode_kernel_events(events: Events, rows: Ids | None = None) -> npt.NDArray
     told = np.zeros(len(rows), KERNEL_EVENT_DTYPE)
     if not len(rows):
         return told
-    rows = rows[np.argsort(events.records["exit_ns"][rows], kind="stable")]
-    picked = events.records[rows]
-    args = picked["args"]
-    told["time_ns"] = picked["exit_ns"]
+    # Column by column: rows taken whole would be copied whole.
+    records, args = events.records, events.records["args"]
+    rows = rows[np.argsort(records["exit_ns"][rows], kind="stable")]
+    call = records["call"][rows]
+    told["time_ns"] = records["exit_ns"][rows]
     told["event"] = rows
-    told["cookie"] = args[:, 0]
-    told["call"] = picked["call"]
-    told["old"] = args[:, 1] & np.uint64(0xFF)
-    told["new"] = np.where(picked["call"] == Call.sock_state, args[:, 2] & np.uint64(0xFF), 0)
-    whole = np.flatnonzero(picked["blob_bytes"] == _BLOB.itemsize)
-    at = picked["blob_offset"][whole]
-    inside = at <= max(len(events.blob) - _BLOB.itemsize, -1) if len(events.blob) >= _BLOB.itemsize else at < 0
-    whole, at = whole[inside], at[inside].astype(np.int64)
+    told["cookie"] = args[:, 0][rows]
+    told["call"] = call
+    told["old"] = args[:, 1][rows] & np.uint64(0xFF)
+    told["new"] = np.where(call == Call.sock_state, args[:, 2][rows] & np.uint64(0xFF), 0)
+    at = records["blob_offset"][rows].astype(np.int64)
+    whole = np.flatnonzero(
+        (records["blob_bytes"][rows] == _BLOB.itemsize) & (at >= 0) & (at + _BLOB.itemsize <= len(events.blob))
+    )
+    at = at[whole]
     if len(whole):
         ends = np.lib.stride_tricks.sliding_window_view(events.blob, _BLOB.itemsize)[at].view(_BLOB)[:, 0]
         good = (ends["kind"] == Section.SOCKADDR) & (ends["peer_kind"] == Section.PEER)
@@ -129,31 +131,32 @@ def _lives(told: npt.NDArray[np.void], complete: Ids, found: npt.NDArray[np.int3
     Returns:
         The lives; the events in order of life; and where in that order each life begins.
     """
-    picked = told[complete]
-    key = pair_key(picked["local"], picked["local_port"], picked["peer"], picked["peer_port"])
+    local, peer = told["local"][complete], told["peer"][complete]
+    local_port, peer_port = told["local_port"][complete], told["peer_port"][complete]
+    key = pair_key(local, local_port, peer, peer_port)
     by_key = np.argsort(key, kind="stable")
-    order, key, picked = complete[by_key], key[by_key], picked[by_key]
+    order, key = complete[by_key], key[by_key]
     place = np.arange(len(order))
-    change = picked["call"] == Call.sock_state
+    change = (told["call"] == Call.sock_state)[order]
     fresh = np.append(True, key[1:] != key[:-1])
     former = np.append(-1, np.maximum.accumulate(np.where(change, place, -1))[:-1])
     known = (former >= 0) & (key[former] == key)
-    old, cookie = picked["old"], picked["cookie"]
-    ended = known & (picked["new"][former] == TcpState.CLOSE)
+    old, new, cookie = told["old"][order], told["new"][order], told["cookie"][order]
+    ended = known & (new[former] == TcpState.CLOSE)
     opened = (old == TcpState.CLOSE) | (old == TcpState.LISTEN)
-    opened |= (old == TcpState.SYN_RECV) & ~(known & (picked["new"][former] == TcpState.SYN_RECV))
+    opened |= (old == TcpState.SYN_RECV) & ~(known & (new[former] == TcpState.SYN_RECV))
     another = known & (cookie != 0) & (cookie[former] != 0) & (cookie != cookie[former])
     starts = np.flatnonzero(fresh | (change & (ended | opened | another)))
     last = np.append(starts[1:], len(order)) - 1
     connection = np.maximum.reduceat(found[order], starts)
-    first = picked[starts]
+    first, times = by_key[starts], told["time_ns"]
     lives = Lives(
-        first_ns=first["time_ns"],
-        last_ns=picked["time_ns"][last],
-        local=first["local"],
-        peer=first["peer"],
-        local_port=first["local_port"],
-        peer_port=first["peer_port"],
+        first_ns=times[order[starts]],
+        last_ns=times[order[last]],
+        local=local[first],
+        peer=peer[first],
+        local_port=local_port[first],
+        peer_port=peer_port[first],
         connection=connection.astype(np.int32),
     )
     return lives, order, starts

@@ -37,14 +37,15 @@ def replay_order(events: Events) -> tuple[npt.NDArray[np.int64], Times]:
     effective = _effect(events, None)
     rank: Times = np.arange(len(records), dtype=np.int64) * 2
     births = np.nonzero(call == Call.task_new)[0]
+    from_kernel = IS_KERNEL[call]
+    kept = np.nonzero(~from_kernel)[0] if from_kernel.any() else None
     if len(births):
         _births_first(records, effective, rank, births)
-        order = np.lexsort((rank, effective))
+        order = np.lexsort((rank, effective) if kept is None else (rank[kept], effective[kept]))
     else:
-        order = np.argsort(effective, kind="stable")
-    from_kernel = IS_KERNEL[call]
-    if from_kernel.any():
-        order = order[~from_kernel[order]]
+        order = np.argsort(effective if kept is None else effective[kept], kind="stable")
+    if kept is not None:
+        order = kept[order]
     return order.astype(np.int64, copy=False), effective
 
 

@@ -256,13 +256,13 @@ class Script:
         call: Call,
         local: Address,
         peer: Address,
-        *states: TcpState,
+        *states: int,
         cookie: int = 0,
         at: int | None = None,
     ) -> int:
         """A kernel event of the bpf engine: sock_state takes (former, new), the others the state at that moment."""
         ends = [(Section.SOCKADDR, sockaddr_in6(local)), (Section.PEER, sockaddr_in6(peer))]
-        return self.event(0, 0, call, cookie, *map(int, states), at=at, sections=ends)
+        return self.event(0, 0, call, cookie, *states, at=at, sections=ends)
 
     def states(
         self,
