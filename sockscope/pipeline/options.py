@@ -13,6 +13,20 @@ class EngineChoice(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """Which findings make the flight recorder write.
+
+    Attributes:
+        bar: from this severity on.
+        select, ignore: rules, as for a report.
+    """
+
+    bar: int
+    select: frozenset[str] = frozenset()
+    ignore: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordOptions:
     """One of `pids`, `port`, `command` names the target.
 
@@ -21,6 +35,7 @@ class RecordOptions:
         payload_bytes: of each read and write; also of each packet.
         pin: put tracer and tracee on one CPU.
         keep_s: flight recorder: hold the last so many seconds in memory, write them when asked to; None: write all.
+        alarm: with `keep_s`: what makes it write by itself; None: nothing does.
         redact: mask what looks like credentials before anything is written.
     """
 
@@ -32,6 +47,7 @@ class RecordOptions:
     payload_bytes: int = 64
     pin: bool = True
     keep_s: float | None = None
+    alarm: Alarm | None = None
     redact: bool = True
     packets: bool = True
     sockets: bool = True

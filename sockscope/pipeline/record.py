@@ -19,6 +19,7 @@ from sockscope.model.redact import redact_events
 from sockscope.model.seed import Seed
 from sockscope.model.sockaddr import Family, decode_sockaddr
 from sockscope.pipeline import clock
+from sockscope.pipeline.flight import FlightRecorder
 from sockscope.pipeline.newcomers import Newcomers
 from sockscope.pipeline.options import RecordOptions
 from sockscope.pipeline.targets import choose_engine, netns_of, resolve, stopped_notes
@@ -36,6 +37,10 @@ CLOCK_PERIOD_S = 1.0
 SETTLED_S = 3.0
 """A target whose ports are not known is captured with all others', until it has named no new one for so long:
 the first packets of a port may come before its bind is heard of here."""
+
+
+MOST_ENDED = 1000
+"""Above so many processes, those that have ended are forgotten (by the flight recorder)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,7 @@ class Watcher:
         on_progress: about ten times a second.
         on_note: what the user should know now, a line each; the session's notes have it, too.
         stop: set it (from anywhere) to end the session.
+        dump: with the flight recorder: set it (from anywhere) to have a recording written now.
     """
 
     on_ready: Callable[[tuple[int, ...], Seed], None] = lambda tgids, seed: None
@@ -66,6 +72,7 @@ class Watcher:
     on_progress: Callable[[Progress], None] = lambda progress: None
     on_note: Callable[[str], None] = lambda note: None
     stop: threading.Event = field(default_factory=threading.Event)
+    dump: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +81,8 @@ class Recorded:
     info: SessionInfo
     exit_status: int | None
     """Wait status of a launched command; None for attach, or while it runs."""
+    fired_count: int = 0
+    """Flight recorder: findings that fired while it went on."""
 
 
 def record(options: RecordOptions, folder: Path, watcher: Watcher | None = None) -> Recorded:
@@ -102,7 +111,8 @@ class _Recording:
         chosen = choose_engine(options, self._tgids)
         self._engine: Engine = chosen.engine
         try:
-            self._writer = Writer(folder)
+            self._flight = self._make_flight(folder)
+            self._writer: Writer | FlightRecorder = self._flight or Writer(folder)
         except BaseException:
             self._engine.close()
             raise
@@ -143,6 +153,12 @@ class _Recording:
         self._loop()
         return self._finish()
 
+    def _make_flight(self, folder: Path) -> FlightRecorder | None:
+        options = self._options
+        if options.keep_s is None:
+            return None
+        return FlightRecorder(folder, options.keep_s, options.alarm, self._watcher.on_note)
+
     def close(self) -> None:
         if self._newcomers is not None:
             self._newcomers.stop()
@@ -151,6 +167,8 @@ class _Recording:
             self._sampler.stop()
         if self._capture is not None:
             self._capture.stop()
+        if self._flight is not None:
+            self._flight.close()
 
     def _start_capture(self) -> None:
         if not self._options.packets:
@@ -162,6 +180,7 @@ class _Recording:
             snap_bytes=HEADER_BYTES + self._options.payload_bytes,
             netns_pid=self._foreign_netns(),
             redact=self._options.redact,
+            keep_s=self._options.keep_s,
         )
         try:
             capture.start()
@@ -215,9 +234,12 @@ class _Recording:
             self._writer.write_events(events)
             self._watcher.on_events(events, batch.complete_ns)
             self._drain_sampler()
+            if self._flight is not None:
+                self._tick(self._flight, batch.complete_ns)
             now = time.monotonic()
             if now >= next_clock:
                 self._clocks.append(clock.sample())
+                self._forget()
                 self._look_for_strays()
                 next_clock = now + CLOCK_PERIOD_S
             if now >= next_progress:
@@ -228,6 +250,31 @@ class _Recording:
                 # The last states are taken while the target still stands.
                 asked = True
                 self._engine.stop()
+
+    def _tick(self, flight: FlightRecorder, complete_ns: int) -> None:
+        asked = self._watcher.dump.is_set()
+        self._watcher.dump.clear()
+        capture = self._capture
+        flight.tick(
+            complete_ns,
+            asked=asked,
+            info=lambda: self._info(complete=True),
+            cut=capture.cut if capture is not None else list,
+        )
+
+    def _forget(self) -> None:
+        """What grows with time must not, where the session may last for days."""
+        if self._options.keep_s is None:
+            return
+        most = int(self._options.keep_s / CLOCK_PERIOD_S) + 10
+        if len(self._clocks) > 2 * most:
+            del self._clocks[1:-most]
+        if len(self._tgids) > MOST_ENDED:
+            alive = [tgid for tgid in self._tgids[1:] if os.path.exists(f"/proc/{tgid}")]
+            self._tgids = (self._tgids[0], *alive)
+            self._strays = [tgid for tgid in self._strays if tgid in alive]
+            if self._sampler is not None:
+                self._sampler.set_tgids(self._tgids)
 
     def _learn_tasks(self, events: Events) -> None:
         """Processes that are new here are named, and sampled; those with a history are read; others are adopted."""
@@ -305,7 +352,14 @@ class _Recording:
             self._notes.append(self._writer.problem)
         info = self._info(complete=True, packets=packets)
         self._writer.finish(info, sockets)
-        return Recorded(folder=self._writer.folder, info=info, exit_status=self._engine.exit_status())
+        if self._flight is not None:
+            info = self._flight.info
+        return Recorded(
+            folder=self._writer.folder,
+            info=info,
+            exit_status=self._engine.exit_status(),
+            fired_count=self._flight.fired_count if self._flight is not None else 0,
+        )
 
     def _progress(self, elapsed_s: float) -> Progress:
         return Progress(
