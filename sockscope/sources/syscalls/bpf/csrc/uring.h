@@ -61,7 +61,15 @@ struct io_sr_msg {
 struct __kernel_sockaddr_storage {
     u16 ss_family;
 };
+struct iov_iter {
+    u8 iter_type;
+    void *ubuf;
+};
+struct msghdr {
+    struct iov_iter msg_iter;
+};
 struct io_async_msghdr {
+    struct msghdr msg;
     struct __kernel_sockaddr_storage addr; /* the kernel's copy of an address */
 };
 struct io_accept {
@@ -564,6 +572,21 @@ SEC("tp_btf/io_uring_req_failed") int on_uring_failed(u64 *ctx)
     return 0;
 }
 
+/* The address of the buffer that the kernel chose among the provided ones. 0: it no longer knows. */
+INLINE u64 chosen_buffer(u16 nr, struct io_kiocb *req)
+{
+    if (nr == NR_read)
+        return GET((struct io_rw *)&req->cmd, addr);
+    if (nr != NR_recvfrom)
+        return 0;
+    u64 buffer = (u64)GET((struct io_sr_msg *)&req->cmd, buf);
+    struct io_async_msghdr *m = GET(req, async_data);
+    /* Newer kernels leave it in the iterator only (ITER_UBUF is 0 since 6.7, when they began to use it here). */
+    if (!buffer && m && EXISTS(m->msg.msg_iter.ubuf) && !GET(m, msg.msg_iter.iter_type))
+        buffer = (u64)GET(m, msg.msg_iter.ubuf);
+    return buffer;
+}
+
 SEC("tp_btf/io_uring_complete") int on_uring_complete(u64 *ctx)
 {
     u64 ring = ctx[0], key = ctx[1], user_data;
@@ -595,16 +618,11 @@ SEC("tp_btf/io_uring_complete") int on_uring_complete(u64 *ctx)
     /* A kernel thread clears away what a closed ring left: nobody is told. */
     if (w && !(me->flags & PF_KTHREAD)) {
         int copies = (u64)me->mm == r->mm;
-        if (r->selects && res > 0) {
-            /* The kernel chose the buffer; its address stands in the request until it is used again. */
-            struct io_kiocb *req = (void *)key;
-            if (r->nr == NR_recvfrom)
-                r->args[1] = (u64)GET((struct io_sr_msg *)&req->cmd, buf);
-            else if (r->nr == NR_read)
-                r->args[1] = GET((struct io_rw *)&req->cmd, addr);
-            else
-                copies = 0;
-        }
+        if (r->selects && r->nr != NR_recvmsg) {
+            r->args[1] = res > 0 ? chosen_buffer(r->nr, (void *)key) : 0;
+            copies = copies && r->args[1];
+        } else if (r->selects) /* a header of io_uring's own stands before the message */
+            copies = 0;
         /* What an ending process had under way is cancelled: it never hears of that. */
         struct signal_struct___ending *signal = (void *)me->signal;
         if (res == -ECANCELED && GET(signal, flags) & SIGNAL_GROUP_EXIT)
