@@ -73,9 +73,7 @@ def test_each_operation_is_its_call(mode: str) -> None:
 
 def test_vectors_messages_and_a_close_without_a_word() -> None:
     events, _, fds = served("linked", 2)
-    assert calls(events) == Counter(
-        {Call.accept4: 2, Call.readv: 2, Call.sendmsg: 2, Call.shutdown: 2, Call.close: 2}
-    )
+    assert calls(events) == Counter({Call.accept4: 2, Call.readv: 2, Call.sendmsg: 2, Call.shutdown: 2, Call.close: 2})
     for readv in rows(events, Call.readv):
         assert section(events, readv, Section.PAYLOAD) == PREFIX
         assert struct.unpack("<Q", section(events, readv, Section.IOV_TOTAL)) == (BUFFER_BYTES,)

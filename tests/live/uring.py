@@ -166,7 +166,15 @@ def is_allowed() -> bool:
 
 
 def result(
-    ring: Ring, op: Op, fd: int, address: int = 0, length: int = 0, *, offset: int = 0, op_flags: int = 0, flags: int = 0
+    ring: Ring,
+    op: Op,
+    fd: int,
+    address: int = 0,
+    length: int = 0,
+    *,
+    offset: int = 0,
+    op_flags: int = 0,
+    flags: int = 0,
 ) -> int:
     """One operation, alone; its result."""
     ring.put(op, fd, address, length, offset=offset, op_flags=op_flags, flags=flags)
@@ -195,7 +203,9 @@ def _serve_linked(ring: Ring, listener: int, count: int) -> list[int]:
     answer = ctypes.create_string_buffer(ANSWER, len(ANSWER))
     vector_in = ctypes.create_string_buffer(struct.pack("<2Q", ctypes.addressof(question), BUFFER_BYTES))
     vector_out = ctypes.create_string_buffer(struct.pack("<2Q", ctypes.addressof(answer), len(ANSWER)))
-    message = ctypes.create_string_buffer(struct.pack("<QIIQQQQII", 0, 0, 0, ctypes.addressof(vector_out), 1, 0, 0, 0, 0))
+    message = ctypes.create_string_buffer(
+        struct.pack("<QIIQQQQII", 0, 0, 0, ctypes.addressof(vector_out), 1, 0, 0, 0, 0)
+    )
     fds = []
     for _ in range(count):
         fd = result(ring, Op.ACCEPT, listener)
