@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sockscope.sources.sockets.fd_scan import FdScan
+from sockscope.sources.sockets.owner_source import OwnerSource
 
 if TYPE_CHECKING:
     from sockscope.model.snapshot import Snapshot
     from sockscope.model.tcp import TcpState
+    from sockscope.sources.sockets.owner_source import Scan
 
 WIDE = 120
 
@@ -39,13 +40,14 @@ def run(wanted: Wanted) -> None:
     """Look and show; for `every_s` until Ctrl-C."""
     # numpy's linear algebra would start a thread a CPU, and have it spin where the scan needs the CPU.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    while True:
-        # Under way before anything slow is imported: the kernel needs the time for the descriptors.
-        with FdScan() as scan, _no_collections():
-            _show(_look(scan, wanted), wanted)
-        if wanted.every_s is None:
-            return
-        time.sleep(wanted.every_s)
+    with OwnerSource() as source:
+        while True:
+            # Under way before anything slow is imported: the kernel needs the time for the descriptors.
+            with source.scan() as scan, _no_collections():
+                _show(_look(scan, source, wanted), wanted)
+            if wanted.every_s is None:
+                return
+            time.sleep(wanted.every_s)
 
 
 @contextmanager
@@ -60,13 +62,14 @@ def _no_collections() -> Iterator[None]:
             gc.enable()
 
 
-def _look(scan: FdScan, wanted: Wanted) -> Snapshot:
+def _look(scan: Scan, source: OwnerSource, wanted: Wanted) -> Snapshot:
     from sockscope.sources.sockets.look import look
     from sockscope.sources.sockets.sock_diag import ALL_QUERIES, TCP_QUERIES, UDP_QUERIES, UNIX_QUERIES
 
     chosen = (UDP_QUERIES if wanted.udp else ()) + (UNIX_QUERIES if wanted.unix else ())
     return look(
         scan=scan,
+        source=source,
         families=ALL_QUERIES if wanted.everything else chosen or TCP_QUERIES,
         ports=wanted.ports,
         pid=wanted.pid,

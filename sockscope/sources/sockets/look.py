@@ -14,16 +14,17 @@ from sockscope.model.sockaddr import Family
 from sockscope.model.sockets import OWNER_DTYPE, Sockets
 from sockscope.model.tcp import TcpState
 from sockscope.sources.sockets import procfs
-from sockscope.sources.sockets.fd_scan import FdScan
 from sockscope.sources.sockets.listeners import descendants
 from sockscope.sources.sockets.netns import in_netns
+from sockscope.sources.sockets.owner_source import OwnerSource, Scan
 from sockscope.sources.sockets.owners import owner_table, owners
 from sockscope.sources.sockets.sock_diag import ALL_STATES, TCP_QUERIES, Query, dump, state_mask
 
 
 def look(
     *,
-    scan: FdScan,
+    scan: Scan,
+    source: OwnerSource | None = None,
     families: Iterable[Query] = TCP_QUERIES,
     ports: Collection[int] | None = None,
     pid: int | None = None,
@@ -34,6 +35,7 @@ def look(
 
     Args:
         scan: of the descriptors of all processes, under way since before.
+        source: whose scan that is, to be asked once more for what came since; None: a new one.
         ports: only TCP and UDP sockets with one of them at either end.
         pid: only sockets that this process or a descendant holds, and those that wait in its listeners'
             queues; looked up in its network namespace.
@@ -57,7 +59,7 @@ def look(
     hidden = unreadable > 0 or not procfs.sees_every_process()
     owned = _held(rows["inode"], held)
     if not hidden:
-        late = _latecomers(rows[~owned])
+        late = _latecomers(rows[~owned], source)
         if len(late):
             held = np.concatenate([held, late])
             held = held[np.argsort(held["inode"], kind="stable")]
@@ -90,13 +92,13 @@ def _held(inodes: npt.NDArray[np.uint64], held: npt.NDArray[np.void]) -> npt.NDA
     return there
 
 
-def _latecomers(nobodys: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+def _latecomers(nobodys: npt.NDArray[np.void], source: OwnerSource | None) -> npt.NDArray[np.void]:
     """The owners of sockets that came to be after the scan had passed their process.
 
     Without that a fresh connection would be called orphaned.
     """
     missing = nobodys["inode"][(nobodys["inode"] != 0) & (nobodys["state"] != TcpState.LISTEN)]
-    return owners(inodes=missing)[0] if len(missing) else np.zeros(0, OWNER_DTYPE)
+    return owners(inodes=missing, source=source)[0] if len(missing) else np.zeros(0, OWNER_DTYPE)
 
 
 def _comms(tgids: Iterable[int]) -> dict[int, str]:

@@ -13,6 +13,7 @@ from sockscope.errors import SockscopeError
 from sockscope.model.sockets import OWNER_DTYPE, SOCKET_DTYPE, Sockets
 from sockscope.sources.sockets.listeners import descendants
 from sockscope.sources.sockets.netns import enter_netns, netns_of
+from sockscope.sources.sockets.owner_source import OwnerSource
 from sockscope.sources.sockets.owners import owners
 from sockscope.sources.sockets.sock_diag import ALL_QUERIES, UNIX_QUERIES, dump
 
@@ -57,6 +58,7 @@ class Sampler:
         self._started = threading.Event()
         self._failure: SockscopeError | None = None
         self._final: npt.NDArray[np.void] = np.zeros(0, SOCKET_DTYPE)
+        self._source = OwnerSource()
         self._held: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
         self._held_again_s = 0.0
         self._known: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
@@ -94,6 +96,11 @@ class Sampler:
         with self._lock:
             self._ports.update(ports)
 
+    def set_tgids(self, tgids: Collection[int]) -> None:
+        """These roots alone from now on: the others have ended."""
+        with self._lock:
+            self._tgids = set(tgids)
+
     def add_tgids(self, tgids: Collection[int]) -> None:
         """More roots to follow (a launched command's pid is known only later)."""
         with self._lock:
@@ -110,7 +117,8 @@ class Sampler:
         if self._thread.is_alive():
             self._thread.join()
         inodes = np.unique(self._final["inode"])
-        held = owners(inodes=inodes[inodes != 0])[0] if len(inodes) else np.zeros(0, OWNER_DTYPE)
+        with self._source as source:
+            held = owners(inodes=inodes[inodes != 0], source=source)[0] if len(inodes) else np.zeros(0, OWNER_DTYPE)
         return Sockets(records=self._final, owners=held)
 
     def _run(self) -> None:
@@ -168,6 +176,6 @@ class Sampler:
         now_s, began = time.monotonic(), time.thread_time()
         if not tgids or now_s < self._held_again_s:
             return
-        held, _ = owners(descendants(tgids), workers=0)
+        held, _ = owners(descendants(tgids), workers=0, source=self._source)
         self._held = np.unique(held["inode"])
         self._held_again_s = now_s + (time.thread_time() - began) * _SHARE
