@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 os.environ.pop("LC_CTYPE", None)
 if locale:
     os.environ["LC_CTYPE"] = locale[1:]
+os.write(gate, b".")
 # End of file: sockscope ended before the start.
 if os.read(gate, 1) == b"!":
     try:
@@ -51,7 +53,8 @@ class Child:
     """
 
     def __init__(self, path: str, command: Sequence[str]) -> None:
-        reader, self._gate = os.pipe()
+        self._gate, theirs = socket.socketpair()
+        gate = theirs.fileno()
         locale = os.environ.get("LC_CTYPE")
         try:
             self.pid = os.posix_spawn(
@@ -59,17 +62,19 @@ class Child:
                 # Isolated: neither the environment nor the directory may change what it does before.
                 [
                     *(sys.executable, "-I", "-S", "-c", _GATE),
-                    *(str(reader), "" if locale is None else f"={locale}", path, *command),
+                    *(str(gate), "" if locale is None else f"={locale}", path, *command),
                 ],
                 os.environ,
                 # Onto itself: inherited, by this child alone.
-                file_actions=[(os.POSIX_SPAWN_DUP2, reader, reader)],
+                file_actions=[(os.POSIX_SPAWN_DUP2, gate, gate)],
             )
         except BaseException:
-            os.close(self._gate)
+            self._gate.close()
             raise
         finally:
-            os.close(reader)
+            theirs.close()
+        # Whoever follows it from now on sees nothing of its own start.
+        self._gate.recv(1)
         self.status: int | None = None
         """Wait status, once it has ended and `poll` or `wait` was called."""
         self.started = False
@@ -78,9 +83,9 @@ class Child:
         """Let it exec."""
         self.started = True
         # It may have been killed at the gate.
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._gate, b"!")
-        self._shut()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._gate.send(b"!")
+        self._gate.close()
 
     def poll(self) -> int | None:
         """Its wait status; None while it lives."""
@@ -102,12 +107,7 @@ class Child:
         """End it, if it still waits at the gate."""
         if self.started:
             return
-        self._shut()
+        self._gate.close()
         if self.wait(1.0) is None:
             os.kill(self.pid, signal.SIGKILL)
             self.wait(1.0)
-
-    def _shut(self) -> None:
-        if self._gate >= 0:
-            os.close(self._gate)
-            self._gate = -1
