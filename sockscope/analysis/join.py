@@ -114,6 +114,9 @@ def _of_open_file(work: Join, file: OpenFile, used: bool) -> None:
         local = work.state.open_files[file.listener].local
     connect = work.state.connects.get(file.id)
     opened = file.listener >= 0 or file.pair >= 0 or _accepted(work, file)
+    began = connect[1] if connect else file.created_ns
+    # A flight recorder knows of older ones, too, but not what was done with them before its window.
+    watched = file.witnessed and began >= work.info.started_ns
     made = Connection(
         id=len(work.connections),
         protocol=protocol,
@@ -125,15 +128,14 @@ def _of_open_file(work: Join, file: OpenFile, used: bool) -> None:
         open_file=file.id,
         listener=file.listener,
         opened_event=connect[0] if connect else file.created_event if opened else NO_ID,
-        witnessed=file.witnessed and (opened or connect is not None),
+        witnessed=watched and (opened or connect is not None),
         inode=file.inode,
     )
     if protocol == Protocol.TCP:
         if connect is not None and (local is None or not local.port):
             work.wire.of_connect(made, connect[1], connect[2])
         else:
-            began = connect[1] if connect else file.created_ns
-            work.wire.of_ends(made, _ports(work, local), began if file.witnessed else max(began, work.info.started_ns))
+            work.wire.of_ends(made, _ports(work, local), began if watched else max(began, work.info.started_ns))
     _keep(work, file, made, group)
 
 

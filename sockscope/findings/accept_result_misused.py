@@ -93,7 +93,7 @@ class _Untouched:
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a process."""
-    made = [c for c in session.connections if c.open_file >= 0 and c.opened_event >= 0]
+    made = [c for c in session.connections if c.open_file >= 0 and c.opened_event >= 0 and c.witnessed]
     opened = np.array([c.opened_event for c in made], np.int64)
     files = np.array([c.open_file for c in made], np.int64)
     named = session.event_open_file[session.event_open_file >= 0]
