@@ -7,10 +7,14 @@ from typing import Annotated
 import typer
 
 from sockscope.cli import options as shared
+from sockscope.cli.keep import flight
 from sockscope.cli.output import Output
 from sockscope.pipeline.options import EngineChoice, RecordOptions
 
-EXAMPLES = "Examples: sockscope attach 812 | sockscope attach $(pgrep -o gunicorn) --duration 30 --html report.html"
+EXAMPLES = (
+    "Examples: sockscope attach 812 | sockscope attach $(pgrep -o gunicorn) --duration 30 --html report.html"
+    " | sockscope attach 812 --keep 60s --output /var/tmp/flight"
+)
 
 
 def attach(
@@ -22,6 +26,7 @@ def attach(
     no_redact: shared.NoRedactOption = False,
     no_packets: shared.NoPacketsOption = False,
     no_sockets: shared.NoSocketsOption = False,
+    keep: shared.KeepOption = None,
     output: shared.OutputOption = None,
     html: shared.HtmlOption = None,
     json: shared.JsonOption = None,
@@ -36,6 +41,7 @@ def attach(
     """
     wanted = Output(html=html, json=json, select=select, ignore=ignore, fail_on=fail_on, verbose=verbose)
     wanted.check()
+    keep_s, alarm = flight(keep, output, wanted)
     from sockscope.cli.watch import watch
     from sockscope.pipeline.live import LiveView
     from sockscope.pipeline.record import Watcher
@@ -47,6 +53,8 @@ def attach(
         engine=engine,
         payload_bytes=payload,
         pin=not no_pin,
+        keep_s=keep_s,
+        alarm=alarm,
         redact=not no_redact,
         packets=not no_packets,
         sockets=not no_sockets,

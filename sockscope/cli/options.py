@@ -63,6 +63,16 @@ NoPacketsOption = Annotated[bool, typer.Option("--no-packets", help="Capture no 
 NoSocketsOption = Annotated[
     bool, typer.Option("--no-sockets", help="Sample no kernel socket states.", rich_help_panel=_WATCH)
 ]
+KeepOption = Annotated[
+    str | None,
+    typer.Option(
+        "--keep",
+        metavar="TIME",
+        help="Flight recorder: hold only the last so long (60s, 5m) in memory; a finding (--fail-on), SIGUSR1 and the"
+        " end write it into a folder of its own in --output.",
+        rich_help_panel=_WATCH,
+    ),
+]
 OutputOption = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="DIR", help="Keep the recording there.", rich_help_panel=_OUT),

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sockscope.cli import options as shared
+from sockscope.cli.keep import flight
 from sockscope.cli.output import Output
 from sockscope.pipeline.options import EngineChoice, RecordOptions
 
@@ -30,6 +31,7 @@ def run(
     propagate_exit: Annotated[
         bool, typer.Option("--propagate-exit", help="Exit as the command did (128 + signal where one ended it).")
     ] = False,
+    keep: shared.KeepOption = None,
     output: shared.OutputOption = None,
     html: shared.HtmlOption = None,
     json: shared.JsonOption = None,
@@ -45,6 +47,7 @@ def run(
     """
     wanted = Output(html=html, json=json, select=select, ignore=ignore, fail_on=fail_on, verbose=verbose)
     wanted.check()
+    keep_s, alarm = flight(keep, output, wanted)
     from sockscope.cli.watch import watch
     from sockscope.pipeline.record import Watcher
 
@@ -54,6 +57,8 @@ def run(
         engine=engine,
         payload_bytes=payload,
         pin=not no_pin,
+        keep_s=keep_s,
+        alarm=alarm,
         redact=not no_redact,
         packets=not no_packets,
         sockets=not no_sockets,

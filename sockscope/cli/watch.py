@@ -7,12 +7,13 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from sockscope.cli.output import Output
+from sockscope.errors import ExitCode
 
 if TYPE_CHECKING:
     from sockscope.model.seed import Seed
@@ -45,7 +46,12 @@ def watch(
     from sockscope.pipeline.analyze import load_session
     from sockscope.pipeline.record import record
 
-    with recording_folder(keep) as folder, _stopping(watcher, launched=bool(options.command)):
+    flying = options.keep_s is not None
+    with (
+        recording_folder(keep) as folder,
+        _stopping(watcher, launched=bool(options.command)),
+        _dumping(watcher) if flying else nullcontext(),
+    ):
         watcher.on_note = _say_note
         if show_progress and sys.stderr.isatty():
             watcher.on_progress = _progress_line(options)
@@ -57,8 +63,9 @@ def watch(
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
         code = output.emit(load_session(recorded.folder, info=recorded.info))
         if keep is not None:
-            print(f"sockscope: recording kept in {keep}", file=sys.stderr)
-    return code, recorded
+            print(f"sockscope: recording kept in {recorded.folder}", file=sys.stderr)
+    # What fired in the night counts, though the end is quiet.
+    return max(code, ExitCode.FINDINGS) if recorded.fired_count else code, recorded
 
 
 @contextmanager
@@ -72,6 +79,16 @@ def recording_folder(keep: Path | None) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _dumping(watcher: Watcher) -> Iterator[None]:
+    """SIGUSR1 has the flight recorder write."""
+    former = signal.signal(signal.SIGUSR1, lambda number, frame: watcher.dump.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, former)
 
 
 @contextmanager
