@@ -154,7 +154,7 @@ class EventPicker:
     def _follows_wait(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """shape (n,): whether the event comes right after its `_last_wait`."""
         rows = self._by_tid
-        found = np.zeros(len(rows), np.bool_)
+        found = np.zeros(len(self._session.events), np.bool_)
         if len(rows):
             found[rows[1:]] = self._last_wait[rows[1:]] == rows[:-1]
         return found
