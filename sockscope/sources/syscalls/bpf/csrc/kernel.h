@@ -106,7 +106,31 @@ struct task_struct {
     void *mm;
     char comm[16];
 };
+struct qstr {
+    u32 len;
+    const u8 *name;
+};
+struct dentry {
+    struct dentry *d_parent;
+    struct qstr d_name;
+};
+struct vfsmount {
+    struct dentry *mnt_root;
+};
+struct mount {
+    struct mount *mnt_parent;
+    struct dentry *mnt_mountpoint;
+    struct vfsmount mnt;
+};
+struct path {
+    struct vfsmount *mnt;
+    struct dentry *dentry;
+};
+struct file {
+    struct path f_path;
+};
 struct linux_binprm {
+    struct file *file;
     const char *filename;
 };
 struct sigaction {

@@ -3,6 +3,7 @@
 #define SOCKSCOPE_LIFE_H
 
 #include "calls.h"
+#include "path.h"
 
 INLINE void put_kernel_string(struct work *w, u32 kind, const void *from, u32 cap)
 {
@@ -19,7 +20,7 @@ INLINE void begin_task(struct work *w, const struct task *t, u16 call, u64 a)
     fill_event(&w->e, bpf_ktime_get_ns(), t->tgid, t->tid, call, a, 0, 0);
 }
 
-/* Its blob: PATH as the kernel was given it (userspace knows /proc/PID/exe while the process lives), COMM. */
+/* Its blob: PATH as /proc/PID/exe would tell it (else as execve was given it), COMM. */
 SEC("tp_btf/sched_process_exec") int on_exec(u64 *ctx)
 {
     struct task_struct *task = (void *)ctx[0];
@@ -43,7 +44,10 @@ SEC("tp_btf/sched_process_exec") int on_exec(u64 *ctx)
     t->tid = tid_of(task);
     t->tgid = tgid_of(task);
     begin_task(w, t, TASK_EXEC, (u32)former);
-    put_kernel_string(w, SEC_PATH, path, PATH_CAP);
+    u64 mount = 0, entry = 0;
+    if (!READ(mount, program->file->f_path.mnt) || !READ(entry, program->file->f_path.dentry) ||
+        !put_file_path(w, mount, entry))
+        put_kernel_string(w, SEC_PATH, path, PATH_CAP);
     put_kernel_string(w, SEC_COMM, &task->comm, sizeof task->comm);
     output(w);
     return 0;

@@ -8,11 +8,11 @@ enum { SIGKILL = 9, SIGCHLD = 17, SIGSTOP = 19, SIGTSTP = 20, SIGTTIN = 21, SIGT
 enum { CLONE_VM = 0x100, CLONE_VFORK = 0x4000, CLONE_THREAD = 0x10000,
        CLONE_OF_PTHREADS = 0x100 | 0x200 | 0x400 | 0x800 | CLONE_THREAD };
 
-/* The number of a thread or process in our pid namespace; 0: it has none there. Source: kernel/pid.c pid_nr_ns. */
-INLINE s32 number_in_namespace(struct pid *pid)
+/* The number of a thread or process in the pid namespace of that depth above it; 0: it has none there.
+ * Source: kernel/pid.c pid_nr_ns. */
+INLINE s32 number_at(struct pid *pid, u32 level)
 {
     s32 nr = 0;
-    u32 level = shared.pid_level;
     if (pid && pid->level >= level)
         /* struct upid is an int and a pointer. */
         bpf_probe_read_kernel(&nr, sizeof nr, (u8 *)&pid->numbers[0].nr + level * 16);
@@ -21,12 +21,12 @@ INLINE s32 number_in_namespace(struct pid *pid)
 
 INLINE s32 tid_of(struct task_struct *task)
 {
-    return shared.pid_level ? number_in_namespace(task->thread_pid) : task->pid;
+    return shared.pid_level ? number_at(task->thread_pid, shared.pid_level) : task->pid;
 }
 
 INLINE s32 tgid_of(struct task_struct *task)
 {
-    return shared.pid_level ? number_in_namespace(task->signal->pids[PIDTYPE_TGID]) : task->tgid;
+    return shared.pid_level ? number_at(task->signal->pids[PIDTYPE_TGID], shared.pid_level) : task->tgid;
 }
 
 INLINE void emit_task(s32 tgid, s32 tid, u16 call, u64 a, u64 b, u64 c)
@@ -131,13 +131,14 @@ struct signal_info {
     s32 signo, error, code, pad, pid;
 };
 
-INLINE void emit_signal(struct task *t, s32 sig, const void *info)
+INLINE void emit_signal(struct task *t, struct task_struct *task, s32 sig, const void *info)
 {
     struct signal_info i = {0};
-    /* SEND_SIG_NOINFO and SEND_SIG_PRIV are 0 and 1: not readable, which leaves SI_USER and 0. */
-    if ((u64)info == 1)
-        i.code = 0x80; /* SI_KERNEL */
-    else if (info)
+    if (!info) /* SEND_SIG_NOINFO: SI_USER of who runs, numbered as the receiver sees it */
+        i.pid = number_at(bpf_get_current_task_btf()->signal->pids[PIDTYPE_TGID], task->thread_pid->level);
+    else if ((u64)info == 1) /* SEND_SIG_PRIV */
+        i.code = 0x80;       /* SI_KERNEL */
+    else
         bpf_probe_read_kernel(&i, sizeof i, info);
     /* si_pid means something only where a process sent it; a fault has an address there, a timer its id. */
     int sent = i.code == 0 || i.code == -1 || i.code == -6 || sig == SIGCHLD;
@@ -152,7 +153,7 @@ SEC("tp_btf/signal_deliver") int on_signal_deliver(u64 *ctx)
     void *handler = NULL;
     if (!t || sig == SIGKILL)
         return 0;
-    emit_signal(t, sig, (void *)ctx[1]);
+    emit_signal(t, bpf_get_current_task_btf(), sig, (void *)ctx[1]);
     if (sig < SIGSTOP || sig > SIGTTOU)
         return 0;
     if (!bpf_probe_read_kernel(&handler, sizeof handler, &action->sa.sa_handler) && !handler)
@@ -175,7 +176,7 @@ SEC("tp_btf/signal_generate") int on_signal_generate(u64 *ctx)
     int ends = task->signal->flags & SIGNAL_GROUP_EXIT;
     /* A process that ends already takes no more of them. */
     if (result == TRACE_SIGNAL_IGNORED ? !ends : ends && task->signal->group_exit_code == sig)
-        emit_signal(t, sig, (void *)ctx[1]);
+        emit_signal(t, task, sig, (void *)ctx[1]);
     return 0;
 }
 
