@@ -9,6 +9,7 @@ import numpy as np
 
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.evidence import GRACE_NS, NS_PER_MS
+from sockscope.findings.told import established, when
 from sockscope.model.calls import FIRST_TASK_EVENT, Call
 from sockscope.model.connections import Connection, Protocol
 from sockscope.model.descriptors import Descriptor, OpenFile
@@ -29,7 +30,7 @@ class Waiting:
 
     Attributes:
         rows: socket rows that show it in the queue, in time.
-        since_ns: the handshake on the wire, or the first snapshot that shows it.
+        since_ns: the handshake, on the wire or as the kernel told it, or the first snapshot that shows it.
         until_ns: the last snapshot; it was still there.
     """
 
@@ -125,7 +126,8 @@ def _waiting(session: Session, connection: Connection, final: int) -> Waiting | 
     flow = session.flows[connection.flow] if connection.flow >= 0 else None
     # It enters the queue when it is established, and an accepted socket never loses its inode in
     # these states: with the handshake seen, one snapshot shows that it waited all the time between.
-    since = min(first, flow.established_ns) if flow and flow.established_ns is not None else first
+    exact = (flow.established_ns if flow else None, when(session, established(session, connection)))
+    since = min((first, *(at for at in exact if at is not None)))
     if last - since < GRACE_NS:
         return None
     return Waiting(connection=connection, rows=rows, since_ns=since, until_ns=last)

@@ -10,8 +10,9 @@ Why it matters:
     until accept fails with EMFILE. The peer's side stays in FIN_WAIT2 for as long.
 
 Evidence:
-    The read that returned 0 (or the epoll event), the peer's FIN on the wire, the state in the
-    last snapshot, the last thing the program did with the connection, and what its thread did next.
+    The read that returned 0 (or the epoll event), the peer's FIN on the wire, the moment at which CLOSE_WAIT
+    began where the kernel told it (bpf engine), the state in the last snapshot, the last thing the program
+    did with the connection, and what its thread did next.
 
 Example:
     `recvfrom(7, "", 4096, 0) = 0` at +1.204 s, then `epoll_ctl(4, EPOLL_CTL_DEL, 7)`, and never
@@ -72,6 +73,7 @@ from sockscope.findings.holding import (
     uses_of,
     waits_to_write,
 )
+from sockscope.findings.told import peer_ended, told_by_kernel
 from sockscope.model.connections import Connection, Role
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.tcp import TcpFlag, TcpState
@@ -292,6 +294,10 @@ def _evidence(session: Session, leak: _Leak) -> Iterator[Evidence]:
     )
     yield from told_evidence(session, leak.told_event)
     yield from wire
+    began = peer_ended(session, connection)
+    if began >= 0:
+        lasted = span(leak.until_ns - int(session.kernel["time_ns"][began]))
+        yield from told_by_kernel(session, began, f"the peer's FIN arrived; no FIN of ours in the {lasted} since")
     if leak.last_use >= 0:
         yield from_event(session, leak.last_use, "the last bytes moved")
     yield from last_sample_evidence(session, connection, "the last snapshot that shows it", before_ns=leak.until_ns)

@@ -77,7 +77,8 @@ def program(session: Session, tgid: int) -> str:
     return (process.exe or process.comm) if process else str(tgid)
 
 
-def _noted(text: str, note: str) -> str:
+def noted(text: str, note: str) -> str:
+    """A fact, and in brackets what it shows."""
     return f"{text}  ({note})" if note else text
 
 
@@ -88,7 +89,7 @@ def from_event(session: Session, event: int, note: str = "") -> Evidence:
     return Evidence(
         source=Source.SYSCALL,
         time_ns=int(session.effective_ns[event]),
-        text=_noted(f"{actor} {describe(session.events, event)}", note),
+        text=noted(f"{actor} {describe(session.events, event)}", note),
         ref=event,
     )
 
@@ -101,7 +102,7 @@ def from_packet(session: Session, row: int, note: str = "") -> Evidence:
     return Evidence(
         source=Source.PACKET,
         time_ns=int(session.packet_ns[row]),
-        text=_noted(f"{source} > {target} {flag_names(int(packet['flags']))}, {packet['payload_bytes']} bytes", note),
+        text=noted(f"{source} > {target} {flag_names(int(packet['flags']))}, {packet['payload_bytes']} bytes", note),
         ref=row,
     )
 
@@ -112,7 +113,7 @@ def from_socket(session: Session, row: int, note: str = "") -> Evidence:
     local = from_key(socket["local"].tobytes(), int(socket["local_port"]))
     peer = from_key(socket["peer"].tobytes(), int(socket["peer_port"]))
     text = f"{state_name(int(socket['state']))} {local} - {peer}, recv-q {socket['recv_q']}, send-q {socket['send_q']}"
-    return Evidence(source=Source.SOCKET, time_ns=int(socket["time_ns"]), text=_noted(text, note), ref=row)
+    return Evidence(source=Source.SOCKET, time_ns=int(socket["time_ns"]), text=noted(text, note), ref=row)
 
 
 def from_proc(time_ns: int, text: str) -> Evidence:

@@ -12,8 +12,9 @@ Why it matters:
 
 Evidence:
     The close that was meant to end the connection; how the holder came by its copy (fork, exec,
-    SCM_RIGHTS, or there before watching began); that it never used it; no FIN on the wire; the
-    socket still ESTABLISHED or CLOSE_WAIT in the last snapshot.
+    SCM_RIGHTS, or there before watching began); that it never used it; no FIN on the wire (and, where the
+    kernel tells its state changes, neither FIN_WAIT1 nor LAST_ACK); the socket still ESTABLISHED or
+    CLOSE_WAIT in the last snapshot.
 
 Example:
     `close(7) = 0` in server[812] at +0.41 s; logger[840], forked at +0.12 s, has the same
@@ -42,6 +43,7 @@ from sockscope.analysis.session import Session
 from sockscope.findings.evidence import from_event, from_proc, kept, listed, plural, program, since_start, span, who
 from sockscope.findings.halves import last_sample_evidence
 from sockscope.findings.holding import Copy, Holdings, came_by, holder_of, holding_evidence, tcp_connections
+from sockscope.findings.told import last_change, told_by_kernel
 from sockscope.findings.withheld import Withheld, withheld
 from sockscope.model.descriptors import How
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
@@ -134,3 +136,5 @@ def _evidence(session: Session, case: Withheld) -> Iterator[Evidence]:
     if len(closer.uses):
         yield from_event(session, int(closer.uses[-1]), "its last use")
     yield from last_sample_evidence(session, case.connection, "no FIN has gone out", before_ns=case.holders[0].until_ns)
+    last = last_change(session, case.connection, before_ns=case.holders[0].until_ns)
+    yield from told_by_kernel(session, last, "the last change: neither FIN_WAIT1 nor LAST_ACK, so no FIN went out")

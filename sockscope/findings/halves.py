@@ -7,6 +7,7 @@ import struct
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
+from sockscope.findings import told
 from sockscope.findings.evidence import from_event, from_packet, from_socket
 from sockscope.model.calls import Call
 from sockscope.model.connections import Connection, Flow
@@ -27,20 +28,25 @@ def flow_of(session: Session, connection: Connection) -> Flow | None:
 
 
 def ended_itself(session: Session, connection: Connection, before_ns: int) -> bool:
-    """Whether the target's FIN was on the wire before that time, or the program called shutdown for it."""
+    """Whether the target's FIN went out before that time (by packets or the kernel), or shutdown was called for it."""
     flow = flow_of(session, connection)
     fin_ns = flow.fin_ns[connection.local_side] if flow else None
+    if fin_ns is None:
+        fin_ns = told.when(session, told.ended_here(session, connection))
     return (fin_ns is not None and fin_ns < before_ns) or shutdown_event(session, connection, writing=True) >= 0
 
 
 def was_reset(session: Session, connection: Connection, before_ns: int) -> bool:
     """Whether either side sent RST before that time."""
     flow = flow_of(session, connection)
-    return flow is not None and any(at is not None and at < before_ns for at in flow.rst_ns)
+    at_ns = told.when(session, told.reset(session, connection))
+    times = (*(flow.rst_ns if flow is not None else ()), at_ns)
+    return any(at is not None and at < before_ns for at in times)
 
 
 def peer_fin_ns(session: Session, connection: Connection) -> int | None:
-    """When the peer ended its half: its FIN on the wire, else the end of file read, else the first such snapshot.
+    """When the peer ended its half: its FIN on the wire, else as the kernel told, else the end of file read, else
+    the first such snapshot.
 
     A read also returns 0 after the program's own shutdown(SHUT_RD): where there are packets, they decide.
     """
@@ -48,6 +54,9 @@ def peer_fin_ns(session: Session, connection: Connection) -> int | None:
     on_wire = flow.fin_ns[1 - connection.local_side] if flow else None
     if on_wire is not None:
         return on_wire
+    exact = told.when(session, told.peer_ended(session, connection))
+    if exact is not None:
+        return exact
     seen_whole = flow is not None and not session.info.packets.lost_count
     if connection.eof_ns is not None and not seen_whole and shutdown_event(session, connection) < 0:
         return connection.eof_ns

@@ -60,6 +60,7 @@ from sockscope.findings.halves import (
     was_reset,
 )
 from sockscope.findings.holding import Copy, Holdings, tcp_connections, unfinished
+from sockscope.findings.told import ended_here, peer_ended, told_by_kernel, when
 from sockscope.model.calls import READS, Call
 from sockscope.model.connections import Connection, Flow, Protocol
 from sockscope.model.events import EventFlag
@@ -213,6 +214,8 @@ def _half_over(session: Session, connection: Connection) -> _Unseen | None:
     if not len(rows) or int(states[-1]) != TcpState.CLOSE_WAIT:
         return None
     first, last = (int(session.sockets.records["time_ns"][rows[at]]) for at in (0, -1))
+    exact = when(session, peer_ended(session, connection))
+    first = first if exact is None else min(first, exact)
     return _Unseen(connection=connection, local_ended=False, since_ns=first, waited_ns=last - first)
 
 
@@ -244,6 +247,7 @@ def _waiting_finding(session: Session, cases: list[_Waiting]) -> Finding:
         yield from_event(session, worst.shutdown, "ends its own half")
         note = "its FIN, never answered by one"
         yield from packet_evidence(session, worst.connection, from_peer=False, flags=TcpFlag.FIN, note=note)
+        yield from told_by_kernel(session, ended_here(session, worst.connection), note)
         yield from last_sample_evidence(session, worst.connection, before_ns=worst.copy.until_ns)
 
     return Finding(
@@ -280,6 +284,8 @@ def _unseen_finding(session: Session, cases: list[_Unseen]) -> Finding:
     def facts() -> Iterator[Evidence]:
         note = "this half is over"
         yield from packet_evidence(session, connection, from_peer=not worst.local_ended, flags=TcpFlag.FIN, note=note)
+        over = ended_here(session, connection) if worst.local_ended else peer_ended(session, connection)
+        yield from told_by_kernel(session, over, note)
         yield from last_sample_evidence(session, connection)
 
     return Finding(

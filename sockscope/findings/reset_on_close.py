@@ -10,8 +10,8 @@ Why it matters:
     error page, the farewell.
 
 Evidence:
-    The close, the RST on the wire right after it without a FIN before, how many bytes had arrived and
-    how many were read, and the last answer written.
+    The close, the RST right after it without a FIN before (on the wire, and as the kernel told it where the
+    engine hears it), how many bytes had arrived and how many were read, and the last answer written.
 
 Example:
     60 068 bytes arrived, 1 024 were read, `sendto(4, "HTTP/1.1 413 …")`, `close(4)`, RST 40 µs later.
@@ -53,6 +53,7 @@ from sockscope.findings.evidence import (
 )
 from sockscope.findings.halves import arrived_bytes, flow_of, last_payload_row, packet_evidence
 from sockscope.findings.holding import Copy, Holdings, payload_moves, served_by, tcp_connections
+from sockscope.findings.told import reset, told_by_kernel
 from sockscope.model.calls import Call
 from sockscope.model.connections import Connection, Role
 from sockscope.model.findings import Confidence, Evidence, Finding, Need, Rule, Severity, Skip
@@ -197,6 +198,7 @@ def _evidence(session: Session, case: _Reset) -> Iterator[Evidence]:
     if one.closed_event >= 0:
         yield from_event(session, one.closed_event, note)
     yield from packet_evidence(session, case.connection, from_peer=False, flags=TcpFlag.RST, note="instead of a FIN")
+    yield from told_by_kernel(session, reset(session, case.connection, sent=True), "sent by the close itself")
     reads, _ = payload_moves(session, session.events_of(case.connection.id))
     if len(reads):
         yield from_event(session, int(reads[-1]), "the last read")
