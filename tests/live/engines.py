@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sockscope.errors import CannotObserveError
-from sockscope.pipeline.options import EngineChoice, RecordOptions
-from sockscope.pipeline.targets import make_engine
+from sockscope.pipeline.options import EngineChoice
+from sockscope.sources.syscalls.bpf.prerequisites import unavailable
 
 BOTH = (EngineChoice.PTRACE, EngineChoice.BPF)
 
@@ -19,11 +18,8 @@ BOTH = (EngineChoice.PTRACE, EngineChoice.BPF)
 @lru_cache(maxsize=1)
 def bpf_problem() -> str | None:
     """Why the bpf engine is not to be had here, in its own words; None where it is."""
-    try:
-        make_engine(RecordOptions(pids=(os.getpid(),), engine=EngineChoice.BPF)).close()
-    except CannotObserveError as error:
-        return error.message
-    return None
+    problem = unavailable()
+    return problem[0] if problem else None
 
 
 def need(engine: EngineChoice) -> None:

@@ -159,7 +159,7 @@ def waits(conn: socket.socket) -> None:
     poll.poll()
     conn.recv(1)
     conn.sendall(b"1")
-    select.select([conn], [conn], [], 5)
+    select.select([], [conn], [], 5)
     select.select([conn], [], [], None)
     conn.recv(1)
     conn.sendall(b"2")
