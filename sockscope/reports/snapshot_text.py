@@ -122,11 +122,12 @@ def _owners(snapshot: Snapshot, inodes: npt.NDArray[np.uint64]) -> text.Column:
 def _last(snapshot: Snapshot, order: npt.NDArray[np.int64], *, info: bool) -> text.Column:
     """The cause, and what `info` adds."""
     nothing = text.constant("", len(order))
-    if not info and not snapshot.causes.any():
-        return nothing
-    records = snapshot.sockets.records[order]
-    texts = cause_texts(snapshot, order, records)
+    # Only rows that have something to say: rows are wide, and most have not.
+    rows = np.arange(len(order)) if info else np.flatnonzero(snapshot.causes[order])
+    chosen = order[rows]
+    records = snapshot.sockets.records[chosen]
+    texts = cause_texts(snapshot, chosen, records)
     if info:
         more = info_texts(records)
         texts = [f"{cause}  {rest}" if cause else rest for cause, rest in zip(texts, more, strict=True)]
-    return text.replaced(nothing, {row: found for row, found in enumerate(texts) if found})
+    return text.replaced(nothing, {row: found for row, found in zip(rows.tolist(), texts, strict=True) if found})
