@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import sys
 import time
 from pathlib import Path
@@ -73,6 +74,26 @@ def test_a_blocked_call_is_not_interrupted_and_told_when_it_returns(tmp_path: Pa
     assert ret(events, first) == 0
     assert flags(events, second) == EventFlag.ENTERED_ONLY
     assert int(events.records[second]["exit_ns"]) == -1
+
+
+def test_what_a_call_waits_for_at_the_end_is_told() -> None:
+    source = """
+import select, sys
+p = select.poll(); p.register(0, select.POLLIN); p.register(1, select.POLLERR)
+print("ready")
+sys.stdin.readline()
+p.poll()
+"""
+    with Program.python(source) as program:
+        assert program.line() == "ready"
+        with Trace(engine="bpf", attach=[program.pid]) as trace:
+            program.say("x")
+            time.sleep(0.2)
+            program.blocked_in("poll")
+            events = trace.finish()
+    (poll,) = rows(events, Call.poll)
+    assert flags(events, poll) == EventFlag.ENTERED_ONLY
+    assert section(events, poll, Section.POLLFDS) == struct.pack("<ihhihh", 0, 1, 0, 1, 8, 0)
 
 
 def test_the_very_first_call_of_a_child_is_seen(tmp_path: Path) -> None:

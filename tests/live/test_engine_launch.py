@@ -126,6 +126,18 @@ def test_a_command_never_started_is_ended(engine: str) -> None:
     assert not os.path.exists(f"/proc/{tgid}/exe")
 
 
+def test_closed_while_it_runs_it_is_ended(engine: str) -> None:
+    launcher = make_engine(engine, EngineOptions())
+    tgid = launcher.launch(["sh", "-c", "sleep 100 & sleep 100"])
+    execs = 0
+    for batch in launcher.batches():
+        execs += len(rows(batch.events, Call.task_exec))
+        if execs >= 3:
+            break
+    launcher.close()
+    assert not os.path.exists(f"/proc/{tgid}/exe")
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [("sockscope-no-such-command", "command not found"), ("/etc/passwd", "cannot be executed"), ("", "not found")],
