@@ -20,6 +20,7 @@ from sockscope.model.events import Events
 from sockscope.model.info import SessionInfo
 from sockscope.model.seed import Seed
 from sockscope.model.sockets import Sockets
+from sockscope.pipeline import clock
 from sockscope.pipeline.flight_check import Checked, Checker, Fired
 from sockscope.pipeline.flight_dump import Shot, dump_info, write
 from sockscope.pipeline.options import Alarm
@@ -160,7 +161,8 @@ class FlightRecorder:
         """
         batch = Events.concat(self._fresh) if self._fresh else Events.empty()
         self._fresh.clear()
-        self._kept.add(batch, complete_ns)
+        # An engine that ends says that all is complete, for ever.
+        self._kept.add(batch, min(complete_ns, clock.sample()[0]))
         if asked:
             self._dump_as_asked(self._shot(info(), cut(), None))
         self._dumps = [dump for dump in self._dumps if not dump.done()]

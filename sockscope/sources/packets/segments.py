@@ -142,6 +142,8 @@ class Segments:
 
     def cut(self) -> None:
         now_s = time.monotonic()
+        if self._current is not None and self._current.size_bytes <= len(self._header) and not self._current.failure:
+            return
         if self._current is not None:
             self._current.close()
             self._closed.append((self._current.path, self._current.size_bytes, now_s))
