@@ -1,7 +1,8 @@
 """A raw io_uring in plain ctypes, and servers that speak through one: for the live tests.
 
-As a program (`python -m tests.live.uring MODE COUNT`) it serves COUNT connections on a free port of 127.0.0.1: prints the
-port, waits for a line, serves each connection (receive, answer `ANSWER`, close), prints the descriptors and waits again.
+As a program (`python -m tests.live.uring MODE COUNT`) it serves COUNT connections on a free port of 127.0.0.1: prints
+the port, waits for a line, serves each connection (receive, answer `ANSWER`, close), prints the listener's and the
+connections' descriptors, and waits again.
 """
 
 from __future__ import annotations

@@ -95,7 +95,10 @@ OPTIONAL_PROGRAMS: dict[str, tuple[str, ...]] = {
 }
 """Program → BTF tracepoints it needs; autoload off where one is missing."""
 
-ITERATORS = frozenset({Program.WHO, Program.SEED})
+URING_PENDING = "uring_pending"
+"""Iterator over the elements of URING_MAP: tells of each request that is under way (ENTERED_ONLY)."""
+URING_MAP = "uring_requests"
+ITERATORS = frozenset({Program.WHO, Program.SEED, URING_PENDING})
 """Are run, not attached."""
 
 

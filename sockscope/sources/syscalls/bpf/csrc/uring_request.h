@@ -1,0 +1,125 @@
+/* Requests in flight, and their records. */
+#ifndef SOCKSCOPE_URING_REQUEST_H
+#define SOCKSCOPE_URING_REQUEST_H
+
+#include "copy.h"
+#include "uring_kernel.h"
+
+/* A request in flight. */
+struct request {
+    s64 enter_ns;
+    u64 args[6];
+    u64 ring, user_data, mm;
+    s32 tgid, tid;
+    u16 nr;
+    u8 opcode, multishot, selects, told;
+    u8 section, saved_bytes; /* what `saved` holds; 0: nothing */
+    u8 saved[SOCKADDR_CAP];
+};
+struct many {
+    u64 ring, user_data;
+};
+
+/* By the request's address, which is used again after its completion. */
+struct {
+    MAP_UINT(type, BPF_MAP_TYPE_HASH);
+    MAP_UINT(map_flags, BPF_F_NO_PREALLOC);
+    MAP_UINT(max_entries, 65536);
+    MAP_TYPE(key, u64);
+    MAP_TYPE(value, struct request);
+} uring_requests SEC(".maps");
+
+/* Multishot requests → their key above. */
+struct {
+    MAP_UINT(type, BPF_MAP_TYPE_HASH);
+    MAP_UINT(map_flags, BPF_F_NO_PREALLOC);
+    MAP_UINT(max_entries, 65536);
+    MAP_TYPE(key, struct many);
+    MAP_TYPE(value, u64);
+} uring_multishots SEC(".maps");
+
+/* Too large for the stack; one a program: nothing interrupts it but another. */
+enum { NEW_SUBMIT, NEW_FAILED, NEW_COUNT };
+enum { WORK_SUBMIT, WORK_FAILED, WORK_COMPLETE, WORK_PENDING, WORK_URING_COUNT };
+struct {
+    MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    MAP_UINT(max_entries, NEW_COUNT);
+    MAP_TYPE(key, u32);
+    MAP_TYPE(value, struct request);
+} uring_new SEC(".maps");
+struct {
+    MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    MAP_UINT(max_entries, WORK_URING_COUNT);
+    MAP_TYPE(key, u32);
+    MAP_TYPE(value, struct work);
+} uring_works SEC(".maps");
+
+/* Whose request it is: the thread's that runs, or, where the kernel's own thread empties the queue (SQPOLL), its
+ * process's first. */
+INLINE struct task *submitter(struct task_struct *me)
+{
+    struct task *t = current_target();
+    if (t || !(me->flags & PF_IO_WORKER))
+        return t;
+    struct task_struct *leader = me->group_leader;
+    t = leader ? bpf_task_storage_get(&tasks, leader, NULL, 0) : NULL;
+    return t && t->live ? t : NULL;
+}
+
+INLINE void begin(struct request *r, struct task *t, struct task_struct *me)
+{
+    r->enter_ns = (s64)bpf_ktime_get_ns();
+    r->tgid = t->tgid;
+    r->tid = t->tid;
+    r->mm = (u64)me->mm;
+    r->multishot = r->selects = r->told = r->section = r->saved_bytes = 0;
+    r->nr = NR_NONE;
+    for (int i = 0; i < 6; i++)
+        r->args[i] = 0;
+}
+
+INLINE void set_args(struct request *r, u16 nr, u64 a, u64 b, u64 c, u64 d)
+{
+    r->nr = nr;
+    r->args[0] = a;
+    r->args[1] = b;
+    r->args[2] = c;
+    r->args[3] = d;
+}
+
+/* The record of a request; `copies`: its memory is at hand. */
+INLINE void tell_request(struct work *w, const struct request *r, s64 exit_ns, s64 ret, u32 flags, int copies)
+{
+    u32 nr = r->nr, bytes = r->saved_bytes;
+    if (nr >= MAX_NR)
+        return;
+    w->used = 0;
+    w->nr = nr;
+    w->e.enter_ns = r->enter_ns;
+    w->e.exit_ns = exit_ns;
+    w->e.ret = ret;
+    for (int i = 0; i < 6; i++)
+        w->e.args[i] = r->args[i];
+    w->e.tgid = r->tgid;
+    w->e.tid = r->tid;
+    w->e.call = config.plans[nr].call;
+    w->e.flags = URING | flags;
+    if (bytes && bytes <= SOCKADDR_CAP) {
+        __builtin_memcpy(w->blob + sizeof(struct section), r->saved, SOCKADDR_CAP);
+        section_at(w->blob, r->section, 0, bytes);
+        w->used = sizeof(struct section) + bytes;
+    }
+    for (u32 i = 0; copies && i < OPS_MAX && i < config.plans[nr].op_count; i++) {
+        u8 when = config.plans[nr].ops[i].when;
+        /* `saved` is its address or event; another copy could be of something newer. */
+        if (r->section && config.plans[nr].ops[i].section != SEC_PAYLOAD)
+            continue;
+        if (when == AT_ANY_END || (when == AT_SUCCESS && ret >= 0 && !(flags & ENTERED_ONLY)))
+            run_op(w, i);
+    }
+    if (!copies && ret > 0)
+        w->e.flags |= TRUNCATED;
+    output(w);
+}
+
+#endif
