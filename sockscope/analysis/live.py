@@ -14,6 +14,7 @@ from sockscope.analysis.describe_view import View
 from sockscope.analysis.describe_words import words_of
 from sockscope.analysis.http1 import Http1State
 from sockscope.analysis.live_kernel import KernelLines, in_their_places, kernel_rows
+from sockscope.analysis.live_memory import Forgetting
 from sockscope.analysis.live_names import Names
 from sockscope.analysis.order import replay_order
 from sockscope.analysis.replay import Replay
@@ -35,6 +36,9 @@ _LOOKED_AT: Final = 4
 """Events looked at for one line of room."""
 _TELL_AGAIN_NS: Final = 10_000_000_000
 """How long a repetition goes on before it is told again."""
+
+_REMEMBERED_NS: Final = 2_000_000_000
+"""Calls that were under way when their descriptor was closed still name it so long."""
 
 
 @dataclass(slots=True)
@@ -61,6 +65,7 @@ class LiveNarrator:
 
     def __init__(self, seed: Seed, labels: Mapping[int, str] | None = None) -> None:
         self._replay = Replay(seed)
+        self._forgetting = Forgetting(self._replay)
         self._names = Names(self._replay)
         self._labels = dict(labels or {})
         self._held = Events.empty()
@@ -115,7 +120,7 @@ class LiveNarrator:
                 break
             looked_at += 1
             lines.extend(self._lines(View.of(events, row), int(effective[row])))
-        self._forget()
+        self._forget(int(effective[order[-1]]))
         lines = in_their_places(lines, self._kernel.lines(events, told))
         return LiveBatch(lines=tuple(lines), left_out_count=len(shown) - looked_at)
 
@@ -191,11 +196,16 @@ class LiveNarrator:
             return str(file.peer)
         return self._labels.get(file.inode, "") if file.inode else ""
 
-    def _forget(self) -> None:
-        """HTTP standing of connections that are over."""
+    def _forget(self, now_ns: int) -> None:
+        """HTTP standing of connections that are over, and now and then all else that has ended."""
         files = self._replay.open_files
         for gone in [number for number in self._http if files[number].released_ns is not None]:
             del self._http[gone]
+        if self._forgetting.due:
+            self._forgetting.forget(now_ns - _REMEMBERED_NS)
+            self._names.forget()
+            for tid in self._runs.keys() - self._replay.task_table.keys():
+                del self._runs[tid]
 
 
 def _kind(view: View, file: OpenFile | None) -> LineKind:

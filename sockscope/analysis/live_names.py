@@ -21,6 +21,7 @@ class Names:
         self._table_of: dict[int, int] = {}
         self._descriptors_seen = 0
         self._spans_seen = 0
+        self._over: set[int] = set()
         self.update()
 
     def update(self) -> None:
@@ -35,6 +36,23 @@ class Names:
             if table >= 0:
                 self._table_of[tid] = table
         self._spans_seen = len(state.spans)
+
+    def forget(self) -> None:
+        """What the replay no longer knows; threads that had ended at the last call already."""
+        state = self._state
+        del state.spans[:]
+        self._spans_seen = 0
+        known = {descriptor.id for descriptor in state.descriptors}
+        for key in list(self._generations):
+            left = [index for index in self._generations[key] if index in known]
+            if left:
+                self._generations[key] = deque(left, maxlen=_KEPT)
+            else:
+                del self._generations[key]
+        ended = self._table_of.keys() - state.task_table.keys()
+        for tid in ended & self._over:
+            del self._table_of[tid]
+        self._over = ended - self._over
 
     def open_file(self, tid: int, fd: int, time_ns: int) -> OpenFile | None:
         """What the number named for this thread at that time; None where nothing is known."""
