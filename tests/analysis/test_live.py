@@ -6,6 +6,7 @@ from sockscope.analysis.live import LiveNarrator
 from sockscope.model.calls import Call
 from sockscope.model.events import EventFlag, Events
 from sockscope.model.live import LineKind, LiveBatch, LiveLine
+from sockscope.model.tcp import TcpState
 from tests.analysis.builders import START_NS, Script, address
 
 CLIENT = address("127.0.0.1", 40112)
@@ -136,3 +137,45 @@ def test_a_call_under_way_before_the_attach_is_told_at_the_beginning() -> None:
     events.records["enter_ns"][1] = events.records["exit_ns"][1] = -1
     lines = LiveNarrator(script.seed()).feed(events, FOREVER).lines
     assert {line.time_ns >= START_NS for line in lines} == {True}
+
+
+def heard() -> Script:
+    """A client that is served, leaves, and resets; the kernel tells of its end and of the client's own."""
+    server, client = address("127.0.0.1", 80), address("127.0.0.1", 40112)
+    script = Script().process(77, comm="python3").seed_fd(77, 3, inode=11)
+    script.states(server, client, TcpState.LISTEN, TcpState.SYN_RECV, TcpState.ESTABLISHED, at=9 * MS)
+    script.event(77, 77, Call.accept4, 1, 1, 0, fd=3, ret=7, sockaddr=client, at=11 * MS)
+    script.states(client, server, TcpState.ESTABLISHED, TcpState.FIN_WAIT1, TcpState.FIN_WAIT2, at=20 * MS)
+    script.states(server, client, TcpState.ESTABLISHED, TcpState.CLOSE_WAIT, at=20 * MS)
+    script.event(77, 77, Call.recvfrom, 1, 100, fd=7, ret=0, at=19 * MS, took=2 * MS)
+    for turn in range(4):
+        script.kernel(Call.tcp_retransmit, server, client, TcpState.CLOSE_WAIT, at=(30 + 400 * turn) * MS)
+    script.kernel(Call.tcp_reset_received, server, client, TcpState.CLOSE_WAIT, at=2000 * MS)
+    script.kernel(Call.tcp_reset_received, client, server, TcpState.ESTABLISHED, at=2000 * MS)
+    return script
+
+
+def test_what_the_kernel_does_to_a_shown_connection_is_told_where_it_matters() -> None:
+    script = heard()
+    lines = LiveNarrator(script.seed()).feed(script.events(), FOREVER).lines
+    assert [(line.comm, line.connection, line.text.split("(", 1)[0]) for line in lines] == [
+        ("python3", "127.0.0.1:40112", "accept4"),
+        ("kernel", "127.0.0.1:40112", "peer closed "),
+        ("python3", "127.0.0.1:40112", "recvfrom"),
+        ("kernel", "127.0.0.1:40112", "a segment was sent again "),
+        ("kernel", "127.0.0.1:40112", "a segment was sent again "),
+        ("kernel", "127.0.0.1:40112", "RST came in "),
+    ]
+    assert lines[1].text == "peer closed (FIN) → CLOSE_WAIT"
+    assert {line.kind for line in lines} == {LineKind.CONNECTION, LineKind.KERNEL}
+    assert {line.tgid for line in lines} == {0, 77}
+
+
+def test_kernel_lines_come_in_pieces_as_at_once() -> None:
+    script = heard()
+    events = script.events()
+    narrator = LiveNarrator(script.seed())
+    texts = [line.text for line in narrator.feed(events, START_NS + 20 * MS).lines]
+    assert texts[-1] == "peer closed (FIN) → CLOSE_WAIT"
+    texts += [line.text for line in narrator.feed(Events.empty(), FOREVER).lines]
+    assert texts == [line.text for line in LiveNarrator(script.seed()).feed(events, FOREVER).lines]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sockscope.errors import DamagedInputError, UsageError
 from sockscope.model.calls import Call
-from sockscope.model.events import EVENT_DTYPE, Events, Section, pack_section
+from sockscope.model.events import EVENT_DTYPE, EventFlag, Events, Section, pack_section
 from sockscope.model.info import PacketCoverage, SessionInfo, SocketCoverage, SyscallCoverage, Target
 from sockscope.model.seed import SEED_EPOLL_DTYPE, SEED_FD_DTYPE, Seed, SeedProcess
 from sockscope.model.sockets import OWNER_DTYPE, SOCKET_DTYPE, Sockets
@@ -199,3 +199,22 @@ def test_a_file_that_is_gone_counts_as_not_recorded(tmp_path: Path) -> None:
     }
     assert (found.info.syscalls.engine, found.info.packets.available) == ("", False)
     assert found.info.sockets.snapshot_count == 0
+
+
+def test_kernel_events_and_the_io_uring_flag_are_kept(tmp_path: Path) -> None:
+    ends = pack_section(Section.SOCKADDR, bytes(range(28))) + pack_section(Section.PEER, bytes(range(28, 56)))
+    calls = [Call.sock_state, Call.tcp_retransmit, Call.tcp_reset_sent, Call.tcp_reset_received, Call.recvfrom]
+    records = np.zeros(len(calls), EVENT_DTYPE)
+    records["call"] = calls
+    records["args"][:, :3] = (1 << 63, 1, 8)
+    records["enter_ns"] = records["exit_ns"] = np.arange(len(calls))
+    records["blob_bytes"][:4] = len(ends)
+    records["blob_offset"] = np.arange(len(calls)) * len(ends)
+    records["flags"][4] = EventFlag.URING
+    records["tgid"][4] = records["tid"][4] = 7
+    ours = Events(records=records, blob=np.frombuffer(ends * 4, np.uint8))
+    write(tmp_path / "r", [ours])
+    theirs = read_recording(tmp_path / "r").events
+    assert_same(ours, theirs)
+    assert [theirs.call(row) for row in range(len(calls))] == calls
+    assert theirs.section(0, Section.PEER) == bytes(range(28, 56))
