@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sockscope.sources.sockets.netlink import ALL_QUERIES, TCP_QUERIES, UDP_QUERIES, UNIX_QUERIES, Ahead, Query
 from sockscope.sources.sockets.owner_source import OwnerSource
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def run(wanted: Wanted) -> None:
     with OwnerSource() as source:
         while True:
             # Under way before anything slow is imported: the kernel needs the time for the descriptors.
-            with source.scan() as scan, _no_collections():
-                _show(_look(scan, source, wanted), wanted)
+            with source.scan() as scan, _ask_ahead(wanted) as ahead, _no_collections():
+                _show(_look(scan, source, ahead, wanted), wanted)
             if wanted.every_s is None:
                 return
             time.sleep(wanted.every_s)
@@ -62,19 +63,33 @@ def _no_collections() -> Iterator[None]:
             gc.enable()
 
 
-def _look(scan: Scan, source: OwnerSource, wanted: Wanted) -> Snapshot:
-    from sockscope.sources.sockets.look import look
-    from sockscope.sources.sockets.sock_diag import ALL_QUERIES, TCP_QUERIES, UDP_QUERIES, UNIX_QUERIES
+def _ask_ahead(wanted: Wanted) -> Ahead:
+    """The tables, where the look is not narrowed down; others are asked for when the filter can be made."""
+    narrowed = wanted.ports is not None or wanted.states is not None or wanted.pid is not None
+    return Ahead(() if narrowed else _queries(wanted), tcp_info=_with_info(wanted))
 
+
+def _queries(wanted: Wanted) -> tuple[Query, ...]:
     chosen = (UDP_QUERIES if wanted.udp else ()) + (UNIX_QUERIES if wanted.unix else ())
+    return ALL_QUERIES if wanted.everything else chosen or TCP_QUERIES
+
+
+def _with_info(wanted: Wanted) -> bool:
+    return wanted.info or wanted.json_path is not None
+
+
+def _look(scan: Scan, source: OwnerSource, ahead: Ahead, wanted: Wanted) -> Snapshot:
+    from sockscope.sources.sockets.look import look
+
     return look(
         scan=scan,
         source=source,
-        families=ALL_QUERIES if wanted.everything else chosen or TCP_QUERIES,
+        ahead=ahead,
+        families=_queries(wanted),
         ports=wanted.ports,
         pid=wanted.pid,
         states=wanted.states,
-        tcp_info=wanted.info or wanted.json_path is not None,
+        tcp_info=_with_info(wanted),
     )
 
 

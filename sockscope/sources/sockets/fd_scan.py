@@ -42,7 +42,7 @@ class FdScan:
         self._scan = ctypes.c_void_p()
         pids = array("i", all_tgids() if tgids is None else tgids)
         address, count = pids.buffer_info()
-        self._library = _library()
+        self._library = library()
         threads = len(os.sched_getaffinity(0)) if workers is None else workers
         self._scan = ctypes.c_void_p(
             self._library.ss_scan_start(ctypes.c_void_p(address), ctypes.c_size_t(count), threads)
@@ -84,14 +84,20 @@ class FdScan:
             self._scan = ctypes.c_void_p()
 
 
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """The compiled functions of this room.
+
+    Raises:
+        CannotObserveError: they were not compiled.
+    """
     try:
-        library = ctypes.CDLL(LIBRARY)
+        found = ctypes.CDLL(LIBRARY)
     except OSError as error:
         raise CannotObserveError(
             f"the scan of descriptors is not compiled: {error}",
             help_text="install sockscope with pip (in a checkout: pip install -e .)",
         ) from error
-    library.ss_scan_start.restype = ctypes.c_void_p
-    library.ss_scan_wait.restype = ctypes.c_int64
-    return library
+    found.ss_scan_start.restype = ctypes.c_void_p
+    found.ss_scan_wait.restype = ctypes.c_int64
+    found.ss_receive.restype = ctypes.c_int64
+    return found

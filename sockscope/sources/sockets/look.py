@@ -15,6 +15,7 @@ from sockscope.model.sockets import OWNER_DTYPE, Sockets
 from sockscope.model.tcp import TcpState
 from sockscope.sources.sockets import procfs
 from sockscope.sources.sockets.listeners import descendants
+from sockscope.sources.sockets.netlink import Ahead
 from sockscope.sources.sockets.netns import in_netns
 from sockscope.sources.sockets.owner_source import OwnerSource, Scan
 from sockscope.sources.sockets.owners import owner_table, owners
@@ -25,6 +26,7 @@ def look(
     *,
     scan: Scan,
     source: OwnerSource | None = None,
+    ahead: Ahead | None = None,
     families: Iterable[Query] = TCP_QUERIES,
     ports: Collection[int] | None = None,
     pid: int | None = None,
@@ -36,6 +38,7 @@ def look(
     Args:
         scan: of the descriptors of all processes, under way since before.
         source: whose scan that is, to be asked once more for what came since; None: a new one.
+        ahead: the tables, asked for already; used where nothing narrows the look.
         ports: only TCP and UDP sockets with one of them at either end.
         pid: only sockets that this process or a descendant holds, and those that wait in its listeners'
             queues; looked up in its network namespace.
@@ -49,7 +52,8 @@ def look(
         raise CannotObserveError(f"there is no process {pid}", help_text=help_text)
     mask = ALL_STATES if states is None else state_mask(states)
     realtime_ns = time.time_ns()
-    rows = in_netns(pid, lambda: dump(families=families, ports=ports, states=mask, tcp_info=tcp_info))
+    early = ahead if pid is None else None  # of our own network namespace
+    rows = in_netns(pid, lambda: dump(families=families, ports=ports, states=mask, tcp_info=tcp_info, ahead=early))
     if mask == ALL_STATES and ports is None:
         listeners = rows[(rows["state"] == TcpState.LISTEN) & (rows["protocol"] == 6)]
     else:
@@ -64,6 +68,12 @@ def look(
             held = np.concatenate([held, late])
             held = held[np.argsort(held["inode"], kind="stable")]
             owned = _held(rows["inode"], held)
+        doubtful = _doubtful(rows) & ~owned
+        if doubtful.any():
+            # Closed meanwhile, most likely. What is called orphaned must be there still.
+            again = in_netns(pid, lambda: dump(families=families, ports=ports, states=mask, tcp_info=False))
+            there = ~doubtful | np.isin(rows["cookie"], again["cookie"][again["inode"] != 0])
+            rows, owned = rows[there], owned[there]
     if pid is not None:
         mine = np.isin(held["tgid"], descendants([pid]))
         inodes = held["inode"][mine]
@@ -92,12 +102,18 @@ def _held(inodes: npt.NDArray[np.uint64], held: npt.NDArray[np.void]) -> npt.NDA
     return there
 
 
+def _doubtful(rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Sockets that some process ought to hold."""
+    ought: npt.NDArray[np.bool_] = (rows["inode"] != 0) & (rows["state"] != TcpState.LISTEN)
+    return ought
+
+
 def _latecomers(nobodys: npt.NDArray[np.void], source: OwnerSource | None) -> npt.NDArray[np.void]:
     """The owners of sockets that came to be after the scan had passed their process.
 
     Without that a fresh connection would be called orphaned.
     """
-    missing = nobodys["inode"][(nobodys["inode"] != 0) & (nobodys["state"] != TcpState.LISTEN)]
+    missing = nobodys["inode"][_doubtful(nobodys)]
     return owners(inodes=missing, source=source)[0] if len(missing) else np.zeros(0, OWNER_DTYPE)
 
 
