@@ -14,6 +14,7 @@ import pytest
 from sockscope.model.report import Lane
 from sockscope.reports.html import write_html
 from tests.reports.example import MARKUP, SCRIPT, example_report
+from tests.reports.kernel_example import heard_report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Dialog, Page
@@ -369,3 +370,36 @@ def test_columns_stand_in_line_whatever_a_row_holds(chromium: Browser, tmp_path:
     # All of it is in view without scrolling sideways.
     assert page.evaluate("(grid => grid.scrollWidth - grid.clientWidth)(document.getElementById('grid'))") <= 1
     page.close()
+
+
+def test_the_state_bar_is_exact_where_the_kernel_told_it(chromium: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_html(heard_report(), path)
+    seen = Seen()
+    page = chromium.new_page(viewport={"width": 1400, "height": 900})
+    watch(page, seen)
+    page.goto(path.as_uri() + "#c0")
+    page.wait_for_selector("html[data-ready=yes]")
+    page.wait_for_selector("#lanes svg .state")
+    bars = page.eval_on_selector_all(
+        "#lanes .state", "bars => bars.map((b) => [b.getAttribute('class'), b.querySelector('.edge') !== null])"
+    )
+    assert [("exact" in kinds, edge) for kinds, edge in bars] == [(True, True)] * 3
+    assert [kinds.split("state-")[1].split()[0] for kinds, _ in bars] == ["SYN_RECV", "ESTABLISHED", "CLOSE_WAIT"]
+    ends = page.eval_on_selector_all(
+        "#lanes .state rect.mark", "r => r.map((b) => [b.x.baseVal.value, b.x.baseVal.value + b.width.baseVal.value])"
+    )
+    # Each state begins where the one before ends, and the last goes on to the end.
+    assert ends[0][1] <= ends[1][0] + 4
+    assert abs(ends[1][1] - ends[2][0]) < 1
+    assert ends[2][1] > ends[2][0] + 200
+    marks = page.eval_on_selector_all("#lanes .happened", "marks => marks.map((m) => m.getAttribute('aria-label'))")
+    assert [("sent again" in mark, "RST came in" in mark) for mark in marks] == [(True, False), (False, True)]
+    # A mark cuts no bar in two, and can be chosen like any event.
+    page.eval_on_selector("#lanes .happened:last-of-type", "m => m.dispatchEvent(new Event('click', {bubbles: true}))")
+    assert "the peer cut the connection off" in page.inner_text("#event")
+    told = page.inner_text("#events")
+    assert "kernel: ESTABLISHED → CLOSE_WAIT" in told
+    assert "the peer's FIN arrived" in told
+    page.close()
+    assert seen.troubles == []
