@@ -39,6 +39,8 @@ class Forgetful(list[_T]):
     @overload
     def __getitem__(self, at: slice) -> list[_T]: ...
     def __getitem__(self, at: SupportsIndex | slice) -> _T | list[_T]:
+        if at.__class__ is int:
+            return self._items[at]
         if isinstance(at, slice):
             indexes = range(*at.indices(self._next))
             return [self._items[i] for i in indexes if i in self._items]
