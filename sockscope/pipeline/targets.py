@@ -43,6 +43,25 @@ def resolve(options: RecordOptions) -> tuple[int, ...]:
     return tuple(dict.fromkeys([*roots, *descendants(roots)]))
 
 
+def _check_readable(tgid: int) -> None:
+    """What was open before the attach must be read, whatever follows what comes after.
+
+    Raises:
+        CannotObserveError: the process is another user's, or protected, and CAP_SYS_PTRACE is missing.
+    """
+    try:
+        os.readlink(f"/proc/{tgid}/exe")
+    except PermissionError:
+        root = os.geteuid() == 0
+        raise CannotObserveError(
+            f"no permission to look into process {tgid}" + (": root here lacks CAP_SYS_PTRACE" if root else ""),
+            help_text="start the container with --cap-add SYS_PTRACE" if root else "run sockscope with sudo",
+        ) from None
+    except OSError:
+        # It has just ended, which the engine will say.
+        return
+
+
 def netns_of(tgid: int | str = "self") -> int | None:
     """The network namespace of a process; None where it is gone or not to be looked at."""
     try:
@@ -79,8 +98,10 @@ def choose_engine(options: RecordOptions, tgids: Sequence[int] = ()) -> Chosen:
         tgids: the running processes that it is for.
 
     Raises:
-        CannotObserveError: the engine asked for is not to be had here, or cannot follow one of the processes.
+        CannotObserveError: the engine asked for is not to be had here, or one of the processes cannot be followed.
     """
+    for tgid in tgids:
+        _check_readable(tgid)
     wanted = EngineOptions(payload_bytes=options.payload_bytes, pin=options.pin, port=options.port)
     note = ""
     if options.engine is not EngineChoice.PTRACE:

@@ -19,7 +19,10 @@ pytestmark = pytest.mark.live
 
 def attach(pid: int, *arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "sockscope", "attach", str(pid), "--no-packets", *map(str, arguments)],
+        [
+            *(sys.executable, "-m", "sockscope", "attach", str(pid)),
+            *("--engine", "ptrace", "--no-packets", *map(str, arguments)),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
