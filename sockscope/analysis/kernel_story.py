@@ -13,6 +13,7 @@ from sockscope.model.report import Lane, TimelineItem
 from sockscope.model.tcp import TcpState
 
 _STATES: Final = {int(state): state for state in TcpState}
+_LONGEST_SNAPSHOT_NS: Final = 1_000_000_000
 _RESETS: Final = (Call.tcp_reset_sent, Call.tcp_reset_received)
 
 
@@ -103,6 +104,25 @@ def told_at(session: Session, connection: int, times_ns: Ids) -> np.ndarray[tupl
     changes = session.kernel[rows]
     states = np.append(np.uint8(TcpState.UNKNOWN), changes["new"])
     return np.asarray(states[np.searchsorted(changes["time_ns"], times_ns, "right")], np.uint8)
+
+
+def stamped_early(session: Session, connection: int, rows: Ids) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which socket rows show what the kernel told only after their time: shape (k,).
+
+    A snapshot carries the time at which it began; on a busy machine it may take a while to come by a socket.
+    """
+    picked = session.sockets.records[rows]
+    changes = session.kernel[changes_of(session, connection)]
+    early = np.zeros(len(rows), np.bool_)
+    if not len(changes):
+        return early
+    times = picked["time_ns"].astype(np.int64)
+    low = np.searchsorted(changes["time_ns"], times, "right").tolist()
+    high = np.searchsorted(changes["time_ns"], times + _LONGEST_SNAPSHOT_NS, "right").tolist()
+    known = told_at(session, connection, times).tolist()
+    for at, state in enumerate(picked["state"].tolist()):
+        early[at] = known[at] != state and state in changes["new"][low[at] : high[at]].tolist()
+    return early
 
 
 class Stories:

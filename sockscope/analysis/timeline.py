@@ -10,7 +10,7 @@ from sockscope.analysis.describe import describe_view
 from sockscope.analysis.describe_view import View
 from sockscope.analysis.describe_words import words_of
 from sockscope.analysis.http1 import Http1State
-from sockscope.analysis.kernel_story import item_of, told_at
+from sockscope.analysis.kernel_story import item_of, stamped_early, told_at
 from sockscope.analysis.session import Ids, Session
 from sockscope.analysis.timeline_events import EventPicker
 from sockscope.analysis.timeline_wire import WireTeller
@@ -175,6 +175,8 @@ def actor(session: Session, tgid: int, tid: int) -> str:
 def _telling_samples(session: Session, connection: Connection) -> Ids:
     """Socket rows that show a state which is new and not told by the kernel, or in CLOSE_WAIT another receive queue."""
     rows = session.samples_of(connection.id)
+    if len(rows):
+        rows = rows[~stamped_early(session, connection.id, rows)]
     if not len(rows):
         return _NO_BYTES
     picked = session.sockets.records[rows]

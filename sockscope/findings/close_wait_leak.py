@@ -297,7 +297,7 @@ def _evidence(session: Session, leak: _Leak) -> Iterator[Evidence]:
     began = peer_ended(session, connection)
     if began >= 0:
         lasted = span(leak.until_ns - int(session.kernel["time_ns"][began]))
-        yield from told_by_kernel(session, began, f"the peer's FIN arrived; no FIN of ours in the {lasted} since")
+        yield from told_by_kernel(session, began, f"no FIN of ours in the {lasted} since")
     if leak.last_use >= 0:
         yield from_event(session, leak.last_use, "the last bytes moved")
     yield from last_sample_evidence(session, connection, "the last snapshot that shows it", before_ns=leak.until_ns)

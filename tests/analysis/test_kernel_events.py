@@ -176,6 +176,22 @@ def test_the_timeline_tells_exact_changes_in_words_and_leaves_out_what_snapshots
     assert items[3].actor == "<-"
 
 
+def test_a_snapshot_that_began_before_what_it_shows_is_not_told_before_it() -> None:
+    script = server()
+    script.snapshot(at=5 * MS)
+    script.socket_row(SERVER, CLIENT, S.CLOSE_WAIT, inode=5, owners=[(100, 7)], recv_q=1)
+    script.states(SERVER, CLIENT, S.SYN_RECV, S.ESTABLISHED, S.CLOSE_WAIT, at=10 * MS)
+    serve(script, CLIENT, at=13 * MS)
+    script.snapshot(at=255 * MS)
+    script.socket_row(SERVER, CLIENT, S.CLOSE_WAIT, inode=5, owners=[(100, 7)])
+    items = [item for item in Timelines(script.session())(0) if item.lane is Lane.KERNEL]
+    assert [(item.name, item.exact) for item in items] == [
+        ("ESTABLISHED", True),
+        ("CLOSE_WAIT", True),
+        ("CLOSE_WAIT", False),
+    ]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
