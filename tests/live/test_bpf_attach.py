@@ -132,7 +132,7 @@ def test_pids_are_our_namespaces() -> None:
     unshare = shutil.which("unshare")
     if unshare is None:
         pytest.skip("no unshare")
-    source = "import os, sys; print(os.getpid()); sys.stdin.readline(); os.fork() or os._exit(7); os.wait(); print('done'); input()"
+    source = "import os; print(os.getpid()); input(); os.fork() or os._exit(7); os.wait(); print('done'); input()"
     with Program(unshare, "-p", "-f", sys.executable, "-u", "-c", source) as program:
         assert program.line() == "1"
         children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
