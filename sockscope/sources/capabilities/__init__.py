@@ -14,7 +14,7 @@ def probe_all() -> tuple[Capability, ...]:
     if platform.system() != "Linux":
         # Nothing else can even be asked.
         return (kernel.check_kernel(),)
-    from sockscope.sources.capabilities import network, surroundings, tracing
+    from sockscope.sources.capabilities import bpf, network, surroundings, tracing
 
     return (
         tracing.check_attach(),
@@ -32,5 +32,10 @@ def probe_all() -> tuple[Capability, ...]:
         surroundings.check_namespaces(),
         kernel.check_kernel(),
         kernel.check_io_uring(),
-        kernel.check_bpf(),
+        bpf.check_types(),
+        bpf.check_library(),
+        bpf.check_privilege(),
+        bpf.check_programs(),
+        bpf.check_tcp(),
+        bpf.check_uring(),
     )

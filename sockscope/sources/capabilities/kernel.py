@@ -1,13 +1,12 @@
-"""The kernel and optional engines."""
+"""The kernel itself."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 
 from sockscope.model.capability import Capability, Status
-from sockscope.sources.capabilities.privileges import Cap, has, read_text
+from sockscope.sources.capabilities.privileges import read_text
 
 _MACHINES = ("x86_64", "aarch64")
 
@@ -40,35 +39,6 @@ def check_io_uring(disabled: str | None = None) -> Capability:
         name="io_uring",
         status=Status.OK,
         detail=detail,
-        meaning="what a program does through io_uring is not a system call: its sockets show states and packets only",
+        meaning="what a program does through io_uring is not a system call: the bpf engine tells it all the same,"
+        " ptrace shows only states and packets of its sockets",
     )
-
-
-def check_bpf() -> Capability:
-    """What the optional bpf engine will want: BTF, libbpf, CAP_BPF and CAP_PERFMON."""
-    wanting = []
-    if not os.path.exists("/sys/kernel/btf/vmlinux"):
-        wanting.append(("no BTF", "a kernel with CONFIG_DEBUG_INFO_BTF"))
-    if not _has_libbpf():
-        wanting.append(("no libbpf.so.1", "sudo apt-get install libbpf1"))
-    if not (has(Cap.SYS_ADMIN) or (has(Cap.BPF) and has(Cap.PERFMON))):
-        wanting.append(("no CAP_BPF and CAP_PERFMON", "sudo sockscope ..."))
-    note = "the bpf engine is not part of this version; tracing goes by ptrace"
-    if not wanting:
-        detail = "BTF, libbpf.so.1 and CAP_BPF are there"
-        return Capability(name="bpf (optional)", status=Status.OK, detail=detail, meaning=note)
-    return Capability(
-        name="bpf (optional)",
-        status=Status.LIMITED,
-        detail=", ".join(what for what, _ in wanting),
-        meaning=note,
-        mend="; ".join(mend for _, mend in wanting),
-    )
-
-
-def _has_libbpf() -> bool:
-    try:
-        ctypes.CDLL("libbpf.so.1")
-    except OSError:
-        return False
-    return True
