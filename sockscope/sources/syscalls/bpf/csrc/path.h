@@ -5,7 +5,7 @@
 #include "copy.h"
 
 #define NAME_CAP 255
-#define PATH_STEPS 48 /* names and mount points */
+#define PATH_STEPS 32 /* names and mount points */
 /* Read one field through a kernel pointer; false: it cannot be read. */
 #define READ(to, access) (!bpf_probe_read_kernel(&(to), sizeof(to), &(access)))
 

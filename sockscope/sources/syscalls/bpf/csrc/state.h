@@ -134,12 +134,15 @@ struct {
 } large SEC(".maps");
 enum { RING_SMALL, RING_MEDIUM, RING_LARGE };
 
-/* The target that runs now, or NULL. */
-INLINE struct task *current_target(void)
+/* The target that a thread is, or NULL. */
+INLINE struct task *target_of(struct task_struct *task)
 {
-    struct task *t = bpf_task_storage_get(&tasks, bpf_get_current_task_btf(), NULL, 0);
+    struct task *t = bpf_task_storage_get(&tasks, task, NULL, 0);
     return t && t->live ? t : NULL;
 }
+
+/* The target that runs now, or NULL. */
+INLINE struct task *current_target(void) { return target_of(bpf_get_current_task_btf()); }
 
 /* A record of at most SMALL_BLOB blob bytes, from any context; NULL: the ring is full (counted). Every field of `e`
  * is the caller's to set. Ends with small_end. */

@@ -134,12 +134,13 @@ struct signal_info {
 INLINE void emit_signal(struct task *t, struct task_struct *task, s32 sig, const void *info)
 {
     struct signal_info i = {0};
-    if (!info) /* SEND_SIG_NOINFO: SI_USER of who runs, numbered as the receiver sees it */
-        i.pid = number_at(bpf_get_current_task_btf()->signal->pids[PIDTYPE_TGID], task->thread_pid->level);
-    else if ((u64)info == 1) /* SEND_SIG_PRIV */
-        i.code = 0x80;       /* SI_KERNEL */
-    else
-        bpf_probe_read_kernel(&i, sizeof i, info);
+    /* Not a pointer: SEND_SIG_NOINFO (0, which the verifier would not believe) or SEND_SIG_PRIV (1). */
+    if (bpf_probe_read_kernel(&i, sizeof i, info)) {
+        if ((u64)info == 1)
+            i.code = 0x80; /* SI_KERNEL */
+        else /* SI_USER of who runs, numbered as the receiver sees it */
+            i.pid = number_at(bpf_get_current_task_btf()->signal->pids[PIDTYPE_TGID], task->thread_pid->level);
+    }
     /* si_pid means something only where a process sent it; a fault has an address there, a timer its id. */
     int sent = i.code == 0 || i.code == -1 || i.code == -6 || sig == SIGCHLD;
     emit_task(t->tgid, t->tid, TASK_SIGNAL, sig, (u64)(s64)i.code, sent ? (u32)i.pid : 0);

@@ -25,10 +25,11 @@ SEC("tp_btf/sys_enter") int on_sys_enter(u64 *ctx)
     u64 nr = ctx[1];
     if (nr >= MAX_NR || !config.quick[nr].kind)
         return 0;
-    struct task *t = current_target();
+    struct task_struct *task = bpf_get_current_task_btf();
+    struct task *t = target_of(task);
     struct call *c;
     if (!t) {
-        if (!config.port || nr != config.nr_bind || is_foreign(bpf_get_current_task_btf()))
+        if (!config.port || nr != config.nr_bind || is_foreign(task))
             return 0;
         u64 args[6];
         arguments_of(regs, args);
@@ -36,7 +37,7 @@ SEC("tp_btf/sys_enter") int on_sys_enter(u64 *ctx)
         if (!t)
             return 0;
     }
-    if (unlikely(is_foreign(bpf_get_current_task_btf()))) {
+    if (unlikely(is_foreign(task))) {
         if (!t->foreign)
             note_foreign(t);
         return 0;
