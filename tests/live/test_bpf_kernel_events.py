@@ -230,6 +230,26 @@ a.recv(4)
     assert events.records["exit_ns"][send] < again[0].ns < events.records["exit_ns"][receive]
 
 
+def test_a_handshake_that_is_not_answered() -> None:
+    """The client's filter drops the SYN/ACK: its SYN and the listener's answer are sent again."""
+    events, (client, port, client_port) = traced("""
+import ctypes
+l = socket.create_server(("127.0.0.1", 0))
+c = socket.socket()
+nothing = ctypes.create_string_buffer(struct.pack("<HBBI", 6, 0, 0, 0))
+c.setsockopt(socket.SOL_SOCKET, 26, struct.pack("<HxxxxxxQ", 1, ctypes.addressof(nothing)))
+c.setblocking(False)
+c.connect_ex(l.getsockname())
+print(cookie(c), l.getsockname()[1], c.getsockname()[1])
+time.sleep(2.5)
+""")
+    again = [each for each in told(events) if each.call is Call.tcp_retransmit]
+    assert {(each.cookie == client, each.states, each.local.port, each.peer.port) for each in again} == {
+        (True, (S.SYN_SENT,), client_port, port),
+        (False, (S.NEW_SYN_RECV,), port, client_port),
+    }
+
+
 def test_a_port_is_told_of_from_the_moment_it_is_named() -> None:
     """A server that listened before: nothing of its sockets until its port is named. Others' sockets never."""
     body = """

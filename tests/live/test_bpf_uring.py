@@ -122,6 +122,7 @@ sys.stdin.readline()
             other, port, bound = map(int, program.line().split())
             assert program.line().split()[0] == "0"
             all_events = trace.finish()
+            assert trace.engine.coverage().lost == {"io_uring request of a registered file": 1}
     through = all_events.records["flags"] & EventFlag.URING != 0
     events = Events(records=all_events.records[through], blob=all_events.blob)
     told = [(events.call(i).name, args(events, i)[0], ret(events, i)) for i in range(len(events))]

@@ -86,6 +86,7 @@ class Program(StrEnum):
 OPTIONAL_PROGRAMS: dict[str, tuple[str, ...]] = {
     "on_sock_state": ("inet_sock_set_state",),
     "on_retransmit": ("tcp_retransmit_skb",),
+    "on_retransmit_synack": ("tcp_retransmit_synack",),
     "on_reset_sent": ("tcp_send_reset",),
     "on_reset_received": ("tcp_receive_reset",),
     "on_uring_submit": ("io_uring_submit_req",),

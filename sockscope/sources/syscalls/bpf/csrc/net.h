@@ -43,6 +43,9 @@ struct sock {
 struct inet_sock {
     u16 inet_sport;
 };
+struct request_sock {
+    struct sock_common __req_common;
+};
 struct sk_buff {
     u16 network_header, transport_header;
     u8 *head;
@@ -133,14 +136,13 @@ INLINE u64 cookie_of(struct sock *sk)
     return known || !is_full(sk->__sk_common.skc_state) ? known : bpf_get_socket_cookie(sk);
 }
 
-INLINE void tell(struct sock *sk, struct port_pair p, u64 cookie, u16 call, u64 a, u64 b)
+INLINE void tell(struct sock_common *c, struct port_pair p, u64 cookie, u16 call, u64 a, u64 b)
 {
     struct small_record *r = small_begin();
     if (!r)
         return;
     fill_event(&r->e, bpf_ktime_get_ns(), 0, 0, call, cookie, a, b);
     struct ends *ends = ends_begin(r);
-    struct sock_common *c = &sk->__sk_common;
     set_end(&ends->local, p.local, c->skc_family, c->skc_rcv_saddr, &c->skc_v6_rcv_saddr);
     set_end(&ends->peer, p.peer, c->skc_family, c->skc_daddr, &c->skc_v6_daddr);
     small_end(r);
@@ -150,7 +152,7 @@ INLINE void tell_state_of(struct sock *sk, u16 call)
 {
     struct port_pair p = ports_of(sk);
     if (wanted(p))
-        tell(sk, p, cookie_of(sk), call, sk->__sk_common.skc_state, 0);
+        tell(&sk->__sk_common, p, cookie_of(sk), call, sk->__sk_common.skc_state, 0);
 }
 
 INLINE void add_port(u16 port)
@@ -179,13 +181,24 @@ SEC("tp_btf/inet_sock_set_state") int on_sock_state(u64 *ctx)
     int child = from == TCP_LISTEN && to == TCP_SYN_RECV;
     if (child && !p.peer)
         return 0;
-    tell(sk, p, child ? 0 : cookie_of(sk), SOCK_STATE, from, to);
+    tell(&sk->__sk_common, p, child ? 0 : cookie_of(sk), SOCK_STATE, from, to);
     return 0;
 }
 
 SEC("tp_btf/tcp_retransmit_skb") int on_retransmit(u64 *ctx)
 {
     tell_state_of((void *)ctx[0], TCP_RETRANSMIT);
+    return 0;
+}
+
+/* (listener, request, …): a SYN/ACK. */
+SEC("tp_btf/tcp_retransmit_synack") int on_retransmit_synack(u64 *ctx)
+{
+    struct request_sock *request = (void *)ctx[1];
+    struct sock_common *c = &request->__req_common;
+    struct port_pair p = {c->skc_num, __builtin_bswap16(c->skc_dport)};
+    if (wanted(p))
+        tell(c, p, (u64)c->skc_cookie.counter, TCP_RETRANSMIT, c->skc_state, 0);
     return 0;
 }
 
