@@ -21,7 +21,9 @@ DURATION_S = 10.0
 
 
 def diagnose(
-    port: Annotated[int | None, typer.Option("--port", "-p", metavar="N", help="Everything that serves it.")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", "-p", metavar="N", help="Everything that serves it, also from later on.")
+    ] = None,
     pid: Annotated[list[int] | None, typer.Option("--pid", metavar="PID", help="A process; may be repeated.")] = None,
     duration: shared.DurationOption = None,
     engine: shared.EngineOption = EngineChoice.AUTO,
@@ -39,7 +41,10 @@ def diagnose(
     fail_on: shared.FailOnOption = shared.FailOn.warning,
     verbose: shared.VerboseOption = False,
 ) -> int:
-    """Watch everything that serves a port (10 seconds), then say what is wrong, why, and the mend."""
+    """Watch everything that serves a port (10 seconds), then say what is wrong, why, and the mend.
+
+    Processes that begin to serve the port meanwhile (a restart, one more worker) are watched, too.
+    """
     if port is None and not pid:
         raise UsageError(
             "name the server: --port N, or --pid PID", help_text="sockscope snapshot --state listen shows who listens"

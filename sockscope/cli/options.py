@@ -35,7 +35,12 @@ DurationOption = Annotated[
     typer.Option("--duration", "-d", min=0.1, metavar="SECONDS", help="How long to watch.", rich_help_panel=_WATCH),
 ]
 EngineOption = Annotated[
-    EngineChoice, typer.Option("--engine", help="How syscalls are traced.", rich_help_panel=_WATCH)
+    EngineChoice,
+    typer.Option(
+        "--engine",
+        help="How syscalls are traced; auto: by bpf where it loads (nothing is stopped), else by ptrace.",
+        rich_help_panel=_WATCH,
+    ),
 ]
 PayloadOption = Annotated[
     int,
@@ -52,7 +57,7 @@ NoPinOption = Annotated[
     bool,
     typer.Option(
         "--no-pin",
-        help="Leave the target's CPU affinity alone (tracing then costs it about four times more).",
+        help="ptrace: leave the target's CPU affinity alone (tracing then costs it about four times more).",
         rich_help_panel=_WATCH,
     ),
 ]
