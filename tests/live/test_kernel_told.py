@@ -1,0 +1,70 @@
+"""What the kernel tells, what snapshots show and what the wire carries agree, on real connections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sockscope import fixture
+from sockscope.analysis.kernel_events import decode_kernel_events
+from sockscope.analysis.kernel_story import changes_of, stamped_early, told_at
+from sockscope.analysis.session import Session
+from sockscope.findings.run import run_rules
+from sockscope.model.calls import Call
+from sockscope.model.tcp import TcpState
+from sockscope.pipeline.analyze import load_session, make_report
+from sockscope.pipeline.options import EngineChoice
+from tests.live.engines import need
+
+pytestmark = pytest.mark.live
+
+REMAINS = (TcpState.FIN_WAIT2, TcpState.TIME_WAIT)
+"""Sockets of another kind, which take over at CLOSE."""
+PROMPTLY_NS = 100_000_000
+
+
+def play(slug: str, program: str, folder: Path) -> Session:
+    need(EngineChoice.BPF)
+    recorded = fixture.rehearse(fixture.load(slug), folder / "r", program=program, engine=EngineChoice.BPF)
+    return load_session(recorded.folder, info=recorded.info)
+
+
+@pytest.mark.parametrize(
+    ("slug", "program"), [("close-wait-leak", "faulty"), ("reset-on-close", "faulty"), ("missing-fin", "sound")]
+)
+def test_the_three_sources_agree(slug: str, program: str, tmp_path: Path) -> None:
+    session = play(slug, program, tmp_path)
+    assert session.connections
+    for connection in session.connections:
+        changes = session.kernel[changes_of(session, connection.id)]
+        assert len(changes), connection
+        # One life: each change begins where the one before ended.
+        assert (changes["old"][1:] == changes["new"][:-1]).all(), connection
+        rows = session.samples_of(connection.id)
+        rows = rows[~stamped_early(session, connection.id, rows)]
+        shown = session.sockets.records[rows]
+        told = told_at(session, connection.id, shown["time_ns"].astype(np.int64))
+        closed = (told == TcpState.CLOSE) & np.isin(shown["state"], REMAINS)
+        assert ((shown["state"] == told) | (told == TcpState.UNKNOWN) | closed).all(), connection
+        flow = session.flows[connection.flow]
+        fin_ns = flow.fin_ns[1 - connection.local_side]
+        arrived = changes["time_ns"][changes["new"] == TcpState.CLOSE_WAIT]
+        assert len(arrived) == (fin_ns is not None) or TcpState.FIN_WAIT2 in changes["new"], connection
+        if len(arrived) and fin_ns is not None:
+            assert abs(int(arrived[0]) - fin_ns) < PROMPTLY_NS
+        resets = session.kernel["call"][session.kernel_of(connection.id)]
+        assert (Call.tcp_reset_sent in resets) == (flow.rst_ns[connection.local_side] is not None), connection
+
+
+def test_the_same_findings_with_the_kernels_word_left_out(tmp_path: Path) -> None:
+    """One session, once as it was and once as if nobody had heard the kernel."""
+    session = play("fin-withheld", "faulty", tmp_path)
+    heard = [(f.rule, f.severity, f.confidence, f.count, f.fd, f.holder) for f in run_rules(session)[0]]
+    assert heard
+    assert make_report(session).kernel.state_change_count > 0
+    none = np.zeros(0, np.int64)
+    session.kernel, session.kernel_connection = decode_kernel_events(session.events, none), none.astype(np.int32)
+    del session._kernel_by_connection
+    assert [(f.rule, f.severity, f.confidence, f.count, f.fd, f.holder) for f in run_rules(session)[0]] == heard
