@@ -50,7 +50,7 @@ def calls(events: Events) -> Counter[Call]:
     return Counter(events.call(i) for i in range(len(events)))
 
 
-@pytest.mark.parametrize("mode", ["single", "sqpoll"])
+@pytest.mark.parametrize("mode", ["single", "workers", "deferred", "sqpoll"])
 def test_each_operation_is_its_call(mode: str) -> None:
     events, listener, fds = served(mode, 3)
     assert [events.call(i) for i in range(len(events))] == [Call.accept4, Call.recvfrom, Call.sendto, Call.close] * 3
@@ -218,7 +218,7 @@ sys.stdin.readline()
     assert told == {(EventFlag(0), 1): 1000, (EventFlag.ENTERED_ONLY, 0): 1000}
 
 
-@pytest.mark.parametrize("mode", ["single", "linked", "multishot", "sqpoll"])
+@pytest.mark.parametrize("mode", list(uring.MODES))
 def test_connections_come_out_whole(mode: str, tmp_path: Path) -> None:
     need(EngineChoice.BPF)
     count = 4

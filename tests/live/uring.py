@@ -13,8 +13,10 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from functools import partial
 
 SETUP, ENTER, REGISTER = 425, 426, 427
 """Syscall numbers, the same on every architecture."""
@@ -59,12 +61,17 @@ class Sqe(IntFlag):
 
     FIXED_FILE = 1
     LINK = 4
+    ASYNC = 16
     BUFFER_SELECT = 32
     CQE_SKIP = 64
 
 
 class Setup(IntFlag):
-    SQPOLL = 2
+    """IORING_SETUP_*."""
+
+    SQPOLL = 1 << 1
+    SINGLE_ISSUER = 1 << 12
+    DEFER_TASKRUN = 1 << 13
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -182,18 +189,18 @@ def result(
     return ring.one()[1]
 
 
-def _serve_singly(ring: Ring, listener: int, count: int) -> list[int]:
-    """One operation at a time; each close tells of success by its silence where the ring may skip it."""
+def _serve_singly(ring: Ring, listener: int, count: int, *, flags: int = 0) -> list[int]:
+    """One operation at a time."""
     address = ctypes.create_string_buffer(128)
     length = ctypes.create_string_buffer(struct.pack("<I", 128))
     question = ctypes.create_string_buffer(BUFFER_BYTES)
     answer = ctypes.create_string_buffer(ANSWER, len(ANSWER))
     fds = []
     for _ in range(count):
-        fd = result(ring, Op.ACCEPT, listener, ctypes.addressof(address), offset=ctypes.addressof(length))
-        assert result(ring, Op.RECV, fd, ctypes.addressof(question), BUFFER_BYTES) == len(QUESTION)
-        assert result(ring, Op.SEND, fd, ctypes.addressof(answer), len(ANSWER)) == len(ANSWER)
-        assert result(ring, Op.CLOSE, fd) == 0
+        fd = result(ring, Op.ACCEPT, listener, ctypes.addressof(address), offset=ctypes.addressof(length), flags=flags)
+        assert result(ring, Op.RECV, fd, ctypes.addressof(question), BUFFER_BYTES, flags=flags) == len(QUESTION)
+        assert result(ring, Op.SEND, fd, ctypes.addressof(answer), len(ANSWER), flags=flags) == len(ANSWER)
+        assert result(ring, Op.CLOSE, fd, flags=flags) == 0
         fds.append(fd)
     return fds
 
@@ -252,15 +259,31 @@ def _serve_multishot(ring: Ring, listener: int, count: int) -> list[int]:
     return fds
 
 
-MODES = {"single": _serve_singly, "linked": _serve_linked, "multishot": _serve_multishot, "sqpoll": _serve_singly}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mode:
+    """How a server uses its ring."""
+
+    serve: Callable[[Ring, int, int], list[int]]
+    setup: int = 0
 
 
-def main(mode: str, count: int) -> None:
+MODES = {
+    "single": Mode(serve=_serve_singly),
+    "workers": Mode(serve=partial(_serve_singly, flags=Sqe.ASYNC)),
+    "deferred": Mode(serve=_serve_singly, setup=Setup.SINGLE_ISSUER | Setup.DEFER_TASKRUN),
+    "sqpoll": Mode(serve=_serve_singly, setup=Setup.SQPOLL),
+    "linked": Mode(serve=_serve_linked),
+    "multishot": Mode(serve=_serve_multishot),
+}
+
+
+def main(name: str, count: int) -> None:
+    mode = MODES[name]
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         print(listener.getsockname()[1], flush=True)
         sys.stdin.readline()
-        ring = Ring(flags=Setup.SQPOLL if mode == "sqpoll" else 0)
-        fds = MODES[mode](ring, listener.fileno(), count)
+        ring = Ring(flags=mode.setup)
+        fds = mode.serve(ring, listener.fileno(), count)
         print(listener.fileno(), *fds, flush=True)
         sys.stdin.readline()
         ring.close()

@@ -155,6 +155,19 @@ INLINE void tell_state_of(struct sock *sk, u16 call)
         tell(&sk->__sk_common, p, cookie_of(sk), call, sk->__sk_common.skc_state, 0);
 }
 
+/* For whom the kernel works now: the thread that runs, or, where a thread of an io_uring's own does (SQPOLL, workers),
+ * its process's first. */
+INLINE struct task *current_principal(void)
+{
+    struct task_struct *me = bpf_get_current_task_btf();
+    struct task *t = current_target();
+    if (t || !(me->flags & PF_IO_WORKER))
+        return t;
+    struct task_struct *leader = me->group_leader;
+    t = leader ? bpf_task_storage_get(&tasks, leader, NULL, 0) : NULL;
+    return t && t->live ? t : NULL;
+}
+
 INLINE void add_port(u16 port)
 {
     u8 one = 1;
@@ -171,9 +184,9 @@ SEC("tp_btf/inet_sock_set_state") int on_sock_state(u64 *ctx)
         return 0;
     struct port_pair p = ports_of(sk);
     /* What a target listens on or connects to is its business from then on. Both happen in its own call. */
-    if (to == TCP_LISTEN && current_target())
+    if (to == TCP_LISTEN && current_principal())
         add_port(p.local);
-    else if (to == TCP_SYN_SENT && current_target())
+    else if (to == TCP_SYN_SENT && current_principal())
         add_port(p.peer);
     else if (!wanted(p))
         return 0;

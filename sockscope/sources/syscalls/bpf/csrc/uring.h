@@ -13,7 +13,7 @@ INLINE int submitted(struct io_kiocb *req)
     u32 new_at = NEW_SUBMIT, work_at = WORK_SUBMIT;
     u64 key = (u64)req;
     struct task_struct *me = bpf_get_current_task_btf();
-    struct task *t = submitter(me);
+    struct task *t = current_principal();
     struct request *r = bpf_map_lookup_elem(&uring_new, &new_at);
     if (!UNDERSTOOD || !t || !r)
         return 0;
@@ -61,7 +61,7 @@ SEC("tp_btf/io_uring_req_failed") int on_uring_failed(u64 *ctx)
     u32 new_at = NEW_FAILED, work_at = WORK_FAILED;
     u64 key = ctx[1];
     struct task_struct *me = bpf_get_current_task_btf();
-    struct task *t = submitter(me);
+    struct task *t = current_principal();
     struct request *r = bpf_map_lookup_elem(&uring_new, &new_at);
     struct work *w = bpf_map_lookup_elem(&uring_works, &work_at);
     struct sqe q;

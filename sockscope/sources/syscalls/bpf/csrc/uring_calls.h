@@ -157,6 +157,9 @@ INLINE int understand(struct request *r, struct io_kiocb *req)
         set_args(r, NR_epoll_pwait, fd, (u64)GET(c, events), (u32)GET(c, maxevents), 0);
         break;
     }
+    case OP_FIXED_FD_INSTALL: /* makes a descriptor of one that was never seen */
+        slot = 1;
+        break;
     default:
         return 0;
     }

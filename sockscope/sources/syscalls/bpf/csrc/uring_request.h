@@ -54,18 +54,6 @@ struct {
     MAP_TYPE(value, struct work);
 } uring_works SEC(".maps");
 
-/* Whose request it is: the thread's that runs, or, where the kernel's own thread empties the queue (SQPOLL), its
- * process's first. */
-INLINE struct task *submitter(struct task_struct *me)
-{
-    struct task *t = current_target();
-    if (t || !(me->flags & PF_IO_WORKER))
-        return t;
-    struct task_struct *leader = me->group_leader;
-    t = leader ? bpf_task_storage_get(&tasks, leader, NULL, 0) : NULL;
-    return t && t->live ? t : NULL;
-}
-
 INLINE void begin(struct request *r, struct task *t, struct task_struct *me)
 {
     r->enter_ns = (s64)bpf_ktime_get_ns();
