@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import sys
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from sockscope.sources.sockets.owner_source import Scan
 
 WIDE = 120
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,7 @@ def run(wanted: Wanted) -> None:
     """Look and show; for `every_s` until Ctrl-C."""
     # numpy's linear algebra would start a thread a CPU, and have it spin where the scan needs the CPU.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    _keep_freed_memory()
     with OwnerSource() as source:
         while True:
             # Under way before anything slow is imported: the kernel needs the time for the descriptors.
@@ -49,6 +52,15 @@ def run(wanted: Wanted) -> None:
             if wanted.every_s is None:
                 return
             time.sleep(wanted.every_s)
+
+
+def _keep_freed_memory() -> None:
+    """Large arrays come and go: their pages are used again instead of given back, to be cleared by the kernel."""
+    # Not every libc has it. Source: mallopt(3).
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
 @contextmanager
@@ -101,10 +113,20 @@ def _show(found: Snapshot, wanted: Wanted) -> None:
     elif sys.stdout.isatty():
         _draw(found, wanted)
     else:
-        from sockscope.reports.snapshot_text import plain
+        from sockscope.reports.snapshot_text import plain_blocks
 
-        sys.stdout.write(plain(found, info=wanted.info))
+        _write(plain_blocks(found, info=wanted.info))
+
+
+def _write(blocks: Iterator[bytes]) -> None:
+    """UTF-8 to stdout, without a text of it all where stdout takes UTF-8."""
+    if sys.stdout.encoding.lower().replace("-", "") == "utf8" and hasattr(sys.stdout, "buffer"):
         sys.stdout.flush()
+        sys.stdout.buffer.writelines(blocks)
+    else:
+        for block in blocks:
+            sys.stdout.write(block.decode())
+    sys.stdout.flush()
 
 
 def _draw(found: Snapshot, wanted: Wanted) -> None:

@@ -46,6 +46,38 @@ OWNER_DTYPE = np.dtype([("inode", "<u8"), ("tgid", "<i4"), ("fd", "<i4")])
 """Who holds a socket: one row a descriptor."""
 
 
+_DENSE = 8
+"""A table of so many places a row still beats a binary search."""
+
+
+def first_owners(owners: npt.NDArray[np.void], inodes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Where each socket's first owner stands.
+
+    Args:
+        owners: shape (m,), OWNER_DTYPE, sorted by inode.
+        inodes: shape (n,), in any order.
+
+    Returns:
+        Shape (n,), rows of `owners`; m where nobody holds the socket.
+    """
+    keys, nobody = np.ascontiguousarray(owners["inode"]), len(owners)
+    if not nobody:
+        return np.zeros(len(inodes), np.int64)
+    low = keys[0]
+    span = int(keys[-1] - low) + 1
+    if span <= _DENSE * (nobody + len(inodes)):
+        # Inode numbers are given out one after the other: most often they lie close together.
+        table = np.full(span + 1, nobody, np.int64)
+        # The last one written stays.
+        table[(keys - low)[::-1]] = np.arange(nobody - 1, -1, -1)
+        # What lies below wraps around to above.
+        near: npt.NDArray[np.int64] = table[np.minimum(inodes - low, np.uint64(span))]
+        return near
+    found = np.searchsorted(keys, inodes)
+    found[keys[np.minimum(found, nobody - 1)] != inodes] = nobody
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sockets:
     """Socket rows of one or more snapshots, with the owners known at the last.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from sockscope.model.snapshot import Snapshot
 from sockscope.model.sockaddr import V4_MAPPED_PREFIX, Family
-from sockscope.model.sockets import OWNER_DTYPE
+from sockscope.model.sockets import OWNER_DTYPE, first_owners
 from sockscope.model.tcp import TcpState
 from sockscope.reports import text_columns as text
 from sockscope.reports.escape import safe
@@ -25,9 +26,15 @@ Fields = dict[str, npt.NDArray[Any]]
 
 def plain(snapshot: Snapshot, *, info: bool = False) -> str:
     """One line a socket, nothing cut. Ends with a line break."""
+    return b"".join(plain_blocks(snapshot, info=info)).decode()
+
+
+def plain_blocks(snapshot: Snapshot, *, info: bool = False) -> Iterator[bytes]:
+    """The same in blocks, UTF-8."""
     order = ordered(snapshot)
+    yield f"{summary(snapshot)}\n".encode()
     if not len(order):
-        return f"{summary(snapshot)}\n"
+        return
     records = snapshot.sockets.records
     # Only what is shown: rows are wide, and gathered as they are they cost four times as much.
     fields = {name: records[name][order] for name in _SHOWN}
@@ -53,7 +60,8 @@ def plain(snapshot: Snapshot, *, info: bool = False) -> str:
         head += (title.rjust(width) if right else title.ljust(width)) + behind
         places.append(text.Place(column=column, width=width, right=right, behind=behind, unless=unless))
     head += "Cause / info" if info else "Cause"
-    return f"{summary(snapshot)}\n{head}\n{text.lines([*places, text.Place(column=last)])}"
+    yield f"{head}\n".encode()
+    yield from text.blocks([*places, text.Place(column=last)])
 
 
 def _states(fields: Fields) -> text.Column:
@@ -101,8 +109,7 @@ def _owners(snapshot: Snapshot, inodes: npt.NDArray[np.uint64]) -> text.Column:
     held = snapshot.sockets.owners
     # A last row that stands for "nobody", so that every socket has a first owner.
     table = np.concatenate([held, np.zeros(1, OWNER_DTYPE)])
-    begin = np.searchsorted(np.ascontiguousarray(held["inode"]), inodes)
-    begin[table["inode"][begin] != inodes] = len(held)
+    begin = first_owners(held, inodes)
     first = table[begin]
     tgids = np.sort(held["tgid"])
     known = tgids[np.flatnonzero(np.diff(tgids, prepend=-1))]

@@ -7,7 +7,8 @@ must hold neither byte; what `sockscope.reports.escape.safe` gives never does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,6 +115,11 @@ class Place:
 
 def lines(places: Sequence[Place]) -> str:
     """The columns side by side, a line break behind each row."""
+    return b"".join(blocks(places)).decode()
+
+
+def blocks(places: Sequence[Place]) -> Iterator[bytes]:
+    """The same, some hundred KiB of UTF-8 at a time: a whole text in memory would be copied again and again."""
     rows = len(places[0].column.lengths)
     # What each text lacks, as a row of this table.
     blanks = [_blanks(max(0, place.width - int(place.column.lengths.min(initial=place.width)))) for place in places]
@@ -121,12 +127,13 @@ def lines(places: Sequence[Place]) -> str:
         table.shape[1] + place.column.cells.shape[1] + len(place.behind)
         for place, table in zip(places, blanks, strict=True)
     )
+    odd = sorted((row, at) for at, place in enumerate(places) for row in place.column.odd)
+    odd_rows = [row for row, _ in odd]
     # A block stays in the processor's cache from its making to its reading.
     step = max(1, min(rows, _BLOCK_BYTES // (width + 1)))
     buffer = bytearray(step * (width + 1))
     block = np.frombuffer(buffer, np.uint8).reshape(step, width + 1)
     block[:, -1] = ord("\n")
-    out = []
     for begin in range(0, rows, step):
         these = slice(begin, min(begin + step, rows))
         count, at = these.stop - begin, 0
@@ -142,16 +149,17 @@ def lines(places: Sequence[Place]) -> str:
                 letter = ord(place.behind)
                 block[:count, at] = letter if place.unless is None else np.where(place.unless[these], 0, letter)
                 at += 1
-        out.append((buffer if count == step else buffer[: count * (width + 1)]).translate(None, b"\0"))
-    text = b"".join(out).decode()
-    odd = sorted((row, at) for at, place in enumerate(places) for row in place.column.odd)
-    if not odd:
-        return text
-    pieces = text.split(chr(ODD))
-    with_odd = [""] * (len(pieces) + len(odd))
-    with_odd[::2] = pieces
-    with_odd[1::2] = [places[at].column.odd[row] for row, at in odd]
-    return "".join(with_odd)
+        text = (buffer if count == step else buffer[: count * (width + 1)]).translate(None, b"\0")
+        here = odd[bisect_left(odd_rows, these.start) : bisect_left(odd_rows, these.stop)]
+        yield _with_odd(text, [places[at].column.odd[row] for row, at in here]) if here else bytes(text)
+
+
+def _with_odd(text: bytearray, odd: list[str]) -> bytes:
+    """With the texts put in where `ODD` stands for them."""
+    pieces: list[bytes | bytearray] = [b""] * (2 * len(odd) + 1)
+    pieces[::2] = text.split(bytes([ODD]))
+    pieces[1::2] = [each.encode("utf-8", "backslashreplace") for each in odd]
+    return b"".join(pieces)
 
 
 def _blanks(most: int) -> Cells:

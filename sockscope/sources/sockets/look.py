@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sockscope.errors import CannotObserveError
 from sockscope.model.snapshot import Snapshot, causes
 from sockscope.model.sockaddr import Family
-from sockscope.model.sockets import OWNER_DTYPE, Sockets
+from sockscope.model.sockets import OWNER_DTYPE, Sockets, first_owners
 from sockscope.model.tcp import TcpState
 from sockscope.sources.sockets import procfs
 from sockscope.sources.sockets.listeners import descendants
@@ -61,13 +61,13 @@ def look(
         listeners = in_netns(pid, lambda: dump(states=state_mask([TcpState.LISTEN]), tcp_info=False))
     held, unreadable = owner_table(scan)
     hidden = unreadable > 0 or not procfs.sees_every_process()
-    owned = _held(rows["inode"], held)
+    owned = first_owners(held, rows["inode"]) < len(held)
     if not hidden:
         late = _latecomers(rows[~owned], source)
         if len(late):
             held = np.concatenate([held, late])
             held = held[np.argsort(held["inode"], kind="stable")]
-            owned = _held(rows["inode"], held)
+            owned = first_owners(held, rows["inode"]) < len(held)
         doubtful = _doubtful(rows) & ~owned
         if doubtful.any():
             # Closed meanwhile, most likely. What is called orphaned must be there still.
@@ -90,16 +90,6 @@ def look(
         realtime_ns=realtime_ns,
         unreadable_count=unreadable,
     )
-
-
-def _held(inodes: npt.NDArray[np.uint64], held: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
-    """Which of the inodes the owner table has (it is sorted by inode: np.isin would sort all again)."""
-    if not len(held):
-        return np.zeros(len(inodes), np.bool_)
-    sorted_inodes = np.ascontiguousarray(held["inode"])
-    found = np.minimum(np.searchsorted(sorted_inodes, inodes), len(held) - 1)
-    there: npt.NDArray[np.bool_] = sorted_inodes[found] == inodes
-    return there
 
 
 def _doubtful(rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
