@@ -77,7 +77,7 @@ def _read(view: View, state: Http1State | None) -> str:
     peek = view.call in (Call.recvfrom, Call.recvmsg) and view.args[3 if view.call == Call.recvfrom else 2] & c.MSG_PEEK
     total = view.moved_bytes
     if total == 0:
-        if view.asked_bytes == 0:
+        if view.asked_bytes == 0 and not view.uring:
             return "asked for nothing, got nothing"
         if Section.SOCKADDR in view.sections:
             # Streams do not fill in the sender.

@@ -43,15 +43,19 @@ _BLOB = np.dtype(
 def decode_kernel_events(events: Events, rows: Ids | None = None) -> npt.NDArray[np.void]:
     """Kernel events (all, or those rows), in order of time: shape (k,), KERNEL_EVENT_DTYPE.
 
-    One without both addresses (cut off, or damaged) keeps its cookie and has zeros for addresses.
+    One without both addresses (cut off, or damaged) keeps its cookie and has zeros for addresses. A change from a
+    state to itself (close after shutdown) is none and is left out.
     """
     if rows is None:
         rows = np.flatnonzero(IS_KERNEL[events.records["call"]])
+    # Column by column: rows taken whole would be copied whole.
+    records, args = events.records, events.records["args"]
+    nothing = (records["call"][rows] == Call.sock_state) & (args[:, 1][rows] == args[:, 2][rows])
+    if nothing.any():
+        rows = rows[~nothing]
     told = np.zeros(len(rows), KERNEL_EVENT_DTYPE)
     if not len(rows):
         return told
-    # Column by column: rows taken whole would be copied whole.
-    records, args = events.records, events.records["args"]
     rows = rows[np.argsort(records["exit_ns"][rows], kind="stable")]
     call = records["call"][rows]
     told["time_ns"] = records["exit_ns"][rows]

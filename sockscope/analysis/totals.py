@@ -55,6 +55,8 @@ def _ends_of_file(joined: Join, events: Events, order: Ids, event_connection: np
     records = events.records
     call = records["call"]
     asked_for_something = (records["args"][:, 2] > 0) | ((call != Call.read) & (call != Call.recvfrom))
+    # Of an io_uring a read may leave the buffer, and so its length, to the kernel.
+    asked_for_something |= (records["flags"] & EventFlag.URING) != 0
     told = (
         IS_READ[call]
         & (records["ret"] == 0)

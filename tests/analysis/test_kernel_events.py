@@ -241,11 +241,12 @@ def test_any_telling_makes_a_session(
         script.kernel(call, local, peer, old, new, cookie=known, at=at * MS)
     script.snapshot(at=70 * MS)
     script.socket_row(SERVER, OTHER, inode=5, cookie=2, owners=[(100, 8)])
+    count = sum(call != Call.sock_state or old != new for call, _, old, new, _, _ in told)
     events = script.events()
     blob = np.concatenate([events.blob[:cut], np.frombuffer(noise, np.uint8)])
     for table in (events, Events(records=events.records, blob=blob)):
         decoded = decode_kernel_events(table)
-        assert len(decoded) == len(told)
+        assert len(decoded) == count
         assert (np.diff(decoded["time_ns"]) >= 0).all()
     session = script.session()
     for row, connection in zip(session.kernel, session.kernel_connection.tolist(), strict=True):
@@ -255,4 +256,4 @@ def test_any_telling_makes_a_session(
         info=script.info(), seed=script.seed(), events=Events(records=events.records, blob=blob),
         packets=script.packets(), sockets=script.sockets(),
     )  # fmt: skip
-    assert len(damaged.kernel) == len(told)
+    assert len(damaged.kernel) == count

@@ -120,6 +120,15 @@ def test_the_timeline_puts_it_where_it_was_done_and_says_so() -> None:
     assert items[4].words == "asked for, not done yet (io_uring)"
 
 
+def test_a_read_into_a_buffer_of_the_kernels_choice_reads_the_end() -> None:
+    script = ring()
+    serve(script, 7, 10 * MS, submitted=4000)
+    end = script.event(100, 100, Call.recvfrom, 0, 0, fd=7, ret=0, at=14 * MS, flags=URING)
+    session = script.session()
+    assert session.connections[0].eof_event == end
+    assert Timelines(session)(0)[-1].words == "told end of stream: the peer closed its sending half (io_uring)"
+
+
 def resting() -> Session:
     script = ring()
     script.event(100, 100, Call.io_uring_enter, 0, 1, 1, fd=4, at=5 * MS, flags=EventFlag.ENTERED_ONLY)
