@@ -86,6 +86,7 @@ class FlightRecorder:
         self._known_faults: set[tuple[str, str]] = set()
         self._notes: list[str] = []
         self._skipped_count = self._failed_count = 0
+        self._sparse = False
         self._last_info: SessionInfo | None = None
 
     # --- what a Writer does ---------------------------------------------------------------------------------
@@ -189,6 +190,10 @@ class FlightRecorder:
             notes.append(f"flight recorder: {self._skipped_count} times no look for findings, for want of disk space")
         if self._failed_count:
             notes.append(f"flight recorder: {self._failed_count} times the look for findings failed")
+        if self._sparse:
+            notes.append(
+                "flight recorder: findings were looked for less often than the window is long: some may be missed"
+            )
         return tuple(notes)
 
     def _dump_as_asked(self, shot: Shot) -> None:
@@ -224,7 +229,9 @@ class FlightRecorder:
         assert self._alarm is not None
         done, self._check = self._check, None
         checked = done.result.result()
-        self._next_check_s = time.monotonic() + max(CHECK_EVERY_S, checked.cost_s * CHECK_SHARE)
+        pause_s = max(CHECK_EVERY_S, checked.cost_s * CHECK_SHARE)
+        self._sparse |= pause_s + checked.cost_s > max(self._keep_s, CHECK_EVERY_S * 2)
+        self._next_check_s = time.monotonic() + pause_s
         if checked.problem:
             self._failed_count += 1
         loud = [one for one in checked.fired if one.severity >= self._alarm.bar]
