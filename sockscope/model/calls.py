@@ -121,7 +121,7 @@ class Call(IntEnum):
     task_stop = 204
     """args: signal number. Group-stop begins."""
     task_attach = 205
-    """A thread comes under trace that existed before."""
+    """A thread comes under trace that existed before. args: 1 where nobody asked for it: it bound the watched port."""
     task_detach = 206
     """A thread leaves the trace alive; what it does later is not witnessed."""
     # Kernel events: what the kernel itself did to a socket, whoever ran then (tgid and tid are 0).

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-
-import numpy as np
 
 from sockscope.model.calls import FIRST_TASK_EVENT, Call
 from sockscope.model.events import Events
@@ -15,6 +12,9 @@ from sockscope.sources.sockets.seed import descendants, read_seed
 
 OFFERS_MAX = 3
 """A tracer may end just when it is told to follow one more; what three could not follow nobody can."""
+
+CAME_BY_ITSELF = 1
+"""args[0] of a task_attach: the kernel saw it bind the port."""
 
 
 class Newcomers:
@@ -30,18 +30,23 @@ class Newcomers:
         self._followed = set(tgids)
         self._seeded = set(tgids)
         self._came: dict[int, None] = {}
-        self._offers: Counter[int] = Counter()
+        self._looked: frozenset[int] = frozenset()
+        self._offers: dict[int, int] = {}
+        self._refused: set[int] = set()
         self._watch = PortWatch(port, tgids) if port is not None else None
         if self._watch is not None:
             self._watch.start()
 
     def offers(self) -> list[int]:
-        """Processes for the engine to adopt: they serve the port, and are not followed."""
-        if self._watch is None:
+        """Processes for the engine to adopt: they serve the port, and are not followed. Each look's are told once."""
+        servers = self._watch.servers() if self._watch is not None else self._looked
+        if servers is self._looked:
             return []
-        fresh = sorted(tgid for tgid in self._watch.servers() - self._followed if self._offers[tgid] < OFFERS_MAX)
-        self._offers.update(fresh)
-        return fresh
+        self._looked = servers
+        # Those that are gone by the next look are forgotten with it.
+        self._offers = {tgid: self._offers.get(tgid, 0) + 1 for tgid in sorted(servers - self._followed)}
+        self._refused.update(tgid for tgid, count in self._offers.items() if count > OFFERS_MAX)
+        return [tgid for tgid, count in self._offers.items() if count <= OFFERS_MAX]
 
     def meet(self, events: Events) -> Seed | None:
         """Who came under watch by these events with a history, as found now; None: nobody."""
@@ -50,13 +55,17 @@ class Newcomers:
             return None
         call = tasks["call"]
         self._followed.update(tasks["args"][call == Call.task_new, 1].tolist())
-        fresh = set(np.unique(tasks["tgid"][call == Call.task_attach]).tolist()) - self._followed
+        attached = tasks[call == Call.task_attach]
+        fresh = set(attached["tgid"].tolist()) - self._followed
         self._followed |= fresh
+        # The leader's end is taken for the process's: its number may be given to another then.
         ended = tasks["tgid"][(call == Call.task_exit) & (tasks["tid"] == tasks["tgid"])]
         self._followed.difference_update(ended.tolist())
         if not fresh:
             return None
-        self._came.update(dict.fromkeys(sorted(fresh)))
+        # Others are children that were born while their parents came under watch.
+        by_themselves = set(attached["tgid"][attached["args"][:, 0] == CAME_BY_ITSELF].tolist())
+        self._came.update(dict.fromkeys(sorted(fresh & (by_themselves | self._offers.keys()))))
         # Its children, too: they got their descriptors from it before anybody looked.
         unread = [tgid for tgid in [*fresh, *descendants(fresh)] if tgid not in self._seeded]
         self._seeded.update(unread)
@@ -71,9 +80,9 @@ class Newcomers:
             many = "process" if len(self._came) == 1 else "processes"
             began = f"began to serve port {self._port} while it was watched"
             out.append(f"{many} {_some(list(self._came))} {began}; what was open before was read then")
-        refused = [t for t, count in self._offers.items() if count >= OFFERS_MAX and t not in self._came]
-        if refused:
-            out.append(f"port {self._port} is also served by process {_some(refused)}, which could not be followed")
+        if self._refused:
+            who = _some(sorted(self._refused))
+            out.append(f"port {self._port} was also served by process {who}, which could not be followed")
         if not self._followed:
             out.append(f"at the end nobody served port {self._port} any more")
         return out

@@ -120,6 +120,8 @@ class _Recording:
         self._capture: Capture | None = None
         self._sampler: Sampler | None = None
         self._notes: list[str] = [chosen.note] if chosen.note else []
+        # 0: what the kernel did, no process.
+        self._seen_tgids = {0, *self._tgids}
         self._ports: set[int] = set()
         self._everything_until: float | None = None
         self._event_count = 0
@@ -136,6 +138,7 @@ class _Recording:
             # Capture and sampler first: a launched server may serve at once.
             self._start_capture()
             self._tgids = (self._engine.launch(self._options.command),)
+            self._seen_tgids.update(self._tgids)
             seed = Seed.empty()
         else:
             self._ports = set(listening_ports(self._tgids))
@@ -285,9 +288,9 @@ class _Recording:
         offers = self._newcomers.offers()
         if offers:
             self._engine.adopt(offers)
-        # 0: what the kernel did, no process.
-        fresh = set(np.unique(events.records["tgid"]).tolist()) - {0, *self._tgids}
+        fresh = set(np.unique(events.records["tgid"]).tolist()) - self._seen_tgids
         if fresh:
+            self._seen_tgids |= fresh
             self._tgids = (*self._tgids, *sorted(fresh))
             if self._sampler is not None:
                 self._sampler.add_tgids(sorted(fresh))
