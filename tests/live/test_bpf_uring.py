@@ -82,6 +82,9 @@ def test_vectors_messages_and_a_close_without_a_word() -> None:
         assert section(events, sendmsg, Section.PAYLOAD) == ANSWER[:64]
     assert [(args(events, row)[0], ret(events, row)) for row in rows(events, Call.close)] == [(fd, 0) for fd in fds]
     assert not any(flags(events, row) & EventFlag.ENTERED_ONLY for row in range(len(events)))
+    # It is linked to the shutdown, so it began when that had ended.
+    ended = events.records["exit_ns"][rows(events, Call.shutdown)]
+    assert (events.records["enter_ns"][rows(events, Call.close)] >= ended).all()
 
 
 def test_multishot_requests_tell_every_completion() -> None:
@@ -138,6 +141,45 @@ sys.stdin.readline()
         address = decode_sockaddr(section(events, row, Section.SOCKADDR))
         assert address is not None
         assert address.port == port
+
+
+def test_a_broken_chain_says_what_was_not_done() -> None:
+    """A close that says nothing of success has none where what it was linked to failed."""
+    body = """
+import ctypes, socket, sys
+from tests.live.uring import *
+ring = Ring()
+space = ctypes.create_string_buffer(64)
+a, b = socket.socketpair()
+print("ready")
+sys.stdin.readline()
+ring.put(Op.RECV, 999, ctypes.addressof(space), 64, flags=Sqe.LINK, user_data=1)
+ring.put(Op.CLOSE, a.fileno(), flags=Sqe.CQE_SKIP, user_data=2)
+ring.submit(wait=2)
+print(*(res for _, res, _ in ring.completions()))
+ring.put(Op.CLOSE, a.fileno(), flags=Sqe.CQE_SKIP, user_data=3)
+ring.submit()
+ring.put(Op.CLOSE, 998, flags=Sqe.CQE_SKIP, user_data=4)
+ring.submit(wait=1)
+print(a.detach(), *(res for _, res, _ in ring.completions()))
+sys.stdin.readline()
+"""
+    with Program.python(body) as program:
+        assert program.line() == "ready"
+        with Trace(attach=[program.pid], engine="bpf") as trace:
+            program.say("go")
+            assert program.line() == f"{-errno.EBADF} {-errno.ECANCELED}"
+            closed, refused = map(int, program.line().split())
+            assert refused == -errno.EBADF
+            all_events = trace.finish()
+    through = all_events.records["flags"] & EventFlag.URING != 0
+    events = Events(records=all_events.records[through], blob=all_events.blob)
+    assert [(args(events, row)[0], ret(events, row)) for row in rows(events, Call.close)] == [
+        (closed, -errno.ECANCELED),
+        (closed, 0),
+        (998, 0),
+        (998, -errno.EBADF),
+    ]
 
 
 WAITING = """

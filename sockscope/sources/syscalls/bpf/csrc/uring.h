@@ -8,6 +8,31 @@
 
 #include "uring_calls.h"
 
+#define CHAIN_MAX 4
+
+/* What a request that is being submitted waits for. */
+INLINE struct request *linked_to(struct io_ring_ctx *ring)
+{
+    u64 before = (u64)GET(ring, submit_state.link.last);
+    return GET(ring, submit_state.link.head) ? bpf_map_lookup_elem(&uring_requests, &before) : NULL;
+}
+
+/* A request has completed: what it was linked to begins, unless the chain is broken (then that completes as well). */
+INLINE void tell_linked(struct work *w, const struct request *r, u64 key, s64 now)
+{
+    u32 flags = GET((struct io_kiocb *)key, flags);
+    u64 next = r->next;
+    if (flags & REQ_FAIL && !(flags & SQE_HARDLINK))
+        return;
+    for (int i = 0; i < CHAIN_MAX && next; i++) {
+        struct request *n = bpf_map_lookup_elem(&uring_requests, &next);
+        if (!n || !n->chained || n->ring != r->ring)
+            return;
+        tell_unheard(w, n, now);
+        next = n->next;
+    }
+}
+
 INLINE int submitted(struct io_kiocb *req)
 {
     u32 new_at = NEW_SUBMIT, work_at = WORK_SUBMIT;
@@ -32,13 +57,14 @@ INLINE int submitted(struct io_kiocb *req)
     r->ring = (u64)GET(req, ctx);
     r->user_data = GET(req, cqe.user_data);
     r->selects = !!(flags & SQE_BUFFER_SELECT);
-    /* Success will not be told: then a close or shutdown has succeeded until its failure is heard of. */
     if (flags & SQE_CQE_SKIP) {
         struct work *w = bpf_map_lookup_elem(&uring_works, &work_at);
-        int known = r->nr == NR_close || r->nr == NR_shutdown;
-        if (w)
-            tell_request(w, r, known ? r->enter_ns : -1, 0, known ? 0 : ENTERED_ONLY, 0);
-        r->told = 1;
+        struct request *before = linked_to((struct io_ring_ctx *)r->ring);
+        if (before && !before->told) {
+            before->next = key;
+            r->chained = 1;
+        } else if (w)
+            tell_unheard(w, r, r->enter_ns);
     }
     if (bpf_map_update_elem(&uring_requests, &key, r, BPF_ANY)) {
         COUNT(uring_lost);
@@ -75,7 +101,7 @@ SEC("tp_btf/io_uring_req_failed") int on_uring_failed(u64 *ctx)
     if (q.flags & SQE_FIXED_FILE)
         COUNT(uring_fixed);
     else
-        tell_request(w, r, r->enter_ns, (s32)ctx[2], 0, 0);
+        tell_request(w, r, r->enter_ns, (s32)ctx[2], 0);
     return 0;
 }
 
@@ -110,10 +136,10 @@ SEC("tp_btf/io_uring_complete") int on_uring_complete(u64 *ctx)
     struct task_struct *me = bpf_get_current_task_btf();
     struct work *w = bpf_map_lookup_elem(&uring_works, &work_at);
     struct signal_struct___ending *signal = (void *)me->signal;
-    int copies = (u64)me->mm == r->mm;
+    u32 copies = (u64)me->mm == r->mm ? COPIES : 0;
     if (r->selects && r->nr != NR_recvmsg) {
         r->args[1] = res > 0 ? chosen_buffer(r->nr, (void *)key) : 0;
-        copies = copies && r->args[1];
+        copies = r->args[1] ? copies : 0;
     } else if (r->selects) /* a header of io_uring's own stands before the message */
         copies = 0;
     /* The program never hears of what is cancelled at its end, or cleared away by a kernel thread with its ring; and
@@ -121,14 +147,16 @@ SEC("tp_btf/io_uring_complete") int on_uring_complete(u64 *ctx)
     int unheard = me->flags & PF_KTHREAD || (!(me->flags & PF_IO_WORKER) && !current_target()) ||
                   (res == -ECANCELED && GET(signal, flags) & SIGNAL_GROUP_EXIT);
     if (w && unheard && !r->told)
-        tell_request(w, r, -1, 0, ENTERED_ONLY, copies);
+        tell_request(w, r, -1, 0, ENTERED_ONLY | copies);
     else if (w && !unheard && (!r->told || res < 0))
-        tell_request(w, r, now, res, 0, copies);
+        tell_request(w, r, now, res, copies);
     if (flags & CQE_MORE && r->multishot) {
         /* As if called again at once. */
         r->enter_ns = now;
         return 0;
     }
+    if (w && r->next)
+        tell_linked(w, r, key, now);
     if (r->multishot)
         bpf_map_delete_elem(&uring_multishots, &many);
     bpf_map_delete_elem(&uring_requests, &key);
@@ -151,7 +179,7 @@ SEC("iter/bpf_map_elem") int uring_pending(struct bpf_iter__bpf_map_elem *ctx)
     if (!r || !w || r->told)
         return 0;
     r->told = 1;
-    tell_request(w, r, -1, 0, ENTERED_ONLY, 0);
+    tell_request(w, r, -1, 0, ENTERED_ONLY);
     return 0;
 }
 

@@ -17,7 +17,6 @@
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
-struct io_ring_ctx;
 /* include/linux/io_uring_types.h. flags: 32 bits before 6.9; the ones wanted are among the low ones. */
 struct io_cmd_data {
     void *file;
@@ -33,6 +32,15 @@ struct io_kiocb {
     struct io_cqe cqe;
     struct io_ring_ctx *ctx;
     void *async_data;
+};
+struct io_submit_link {
+    struct io_kiocb *head, *last;
+};
+struct io_submit_state {
+    struct io_submit_link link;
+};
+struct io_ring_ctx {
+    struct io_submit_state submit_state;
 };
 struct io_uring_cqe {
     u64 user_data;
@@ -137,7 +145,8 @@ enum { OP_READV = 1, OP_WRITEV, OP_READ_FIXED = 4, OP_WRITE_FIXED, OP_SENDMSG = 
        OP_CONNECT = 16, OP_OPENAT = 18, OP_CLOSE = 19, OP_READ = 22, OP_WRITE, OP_SEND = 26, OP_RECV, OP_OPENAT2,
        OP_EPOLL_CTL, OP_SPLICE, OP_TEE = 33, OP_SHUTDOWN = 34, OP_SOCKET = 45, OP_SEND_ZC = 47, OP_SENDMSG_ZC,
        OP_READ_MULTISHOT, OP_FIXED_FD_INSTALL = 54, OP_BIND = 56, OP_LISTEN, OP_EPOLL_WAIT = 59 };
-enum { SQE_FIXED_FILE = 1, SQE_BUFFER_SELECT = 1 << 5, SQE_CQE_SKIP = 1 << 6 }; /* also the request's flags */
+enum { SQE_FIXED_FILE = 1, SQE_HARDLINK = 1 << 3, SQE_BUFFER_SELECT = 1 << 5, SQE_CQE_SKIP = 1 << 6 };
+enum { REQ_FAIL = 1 << 8 }; /* of a request's flags; the ones above are among them */
 enum { ACCEPT_MULTISHOT = 1, RECV_MULTISHOT = 2, CQE_MORE = 2 };
 #define SPLICE_FD_IN_FIXED (1u << 31)
 #define SIGNAL_GROUP_EXIT 4 /* include/linux/sched/signal.h */

@@ -9,10 +9,11 @@
 struct request {
     s64 enter_ns;
     u64 args[6];
-    u64 ring, user_data, mm;
+    u64 ring, user_data, mm, next; /* next: what is linked to it, where that will not be told of by its completion */
     s32 tgid, tid;
     u16 nr;
-    u8 opcode, multishot, selects, told;
+    u8 opcode, multishot, selects;
+    u8 told, chained; /* chained: to be told of when what it is linked to has completed */
     u8 section, saved_bytes; /* what `saved` holds; 0: nothing */
     u8 saved[SOCKADDR_CAP];
 };
@@ -60,8 +61,9 @@ INLINE void begin(struct request *r, struct task *t, struct task_struct *me)
     r->tgid = t->tgid;
     r->tid = t->tid;
     r->mm = (u64)me->mm;
-    r->multishot = r->selects = r->told = r->section = r->saved_bytes = 0;
+    r->multishot = r->selects = r->told = r->chained = r->section = r->saved_bytes = 0;
     r->nr = NR_NONE;
+    r->next = 0;
     for (int i = 0; i < 6; i++)
         r->args[i] = 0;
 }
@@ -75,12 +77,15 @@ INLINE void set_args(struct request *r, u16 nr, u64 a, u64 b, u64 c, u64 d)
     r->args[3] = d;
 }
 
-/* The record of a request; `copies`: its memory is at hand. */
-INLINE void tell_request(struct work *w, const struct request *r, s64 exit_ns, s64 ret, u32 flags, int copies)
+#define COPIES (1u << 16) /* in `flags`: the request's memory is at hand */
+
+/* The record of a request. */
+static __attribute__((noinline)) int tell_request(struct work *w, const struct request *r, s64 exit_ns, s64 ret,
+                                                  u32 flags)
 {
-    u32 nr = r->nr, bytes = r->saved_bytes;
+    u32 nr = r->nr, bytes = r->saved_bytes, copies = flags & COPIES;
     if (nr >= MAX_NR)
-        return;
+        return 0;
     w->used = 0;
     w->nr = nr;
     w->e.enter_ns = r->enter_ns;
@@ -91,7 +96,7 @@ INLINE void tell_request(struct work *w, const struct request *r, s64 exit_ns, s
     w->e.tgid = r->tgid;
     w->e.tid = r->tid;
     w->e.call = config.plans[nr].call;
-    w->e.flags = URING | flags;
+    w->e.flags = URING | (u16)flags;
     if (bytes && bytes <= SOCKADDR_CAP) {
         __builtin_memcpy(w->blob + sizeof(struct section), r->saved, SOCKADDR_CAP);
         section_at(w->blob, r->section, 0, bytes);
@@ -108,6 +113,17 @@ INLINE void tell_request(struct work *w, const struct request *r, s64 exit_ns, s
     if (!copies && ret > 0)
         w->e.flags |= TRUNCATED;
     output(w);
+    return 0;
+}
+
+/* Of a request whose success is not told: begun now. A close or shutdown has succeeded until its failure is heard of. */
+INLINE void tell_unheard(struct work *w, struct request *r, s64 now)
+{
+    int known = r->nr == NR_close || r->nr == NR_shutdown;
+    r->enter_ns = now;
+    r->told = 1;
+    r->chained = 0;
+    tell_request(w, r, known ? now : -1, 0, known ? 0 : ENTERED_ONLY);
 }
 
 #endif
