@@ -191,9 +191,7 @@ class FlightRecorder:
         if self._failed_count:
             notes.append(f"flight recorder: {self._failed_count} times the look for findings failed")
         if self._sparse:
-            notes.append(
-                "flight recorder: findings were looked for less often than the window is long: some may be missed"
-            )
+            notes.append("flight recorder: some looks for findings were further apart than the window is long")
         return tuple(notes)
 
     def _dump_as_asked(self, shot: Shot) -> None:
