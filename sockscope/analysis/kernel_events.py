@@ -50,20 +50,21 @@ def decode_kernel_events(events: Events, rows: Ids | None = None) -> npt.NDArray
         rows = np.flatnonzero(IS_KERNEL[events.records["call"]])
     # Column by column: rows taken whole would be copied whole.
     records, args = events.records, events.records["args"]
-    nothing = (records["call"][rows] == Call.sock_state) & (args[:, 1][rows] == args[:, 2][rows])
+    call, time_ns, old, new = records["call"][rows], records["exit_ns"][rows], args[:, 1][rows], args[:, 2][rows]
+    order = np.argsort(time_ns, kind="stable")
+    nothing = (call == Call.sock_state) & (old == new)
     if nothing.any():
-        rows = rows[~nothing]
+        order = order[~nothing[order]]
+    rows, call, time_ns = rows[order], call[order], time_ns[order]
     told = np.zeros(len(rows), KERNEL_EVENT_DTYPE)
     if not len(rows):
         return told
-    rows = rows[np.argsort(records["exit_ns"][rows], kind="stable")]
-    call = records["call"][rows]
-    told["time_ns"] = records["exit_ns"][rows]
+    told["time_ns"] = time_ns
     told["event"] = rows
     told["cookie"] = args[:, 0][rows]
     told["call"] = call
-    told["old"] = args[:, 1][rows] & np.uint64(0xFF)
-    told["new"] = np.where(call == Call.sock_state, args[:, 2][rows] & np.uint64(0xFF), 0)
+    told["old"] = old[order].astype(np.uint8)
+    told["new"] = np.where(call == Call.sock_state, new[order].astype(np.uint8), 0)
     at = records["blob_offset"][rows].astype(np.int64)
     whole = np.flatnonzero(
         (records["blob_bytes"][rows] == _BLOB.itemsize) & (at >= 0) & (at + _BLOB.itemsize <= len(events.blob))
@@ -87,12 +88,13 @@ def join_kernel_events(told: npt.NDArray[np.void], connections: Sequence[Connect
     """
     found = _by_cookie(told["cookie"], connections)
     complete = np.flatnonzero((told["peer_port"] != 0) & (told["local_port"] != 0))
-    tcp = [c for c in connections if c.protocol is Protocol.TCP and c.peer is not None and c.local is not None]
     if not len(complete):
         return found
     lives, order, starts = _lives(told, complete, found)
-    if tcp:
-        match(lives, _ends(tcp), set(lives.connection[lives.connection >= 0].tolist()))
+    taken = set(lives.connection.tolist())
+    free = [c for c in connections if c.id not in taken and c.protocol is Protocol.TCP and c.peer and c.local]
+    if free:
+        match(lives, _ends(free))
     of_life = np.repeat(lives.connection, np.diff(np.append(starts, len(order))))
     found[order] = np.where(found[order] >= 0, found[order], of_life)
     _of_same_cookie(told, found)

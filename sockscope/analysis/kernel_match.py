@@ -44,14 +44,10 @@ class Ends:
     accepted: npt.NDArray[np.bool_]
 
 
-def match(lives: Lives, ends: Ends, taken: set[int]) -> None:
-    """Fill `lives.connection` where it is -1. Each connection gets one life at most.
-
-    Args:
-        taken: connections that have a life already.
-    """
+def match(lives: Lives, ends: Ends) -> None:
+    """Fill `lives.connection` where it is -1, from connections that have no life yet. Each gets one at most."""
     open_lives = np.flatnonzero(lives.connection < 0)
-    free = np.flatnonzero(~np.isin(ends.id, np.fromiter(taken, np.int32, len(taken))))
+    free = np.arange(len(ends.id), dtype=np.int64)
     if not len(open_lives) or not len(free):
         return
     group = _groups(lives, open_lives, ends, free)
