@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import struct
 import sys
 import threading
@@ -141,6 +142,40 @@ sys.stdin.readline()
         address = decode_sockaddr(section(events, row, Section.SOCKADDR))
         assert address is not None
         assert address.port == port
+
+
+def test_an_option_set_through_the_ring() -> None:
+    """SO_REUSEADDR that was set must not be missed. The same command number to another file is not that call."""
+    body = """
+import ctypes, os, socket, struct, sys
+from tests.live.uring import *
+ring = Ring()
+s = socket.socket()
+other = os.open("/dev/null", os.O_RDWR)
+on = ctypes.create_string_buffer(struct.pack("<i", 1))
+print("ready")
+sys.stdin.readline()
+for fd in (other, s.fileno()):
+    ring.put(
+        *(Op.URING_CMD, fd, socket.SOL_SOCKET | socket.SO_REUSEADDR << 32),
+        offset=3, file_index=4, address3=ctypes.addressof(on),
+    )
+    res = ring.one()[1]
+print(s.fileno(), res, s.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR))
+sys.stdin.readline()
+"""
+    with Program.python(body) as program:
+        assert program.line() == "ready"
+        with Trace(attach=[program.pid], engine="bpf") as trace:
+            program.say("go")
+            fd, res, is_set = map(int, program.line().split())
+            events = trace.finish()
+    if res:
+        pytest.skip(f"this kernel sets no options through a ring: {errno.errorcode[-res]}")
+    assert is_set
+    (row,) = rows(events, Call.setsockopt)
+    assert args(events, row)[:3] == [fd, socket.SOL_SOCKET, socket.SO_REUSEADDR]
+    assert section(events, row, Section.OPTION) == struct.pack("<i", 1)
 
 
 def test_a_broken_chain_says_what_was_not_done() -> None:

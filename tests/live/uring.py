@@ -52,6 +52,7 @@ class Op(IntEnum):
     PROVIDE_BUFFERS = 31
     SHUTDOWN = 34
     SOCKET = 45
+    URING_CMD = 46
     BIND = 56
     LISTEN = 57
 
@@ -119,14 +120,15 @@ class Ring:
         user_data: int = 0,
         group: int = 0,
         file_index: int = 0,
+        address3: int = 0,
     ) -> None:
         """One entry into the submission queue."""
         tail = self._word(self._sq_tail)
         slot = tail % self._entries
         entry = struct.pack(
-            "<BBHiQQIIQHHi",
+            "<BBHiQQIIQHHiQ",
             *(op, flags, ioprio, fd, offset, address, length),
-            *(op_flags, user_data, group, 0, file_index),
+            *(op_flags, user_data, group, 0, file_index, address3),
         )
         self._sqes[slot * SQE_BYTES : (slot + 1) * SQE_BYTES] = entry.ljust(SQE_BYTES, b"\0")
         struct.pack_into("<I", self._ring, self._array + slot * 4, slot)

@@ -133,6 +133,10 @@ SEC("tp_btf/io_uring_complete") int on_uring_complete(u64 *ctx)
     /* A request whose completion is not told leaves its entry behind. */
     if (!r || r->ring != ring || r->user_data != user_data)
         return 0;
+    if (r->of_socket && !is_of_socket((struct io_kiocb *)key)) {
+        bpf_map_delete_elem(&uring_requests, &key);
+        return 0;
+    }
     struct task_struct *me = bpf_get_current_task_btf();
     struct work *w = bpf_map_lookup_elem(&uring_works, &work_at);
     struct signal_struct___ending *signal = (void *)me->signal;

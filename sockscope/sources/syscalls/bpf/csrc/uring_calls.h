@@ -110,6 +110,18 @@ INLINE int understand(struct request *r, struct io_kiocb *req)
         slot = GET(c, file_slot);
         break;
     }
+    case OP_URING_CMD: {
+        struct io_uring_cmd *c = command;
+        struct sqe q;
+        if (!EXISTS(c->sqe) || GET(c, cmd_op) != SOCKET_URING_OP_SETSOCKOPT ||
+            bpf_probe_read_kernel(&q, sizeof q, GET(c, sqe)))
+            return 0;
+        /* `addr` holds the level and the option's name. */
+        set_args(r, NR_setsockopt, fd, (u32)q.addr, q.addr >> 32, q.addr3);
+        r->args[4] = (u32)q.file_index;
+        r->of_socket = 1;
+        break;
+    }
     case OP_CLOSE: {
         struct io_close *c = command;
         set_args(r, NR_close, (u32)GET(c, fd), 0, 0, 0);
@@ -228,6 +240,13 @@ INLINE int understand_entry(struct request *r, const struct sqe *q)
         return 0;
     }
     return 1;
+}
+
+INLINE int is_of_socket(struct io_kiocb *req)
+{
+    struct file___inode *file = GET(req, cmd.file);
+    struct inode *inode = file ? GET(file, f_inode) : NULL;
+    return inode && (GET(inode, i_mode) & S_IFMT) == S_IFSOCK;
 }
 
 /* The address of the buffer that the kernel chose among the provided ones. 0: it no longer knows. */

@@ -15,6 +15,7 @@ struct request {
     u8 opcode, multishot, selects;
     u8 told, chained; /* chained: to be told of when what it is linked to has completed */
     u8 section, saved_bytes; /* what `saved` holds; 0: nothing */
+    u8 of_socket;            /* another file's request of that number means something else */
     u8 saved[SOCKADDR_CAP];
 };
 struct many {
@@ -61,7 +62,7 @@ INLINE void begin(struct request *r, struct task *t, struct task_struct *me)
     r->tgid = t->tgid;
     r->tid = t->tid;
     r->mm = (u64)me->mm;
-    r->multishot = r->selects = r->told = r->chained = r->section = r->saved_bytes = 0;
+    r->multishot = r->selects = r->told = r->chained = r->of_socket = r->section = r->saved_bytes = 0;
     r->nr = NR_NONE;
     r->next = 0;
     for (int i = 0; i < 6; i++)
