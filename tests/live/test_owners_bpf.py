@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from sockscope.model.snapshot import Cause
 from sockscope.model.sockets import OWNER_DTYPE
 from sockscope.model.tcp import TcpState
 from sockscope.sources.bpf.libbpf import problems
@@ -22,8 +24,10 @@ from sockscope.sources.sockets import owner_source
 from sockscope.sources.sockets.bpf.iterator import FEW_PROCESSES, OBJECT, OwnerIterator
 from sockscope.sources.sockets.fd_scan import FdScan
 from sockscope.sources.sockets.look import look
+from sockscope.sources.sockets.netlink import TCP_QUERIES, Ahead, Query
 from sockscope.sources.sockets.owner_source import OwnerSource, process_1_is_guarded
 from sockscope.sources.sockets.owners import owner_table, owners
+from sockscope.sources.sockets.procfs import sees_every_process
 from sockscope.sources.sockets.sampler import Sampler
 from tests.live.socket_hosts import eventually, forked, python_process
 
@@ -254,6 +258,33 @@ def test_a_snapshot_is_the_same_by_both_ways() -> None:
         assert found == expected
         assert len(found) == 50
         assert pairs[0].unreadable_count == pairs[1].unreadable_count
+
+
+class NobodyYet:
+    """A scan that was over before anything was opened."""
+
+    def result(self) -> tuple[bytes, int]:
+        return b"", 0
+
+
+@pytest.mark.skipif(not sees_every_process(), reason="in a pid namespace of its own owners may always hide")
+@pytest.mark.parametrize("bpf", [False, True])
+def test_what_was_closed_meanwhile_is_no_orphan(bpf: bool) -> None:
+    with OwnerSource(bpf=bpf) as source, socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        staying, going = (socket.create_connection(server.getsockname()) for _ in range(2))
+        with staying, going:
+            kept, closed = server.accept()[0], server.accept()[0]
+            with kept, Ahead(TCP_QUERIES, tcp_info=False) as ahead:
+                ahead.take(Query.TCP6, b"")  # waits
+                peer = closed.getpeername()[1]
+                closed.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                closed.close()
+                found = look(scan=NobodyYet(), source=source, ahead=ahead)
+            ours = (found.sockets.records["local_port"] == port) & (found.sockets.records["peer_port"] != 0)
+            # The one that was reset is gone; the other has found its owner.
+            assert peer not in found.sockets.records["peer_port"][ours]
+            assert found.causes[ours].tolist() == [Cause.NONE]
 
 
 def test_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
