@@ -155,7 +155,8 @@ def make_columns(events: Events, seed_tids: Mapping[int, frozenset[int]], sharin
     made = Columns(
         events=events, row=order, call=call, tgid=tgid, tid=tid, ret=picked["ret"].astype(np.int64), a0=a0, a1=a1,
         a2=a2, unreturned=(picked["flags"] & EventFlag.ENTERED_ONLY) != 0, rights=rights[order], process=process,
-        child=child, born=born, process_count=len(bounds), owner=bounds >> RANK_BITS, base=base, shares=np.zeros(len(bounds), np.bool_),
+        child=child, born=born, process_count=len(bounds), owner=bounds >> RANK_BITS, base=base,
+        shares=np.zeros(len(bounds), np.bool_),
         dead=np.zeros(len(bounds), np.bool_),
         first_of=dict(zip((bounds[base] >> RANK_BITS).tolist(), np.flatnonzero(base).tolist(), strict=True)),
     )  # fmt: skip

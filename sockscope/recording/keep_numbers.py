@@ -82,7 +82,7 @@ def find_numbers(columns: Columns) -> Numbers:
     single &= ~((call == Call.dup2) & (columns.a0 == columns.ret))
     opened = np.flatnonzero(single)
     pair_rows, pair_numbers = _pairs(columns, np.flatnonzero(good & _PAIRS[call]))
-    sent_rows, sent_numbers = _received(columns, np.flatnonzero(good & columns.rights & ~IS_SEND[call]))
+    sent_rows, sent_numbers = carried(columns, np.flatnonzero(good & columns.rights & ~IS_SEND[call]))
     closed = np.flatnonzero((call == Call.close) & (columns.ret != -EBADF))
     rank = np.concatenate([opened, pair_rows, sent_rows, closed])
     number = np.concatenate([columns.ret[opened], pair_numbers, sent_numbers, columns.a0[closed]]) & 0xFFFF_FFFF
@@ -114,8 +114,8 @@ def _pairs(columns: Columns, ranks: Rows) -> tuple[Rows, Rows]:
     return np.concatenate([ranks, ranks]), np.concatenate([words_at(blob, at), words_at(blob, at + 4)])
 
 
-def _received(columns: Columns, ranks: Rows) -> tuple[Rows, Rows]:
-    """Numbers that messages brought. One by one: they are rare, and of any length."""
+def carried(columns: Columns, ranks: Rows) -> tuple[Rows, Rows]:
+    """(rank, number) of every descriptor in these messages. One by one: they are rare, and of any length."""
     found: list[tuple[int, int]] = []
     for rank, row in zip(ranks.tolist(), columns.row[ranks].tolist(), strict=True):
         for kind, _, data in unpack_sections(columns.events.blob_of(row)):

@@ -32,6 +32,7 @@ from sockscope.recording.keep_numbers import (
     F_SETFL,
     Numbers,
     between,
+    carried,
     find_numbers,
     is_copying_fcntl,
 )
@@ -42,6 +43,7 @@ _ROUNDS = 4
 """What passed something on goes in one round, what it held back in the next; the rest waits for the next time."""
 
 _OUT_OF_SIGHT = 1000
+_TELLING_SENDS = 4
 
 _TASKS = of_calls({Call.task_new, Call.task_exec, Call.task_exit, Call.task_attach, Call.task_detach})
 _LASTING = of_calls({Call.unshare, Call.close_range})
@@ -118,6 +120,7 @@ class _Pruning:
         # A copying fcntl that failed is no fact, a message's use of the socket is told by its rights.
         self._drop_redundant_closes()
         self._gone = np.zeros(columns.process_count, np.bool_)
+        self._held_sends = self._find_held_sends()
 
     def run(self) -> Flags:
         for _ in range(_ROUNDS):
@@ -141,6 +144,24 @@ class _Pruning:
         flags |= (call == Call.ioctl) & np.isin(columns.a1, (_FIONBIO, _FIOCLEX, _FIONCLEX))
         facts |= flags & (ret >= 0) & ~columns.unreturned
         return facts
+
+    def _find_held_sends(self) -> Rows:
+        """Messages that gave away what their sender still holds: who else had it is a part of its story.
+
+        Only the first few of each: some descriptors are sent again and again.
+        """
+        columns, numbers = self.columns, self._numbers
+        sends = np.flatnonzero(columns.rights & IS_SEND[columns.call] & (columns.ret >= 0))
+        if not len(sends) or not len(numbers.keys):
+            return sends[:0]
+        rank, number = carried(columns, sends)
+        mark = numbers.mark_of(columns.process[rank], number, rank)
+        still = (mark >= 0) & numbers.opens[mark] & ~numbers.more[mark]
+        rank, mark = rank[still], mark[still]
+        order = np.argsort(mark, kind="stable")
+        rank, mark = rank[order], mark[order]
+        place = np.arange(len(mark)) - np.searchsorted(mark, mark)
+        return np.unique(rank[place < _TELLING_SENDS])
 
     def _drop_redundant_closes(self) -> None:
         """A number closed twice was opened by a call that is not traced: both that and this are over."""
@@ -285,6 +306,7 @@ class _Pruning:
         if under_way[-1]:
             open_[segment[-1]] = True
         open_[segment[~sent & lives[messages]]] = True
+        open_[segment[np.isin(messages, self._held_sends)]] = True
         settled[messages[~open_[segment]]] = True
         return settled
 

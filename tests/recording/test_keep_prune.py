@@ -206,6 +206,19 @@ def test_handed_over_connections_leave_nothing_once_closed() -> None:
     assert left == ["socketpair", "task_new", "accept", "sendmsg", "close", "recvmsg", "dup", "close"]
 
 
+def test_what_its_giver_still_holds_keeps_the_story_of_the_gift() -> None:
+    script = server()
+    script.event(ROOT, ROOT, Call.socketpair, 1, SOCK_STREAM, pair=(5, 6))
+    script.fork(ROOT, 500)
+    script.event(ROOT, ROOT, Call.accept, 3, ret=9)
+    for _ in range(50):
+        script.event(ROOT, ROOT, Call.sendmsg, 5, ret=1, control=[9])
+        script.event(500, 500, Call.recvmsg, 6, ret=1, control=[12])
+        script.event(500, 500, Call.close, 12)
+    left = left_of(script)
+    assert left == ["socketpair", "task_new", "accept", *["sendmsg", "recvmsg", "close"] * 4]
+
+
 def test_numbers_whose_opening_is_not_traced_leave_one_close() -> None:
     script = server()
     for _ in range(30):
