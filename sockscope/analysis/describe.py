@@ -12,8 +12,9 @@ from sockscope.analysis import describe_values as v
 from sockscope.analysis.describe_calls import ARGUMENTS
 from sockscope.analysis.describe_view import View
 from sockscope.analysis.describe_words import words
+from sockscope.analysis.kernel_story import event_words
 from sockscope.analysis.payload import SHOWN_BYTES
-from sockscope.model.calls import WAITS, Call
+from sockscope.model.calls import KERNEL_EVENTS, WAITS, Call
 from sockscope.model.events import EventFlag, Events, Section
 
 _NO_RETURN = (Call.exit, Call.exit_group)
@@ -22,7 +23,7 @@ __all__ = ["describe", "describe_view", "words"]
 
 
 def describe(events: Events, event: int, *, payload_bytes: int = SHOWN_BYTES) -> str:
-    """One event as strace would print it; task events in words.
+    """One event as strace would print it; task and kernel events in words.
 
     A call that has not returned ends in ` <unfinished ...>`; one whose entry was not seen begins
     with `<... ` as strace's resumed lines do, with the arguments the exit still knew.
@@ -35,6 +36,8 @@ def describe(events: Events, event: int, *, payload_bytes: int = SHOWN_BYTES) ->
 
 def describe_view(view: View, *, payload_bytes: int = SHOWN_BYTES) -> str:
     """`describe` for an event already taken out of its table."""
+    if view.call in KERNEL_EVENTS:
+        return event_words(view.call, view.int_arg(1), view.int_arg(2))[1]
     if view.is_task:
         return _task(view)
     arguments = ARGUMENTS.get(view.call, _raw_arguments)(view, payload_bytes)

@@ -12,8 +12,9 @@ from sockscope.analysis import constants as c
 from sockscope.analysis import describe_values as v
 from sockscope.analysis.describe_view import View
 from sockscope.analysis.http1 import Direction, Http1State, PieceKind, narrate
+from sockscope.analysis.kernel_story import event_words
 from sockscope.analysis.payload import payload_words
-from sockscope.model.calls import EPOLL_WAITS, READS, WAITS, WRITES, Call
+from sockscope.model.calls import EPOLL_WAITS, KERNEL_EVENTS, READS, WAITS, WRITES, Call
 from sockscope.model.events import EventFlag, Events, Section
 from sockscope.model.sockaddr import Family, decode_sockaddr
 
@@ -37,6 +38,8 @@ def words_of(view: View, state: Http1State | None = None) -> str:
 
 
 def _words_of(view: View, state: Http1State | None) -> str:
+    if view.call in KERNEL_EVENTS:
+        return event_words(view.call, view.int_arg(1), view.int_arg(2))[2]
     if view.is_task:
         return _task(view)
     if view.errno:

@@ -62,7 +62,8 @@ def agrees_with_itself(session: Session) -> None:
     count = len(session.events)
     called = [row for row in range(count) if session.events.call(row) not in KERNEL_EVENTS]
     assert sorted(session.order.tolist()) == called
-    assert sorted({*range(count)} - {*called}) == sorted(session.kernel["event"].tolist())
+    # A change from a state to itself is none.
+    assert {*session.kernel["event"].tolist()} <= {*range(count)} - {*called}
     assert session.kernel_connection.shape == session.kernel.shape
     assert session.kernel_connection.max(initial=-1) < len(session.connections)
     for column in (session.event_connection, session.event_open_file, session.event_descriptor, session.event_table):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sockscope.analysis.build import build_session
+from sockscope.analysis.describe import describe, words
 from sockscope.analysis.idle import idle_words
 from sockscope.analysis.kernel_events import decode_kernel_events, pair_key
 from sockscope.analysis.kernel_story import Stories, coverage, event_words, told_at
@@ -205,6 +206,13 @@ def test_words_of_changes(before: TcpState, after: TcpState, words: str) -> None
     assert event_words(Call.sock_state, before, after)[2] == words
 
 
+def test_described_like_any_event() -> None:
+    script = server()
+    event = script.kernel(Call.sock_state, SERVER, CLIENT, S.ESTABLISHED, S.CLOSE_WAIT)
+    assert describe(script.events(), event) == "kernel: ESTABLISHED → CLOSE_WAIT"
+    assert words(script.events(), event) == "the peer's FIN arrived"
+
+
 ends = st.tuples(st.sampled_from([bytes(16), bytes(15) + b"\1", b"\xff" * 16, bytes(10) + b"\xff\xff\x0a\0\0\1"]),
                  st.integers(0, 3))  # fmt: skip
 
@@ -241,7 +249,7 @@ def test_any_telling_makes_a_session(
         script.kernel(call, local, peer, old, new, cookie=known, at=at * MS)
     script.snapshot(at=70 * MS)
     script.socket_row(SERVER, OTHER, inode=5, cookie=2, owners=[(100, 8)])
-    count = sum(call != Call.sock_state or old != new for call, _, old, new, _, _ in told)
+    count = sum(call != Call.sock_state or old != new for call, _, old, new, *_ in told)
     events = script.events()
     blob = np.concatenate([events.blob[:cut], np.frombuffer(noise, np.uint8)])
     for table in (events, Events(records=events.records, blob=blob)):
