@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -147,6 +148,42 @@ def test_pids_are_our_namespaces() -> None:
     assert [args(events, row)[0] for row in rows(events, Call.task_exit, child)] == [7 << 8]
     # What the call returned is what the program saw.
     assert [ret(events, row) for row in rows(events, Call.clone) + rows(events, Call.fork)] == [2]
+
+
+INSIDE = """
+from sockscope.model.calls import Call
+from tests.sources.syscalls.ptrace_support import Program, Trace, args, rows
+SOURCE = "import os; print('ready'); input(); os.fork() or os._exit(7); print(os.wait()[0]); input()"
+with Program.python(SOURCE) as program:
+    assert program.line() == "ready"
+    with Trace(engine="bpf", attach=[program.pid]) as trace:
+        program.say("go")
+        child = int(program.line())
+        events = trace.finish()
+assert program.pid < 100 and child < 100
+(new,) = rows(events, Call.task_new)
+assert args(events, new)[:2] == [child, child], args(events, new)
+assert set(events.records["tid"].tolist()) == {program.pid, child}
+print("as seen inside", flush=True)
+"""
+
+
+def test_pids_are_those_of_a_namespace_that_sockscope_runs_in() -> None:
+    make_engine("bpf", EngineOptions()).close()
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        pytest.skip("no unshare")
+    done = subprocess.run(
+        [unshare, "-p", "-f", "--mount-proc", sys.executable, "-c", INSIDE],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        timeout=60,
+        check=False,
+    )
+    if "unshare:" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert done.stdout == "as seen inside\n", done.stderr
 
 
 def test_adopted_while_others_are_traced() -> None:

@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 from sockscope.errors import CannotObserveError, ExitCode
+from sockscope.model.calls import Call
+from sockscope.sources.bpf.libbpf import BpfRefusedError
+from sockscope.sources.bpf.objects import BpfObject
 from sockscope.sources.syscalls.bpf import layout
 from sockscope.sources.syscalls.bpf.engine import BpfEngine
 from sockscope.sources.syscalls.bpf.prerequisites import unavailable
 from sockscope.sources.syscalls.engine import EngineOptions
 from tests.sources.syscalls.bpf_ids import held_by
-from tests.sources.syscalls.ptrace_support import make_engine
+from tests.sources.syscalls.ptrace_support import Program, Trace, make_engine, rows
 
 pytestmark = pytest.mark.live
 
@@ -48,6 +51,25 @@ def test_prepared_it_is_loaded_and_attached_to_nothing() -> None:
     finally:
         engine.close()
     assert not any(held_by(os.getpid()).values())
+
+
+def test_a_verifier_that_refuses_what_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_engine("bpf", EngineOptions()).close()
+    load = BpfObject.load
+    refusals = iter([BpfRefusedError("too new", help_text="none")])
+
+    def refuse_once(self: BpfObject) -> None:
+        for refusal in refusals:
+            raise refusal
+        load(self)
+
+    monkeypatch.setattr(BpfObject, "load", refuse_once)
+    with Program.python("print('ready'); input(); print('done'); input()") as program:
+        assert program.line() == "ready"
+        with Trace(engine="bpf", attach=[program.pid]) as trace:
+            program.say("x")
+            assert program.line() == "done"
+            assert rows(trace.finish(), Call.write)
 
 
 def test_without_privileges() -> None:

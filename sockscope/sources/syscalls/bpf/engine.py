@@ -256,7 +256,7 @@ class BpfEngine:
                 programs.finish()
                 return True
         # With a port another process may come to serve it.
-        lasting = self._options.port is not None and self._child is None and not self._stopping
+        lasting = self._options.port is not None and not self._stopping
         return not lasting and programs.followed_count <= 0
 
     def _end_launched(self, programs: Programs) -> bool:

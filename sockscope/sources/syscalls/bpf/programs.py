@@ -30,25 +30,27 @@ class Programs:
     """
 
     def __init__(self, abi: Abi, *, payload_bytes: int, port: int | None, ring_bytes: Mapping[Ring, int]) -> None:
-        self._object = BpfObject(layout.OBJECT)
+        setup = layout.pack_config(abi, payload_bytes=payload_bytes, port=port)
         try:
-            self._load(abi, payload_bytes, port, ring_bytes)
+            self._object, names = _loaded(setup, ring_bytes, optional=True)
+        except BpfRefusedError:
+            # An older verifier may refuse what is not needed: kernel events, io_uring.
+            self._object, names = _loaded(setup, ring_bytes, optional=False)
+        try:
+            self._begin(names, ring_bytes)
+        except OSError as error:
+            self._object.close()
+            raise BpfRefusedError(
+                f"the kernel's rings cannot be mapped: {error.strerror}", help_text="free some memory (about 100 MB)"
+            ) from error
         except BaseException:
             self._object.close()
             raise
 
-    def _load(self, abi: Abi, payload_bytes: int, port: int | None, ring_bytes: Mapping[Ring, int]) -> None:
+    def _begin(self, names: frozenset[str], ring_bytes: Mapping[Ring, int]) -> None:
         loaded = self._object
-        loaded.set_rodata(layout.pack_config(abi, payload_bytes=payload_bytes, port=port))
-        names = set(loaded.program_names())
-        for program, tracepoints in layout.OPTIONAL_PROGRAMS.items():
-            if program in names and not all(loaded.has_tracepoint(name) for name in tracepoints):
-                loaded.skip(program)
-                names.remove(program)
-        for ring, size in ring_bytes.items():
-            loaded.set_max_entries(ring, size)
-        loaded.load()
         self._attached = sorted(names - layout.ITERATORS)
+        self._has_uring = layout.URING_PENDING in names
         self._shared = np.frombuffer(loaded.map_memory(layout.SHARED_MAP), layout.SHARED_DTYPE, 1)
         loaded.run_iterator(Program.WHO)
         self.rings = [RingReader(loaded.map_fd(ring), ring_bytes[ring], layout.slot_dtype(ring)) for ring in Ring]
@@ -101,8 +103,9 @@ class Programs:
             if not self.followed_count:
                 break
         self._excused_count += int(self._shared["not_followed"][0]) - failed_before
-        requests = self._object.map_fd(layout.URING_MAP)
-        self._object.run_iterator(layout.URING_PENDING, requests.to_bytes(4, "little"))
+        if self._has_uring:
+            requests = self._object.map_fd(layout.URING_MAP)
+            self._object.run_iterator(layout.URING_PENDING, requests.to_bytes(4, "little"))
 
     def _pass_until_nothing(self, mode: Mode) -> None:
         """A fork on the CPU where a pass is at work finds the storage locked: the next pass finds the child."""
@@ -163,3 +166,30 @@ class Programs:
         if not self._closed:
             self._missed = self._object.missed_count() - self._missed_before
         return self._missed
+
+
+def _loaded(setup: bytes, ring_bytes: Mapping[Ring, int], *, optional: bool) -> tuple[BpfObject, frozenset[str]]:
+    """The object, verified by the kernel, and which programs it has there.
+
+    Args:
+        setup: `layout.pack_config`.
+        optional: with what is not needed, where the kernel has the tracepoints.
+
+    Raises:
+        BpfRefusedError: the kernel refuses.
+    """
+    loaded = BpfObject(layout.OBJECT)
+    try:
+        loaded.set_rodata(setup)
+        names = set(loaded.program_names())
+        for program, tracepoints in {**layout.OPTIONAL_PROGRAMS, layout.URING_PENDING: ()}.items():
+            if program in names and not (optional and all(loaded.has_tracepoint(name) for name in tracepoints)):
+                loaded.skip(program)
+                names.remove(program)
+        for ring, size in ring_bytes.items():
+            loaded.set_max_entries(ring, size)
+        loaded.load()
+    except BaseException:
+        loaded.close()
+        raise
+    return loaded, frozenset(names)
