@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from sockscope.model.calls import FIRST_TASK_EVENT, Call
 from sockscope.model.events import Events
 from sockscope.model.seed import Seed
@@ -58,9 +61,7 @@ class Newcomers:
         attached = tasks[call == Call.task_attach]
         fresh = set(attached["tgid"].tolist()) - self._followed
         self._followed |= fresh
-        # The leader's end is taken for the process's: its number may be given to another then.
-        ended = tasks["tgid"][(call == Call.task_exit) & (tasks["tid"] == tasks["tgid"])]
-        self._followed.difference_update(ended.tolist())
+        self._leave(tasks)
         if not fresh:
             return None
         # Others are children that were born while their parents came under watch.
@@ -70,6 +71,16 @@ class Newcomers:
         unread = [tgid for tgid in [*fresh, *descendants(fresh)] if tgid not in self._seeded]
         self._seeded.update(unread)
         return read_seed(unread) if unread else None
+
+    def _leave(self, tasks: npt.NDArray[np.void]) -> None:
+        """The leader's end is the process's, but where another thread has executed a program: it goes on as that."""
+        executed = tasks[tasks["call"] == Call.task_exec]
+        executed_ns = dict(zip(executed["tgid"].tolist(), executed["exit_ns"].tolist(), strict=True))
+        self._followed.update(executed_ns)
+        ended = tasks[(tasks["call"] == Call.task_exit) & (tasks["tid"] == tasks["tgid"])]
+        for tgid, ended_ns in zip(ended["tgid"].tolist(), ended["exit_ns"].tolist(), strict=True):
+            if ended_ns > executed_ns.get(tgid, -1):
+                self._followed.discard(tgid)
 
     def notes(self) -> list[str]:
         """What the reader should know of it, a line each."""
@@ -84,7 +95,7 @@ class Newcomers:
             who = _some(sorted(self._refused))
             out.append(f"port {self._port} was also served by process {who}, which could not be followed")
         if not self._followed:
-            out.append(f"at the end nobody served port {self._port} any more")
+            out.append(f"at the end none of the watched processes was left to serve port {self._port}")
         return out
 
     def stop(self) -> None:

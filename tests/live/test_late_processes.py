@@ -233,5 +233,5 @@ def test_nobody_takes_its_place(engine: EngineChoice, tmp_path: Path) -> None:
             time.sleep(1.0)
 
         report, recorded = watched(first.port, engine, tmp_path / "recording", end)
-    assert f"at the end nobody served port {first.port} any more" in recorded.info.notes
+    assert f"at the end none of the watched processes was left to serve port {first.port}" in recorded.info.notes
     assert not leaks(report)

@@ -76,7 +76,16 @@ def test_children_are_no_newcomers_and_the_end_of_all_is_said() -> None:
     known.meet(events((101, Call.task_exit, 0, 0), (100, Call.task_exit, 0, 0)))
     # A look that is older than their end.
     assert known.offers() == []
-    assert known.notes() == ["at the end nobody served port 80 any more"]
+    assert known.notes() == ["at the end none of the watched processes was left to serve port 80"]
+
+
+def test_another_thread_may_go_on_with_a_new_program() -> None:
+    known = Newcomers(80, [100])
+    known.meet(events((100, Call.task_exit, 0, 0)))
+    known.meet(events((100, Call.task_exec, 101, 0)))
+    assert known.notes() == []
+    known.meet(events((100, Call.task_exec, 100, 0), (100, Call.task_exit, 0, 0)))
+    assert known.notes() == ["at the end none of the watched processes was left to serve port 80"]
 
 
 def test_who_binds_the_port_by_itself_is_a_newcomer_but_no_late_child() -> None:
