@@ -1,7 +1,7 @@
-"""What reading the bpf engine's rings costs: a program that writes to /dev/null at given rates, followed.
+"""What reading the bpf engine's rings costs: programs that write to /dev/null at given rates, followed.
 
-Run as root: `python benchmarks/bpf_consumer.py [--rates 100000 500000 0] [--seconds 2]`; 0: as fast as it can. Needs a
-C compiler. Tells records per second, what was lost, and the reading thread's share of a CPU; then how fast records are
+Run as root: `python -m benchmarks.bpf_consumer [--quick] [--rates 100000 500000 0] [--processes 1 2]`; rate 0: as fast
+as they can. Needs a C compiler. Tells records per second, what was lost, and the reading thread's share of a CPU; then how fast records are
 decoded when they are there already.
 
 Goals: nothing lost above 2 M records/s decoded; less than a tenth of a CPU at 500 000/s.
@@ -50,16 +50,29 @@ int main(int n, char **v) {
 """
 
 
-def followed(program: Path, rate: int, seconds: int) -> None:
-    """One line of the table."""
-    writer = subprocess.Popen(
-        [program, str(rate), str(seconds)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def say(writer: subprocess.Popen[str], word: str) -> None:
     assert writer.stdin is not None
+    writer.stdin.write(word)
+    writer.stdin.flush()
+
+
+def heard(writer: subprocess.Popen[str]) -> str:
     assert writer.stdout is not None
-    writer.stdout.readline()
+    return writer.stdout.readline()
+
+
+def followed(program: Path, rate: int, seconds: int, processes: int) -> None:
+    """One line of the table: processes that together make so many calls a second."""
+    writers = [
+        subprocess.Popen(
+            [program, str(rate / processes), str(seconds)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(processes)
+    ]
+    for writer in writers:
+        heard(writer)
     engine = BpfEngine(EngineOptions(payload_bytes=64))
-    engine.attach([writer.pid])
+    engine.attach([writer.pid for writer in writers])
     cpu_s: list[float] = []
 
     def read() -> None:
@@ -71,19 +84,23 @@ def followed(program: Path, rate: int, seconds: int) -> None:
     reader = threading.Thread(target=read)
     reader.start()
     begun = time.monotonic()
-    writer.stdin.write("g")
-    writer.stdin.flush()
-    made = float(writer.stdout.readline())
+    for writer in writers:
+        say(writer, "g")
+    made = sum(float(heard(writer)) for writer in writers)
     engine.stop()
     reader.join()
     took = time.monotonic() - begun
     engine.close()
     coverage = engine.coverage()
-    writer.kill()
-    writer.communicate()
+    for writer in writers:
+        writer.kill()
+        writer.communicate()
     asked = f"{rate:9}" if rate else "unlimited"
     share = cpu_s[0] / took
-    print(f"  asked {asked}  made {made:9.0f}/s  read {coverage.event_count:9}  lost {coverage.lost_count:7}", end="")
+    print(
+        f"  {processes} processes  asked {asked}  made {made:9.0f}/s  read {coverage.event_count:9}  lost {coverage.lost_count:7}",
+        end="",
+    )
     print(f"  {share:6.1%} of a CPU")
 
 
@@ -108,8 +125,10 @@ def decoded(count: int = 1 << 17) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rates", type=int, nargs="+", default=[100_000, 500_000, 0])
-    parser.add_argument("--seconds", type=int, default=2)
+    parser.add_argument("--rates", type=int, nargs="+", default=[100_000, 500_000, 1_000_000, 1_500_000, 0])
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="one second each: whether it works")
     options = parser.parse_args()
     compiler = shutil.which("cc")
     if compiler is None:
@@ -117,9 +136,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "writer"
         subprocess.run([compiler, "-O2", "-x", "c", "-o", program, "-"], input=WRITER, text=True, check=True)
-        print("one thread, write(2) of 64 bytes, payload copied")
-        for rate in options.rates:
-            followed(program, rate, options.seconds)
+        print("write(2) of 64 bytes to /dev/null, payload copied")
+        for processes in options.processes:
+            for rate in options.rates:
+                followed(program, rate, 1 if options.quick else options.seconds, processes)
     decoded()
 
 
