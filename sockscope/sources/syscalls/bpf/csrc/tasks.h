@@ -5,6 +5,7 @@
 #include "state.h"
 
 enum { SIGKILL = 9, SIGCHLD = 17, SIGSTOP = 19, SIGTSTP = 20, SIGTTIN = 21, SIGTTOU = 22 };
+enum { SIGNAL_GROUP_EXIT = 4 }; /* include/linux/sched/signal.h */
 enum { CLONE_VM = 0x100, CLONE_VFORK = 0x4000, CLONE_THREAD = 0x10000,
        CLONE_OF_PTHREADS = 0x100 | 0x200 | 0x400 | 0x800 | CLONE_THREAD };
 
@@ -166,7 +167,7 @@ SEC("tp_btf/signal_deliver") int on_signal_deliver(u64 *ctx)
  * default (the kernel sends its threads SIGKILL instead). Source: kernel/signal.c prepare_signal, complete_signal. */
 SEC("tp_btf/signal_generate") int on_signal_generate(u64 *ctx)
 {
-    enum { TRACE_SIGNAL_DELIVERED, TRACE_SIGNAL_IGNORED, SIGNAL_GROUP_EXIT = 4 };
+    enum { TRACE_SIGNAL_DELIVERED, TRACE_SIGNAL_IGNORED };
     s32 sig = (s32)ctx[0], result = (s32)ctx[4];
     struct task_struct *task = (void *)ctx[2];
     if (result > TRACE_SIGNAL_IGNORED || sig == SIGKILL)

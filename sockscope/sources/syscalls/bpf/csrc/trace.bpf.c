@@ -68,14 +68,14 @@ SEC("tp_btf/sys_enter") int on_sys_enter(u64 *ctx)
 }
 
 /* Already in the kernel when it came under trace: the registers still hold the arguments. Returns 0: not a call. */
-INLINE int without_entry(struct task *t, struct pt_regs *regs, u64 nr)
+INLINE int without_entry(struct task *t, struct task_struct *task, struct pt_regs *regs, u64 nr)
 {
     struct call *c = &t->cur;
     if (t->born) { /* the end of the fork that made it */
         t->born = 0;
         return 0;
     }
-    if (nr >= MAX_NR || is_foreign(bpf_get_current_task_btf()))
+    if (nr >= MAX_NR || is_foreign(task))
         return 0;
     arguments_of(regs, c->args);
     c->enter_ns = -1;
@@ -118,12 +118,18 @@ SEC("tp_btf/sys_exit") int on_sys_exit(u64 *ctx)
     u64 nr = number_of(regs);
     if (nr < MAX_NR && !config.quick[nr].kind)
         return 0;
-    struct task *t = current_target();
+    struct task_struct *task = bpf_get_current_task_btf();
+    struct task *t = target_of(task);
     if (!t)
         return 0;
     struct call *c = &t->cur;
-    if (unlikely(!c->on) && !without_entry(t, regs, nr))
+    if (unlikely(!c->on) && !without_entry(t, task, regs, nr))
         return 0;
+    /* Killed in it: the program never sees this result. on_exit tells of the call. */
+    if (unlikely(ret == -EINTR) && c->nr != config.nr_sigreturn && task->signal->flags & SIGNAL_GROUP_EXIT) {
+        c->on = 1;
+        return 0;
+    }
     s64 now = bpf_ktime_get_ns();
     nr = c->nr;
     if (nr >= MAX_NR)
