@@ -1,8 +1,8 @@
 """What reading the bpf engine's rings costs: programs that write to /dev/null at given rates, followed.
 
 Run as root: `python -m benchmarks.bpf_consumer [--quick] [--rates 100000 500000 0] [--processes 1 2]`; rate 0: as fast
-as they can. Needs a C compiler. Tells records per second, what was lost, and the reading thread's share of a CPU; then how fast records are
-decoded when they are there already.
+as they can. Needs a C compiler. Tells records per second, what was lost, and the reading thread's share of a CPU; then
+how fast records are decoded when they are there already.
 
 Goals: nothing lost above 2 M records/s decoded; less than a tenth of a CPU at 500 000/s.
 """
@@ -97,10 +97,8 @@ def followed(program: Path, rate: int, seconds: int, processes: int) -> None:
         writer.communicate()
     asked = f"{rate:9}" if rate else "unlimited"
     share = cpu_s[0] / took
-    print(
-        f"  {processes} processes  asked {asked}  made {made:9.0f}/s  read {coverage.event_count:9}  lost {coverage.lost_count:7}",
-        end="",
-    )
+    print(f"  {processes} processes  asked {asked}  made {made:9.0f}/s", end="")
+    print(f"  read {coverage.event_count:9}  lost {coverage.lost_count:7}", end="")
     print(f"  {share:6.1%} of a CPU")
 
 

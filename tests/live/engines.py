@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import pytest
 
 from sockscope.pipeline.options import EngineChoice
 from sockscope.sources.syscalls.bpf.prerequisites import unavailable
+
+CAP_SYS_ADMIN = 21
 
 BOTH = (EngineChoice.PTRACE, EngineChoice.BPF)
 
@@ -30,8 +31,10 @@ def need(engine: EngineChoice) -> None:
 
 
 def machine_has_all() -> bool:
-    """Everything the bpf engine is documented to need: root, the kernel's types, libbpf's shared library."""
-    if os.geteuid() != 0 or not Path("/sys/kernel/btf/vmlinux").exists():
+    """Everything the bpf engine is documented to need: privilege, the kernel's types, libbpf's shared library."""
+    status = Path("/proc/self/status").read_text()
+    effective = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
+    if not (effective >> CAP_SYS_ADMIN & 1) or not Path("/sys/kernel/btf/vmlinux").exists():
         return False
     try:
         ctypes.CDLL("libbpf.so.1")
