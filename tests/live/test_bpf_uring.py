@@ -144,6 +144,51 @@ sys.stdin.readline()
         assert address.port == port
 
 
+def test_what_was_asked_for_before_the_attach() -> None:
+    """A server arms its accept once, at its start: its connections are seen all the same."""
+    body = """
+import ctypes, socket, sys
+from tests.live.uring import *
+ring = Ring()
+space = ctypes.create_string_buffer(64)
+l = socket.create_server(("127.0.0.1", 0))
+a, b = socket.socketpair()
+ring.put(Op.ACCEPT, l.fileno(), ioprio=ACCEPT_MULTISHOT, user_data=1)
+ring.put(Op.RECV, a.fileno(), ctypes.addressof(space), 64, user_data=2)
+ring.submit()
+print(l.getsockname()[1], l.fileno(), a.fileno())
+sys.stdin.readline()
+b.send(b"early")
+got = []
+while len(got) < 4:
+    ring.submit(wait=1)
+    got += [res for _, res, _ in ring.completions()]
+print(*got)
+sys.stdin.readline()
+"""
+    with Program.python(body) as program:
+        port, listener, receiver = map(int, program.line().split())
+        with Trace(attach=[program.pid], engine="bpf") as trace:
+            program.say("go")
+            clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+            results = sorted(map(int, program.line().split()))
+            events = trace.finish()
+        for client in clients:
+            client.close()
+    through = [row for row in range(len(events)) if flags(events, row) & EventFlag.URING]
+    ended = [row for row in through if not flags(events, row) & EventFlag.ENTERED_ONLY]
+    assert sorted(ret(events, row) for row in ended) == results
+    (receive,) = (row for row in ended if events.call(row) is Call.recvfrom)
+    assert (args(events, receive)[0], ret(events, receive)) == (receiver, 5)
+    assert section(events, receive, Section.PAYLOAD) == b"early"
+    assert flags(events, receive) & EventFlag.NO_ENTRY
+    accepts = [row for row in ended if events.call(row) is Call.accept4]
+    assert {args(events, row)[0] for row in accepts} == {listener}
+    assert [bool(flags(events, row) & EventFlag.NO_ENTRY) for row in accepts] == [True, False, False]
+    (pending,) = set(through) - set(ended)
+    assert events.call(pending) is Call.accept4
+
+
 def test_an_option_set_through_the_ring() -> None:
     """SO_REUSEADDR that was set must not be missed. The same command number to another file is not that call."""
     body = """

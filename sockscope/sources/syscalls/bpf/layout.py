@@ -92,6 +92,7 @@ OPTIONAL_PROGRAMS: dict[str, tuple[str, ...]] = {
     "on_uring_submit": ("io_uring_submit_req",),
     "on_uring_submit_sqe": ("io_uring_submit_sqe",),
     "on_uring_complete": ("io_uring_complete",),
+    "on_uring_wake": ("io_uring_task_add",),
     "on_uring_failed": ("io_uring_req_failed",),
 }
 """Program → BTF tracepoints it needs; autoload off where one is missing."""

@@ -45,12 +45,12 @@ INLINE int submitted(struct io_kiocb *req)
     begin(r, t, me);
     u32 flags = GET(req, flags);
     r->opcode = GET(req, opcode);
-    int told = understand(r, req);
-    if (told && flags & SQE_FIXED_FILE) {
+    int is = understand(r, req, (u32)GET(req, cqe.fd));
+    if (is == OUTSIDE || (is == A_CALL && flags & SQE_FIXED_FILE)) {
         COUNT(uring_fixed);
-        told = 0;
+        is = NO_CALL;
     }
-    if (!told) {
+    if (is == NO_CALL) {
         bpf_map_delete_elem(&uring_requests, &key); /* what an earlier one may have left */
         return 0;
     }
@@ -81,7 +81,7 @@ SEC("tp_btf/io_uring_submit_req") int on_uring_submit(u64 *ctx) { return submitt
 /* Its name before 6.4. */
 SEC("tp_btf/io_uring_submit_sqe") int on_uring_submit_sqe(u64 *ctx) { return submitted((void *)ctx[0]); }
 
-/* (sqe, req, error): it did not get as far as a request. Its completion follows and finds nothing. */
+/* (sqe, req, error): it did not get as far as a request. Its completion follows. */
 SEC("tp_btf/io_uring_req_failed") int on_uring_failed(u64 *ctx)
 {
     u32 new_at = NEW_FAILED, work_at = WORK_FAILED;
@@ -95,14 +95,72 @@ SEC("tp_btf/io_uring_req_failed") int on_uring_failed(u64 *ctx)
         bpf_probe_read_kernel(&q, sizeof q, (const void *)ctx[0]))
         return 0;
     begin(r, t, me);
-    bpf_map_delete_elem(&uring_requests, &key);
     if (!understand_entry(r, &q))
         return 0;
+    r->ring = (u64)GET((struct io_kiocb *)key, ctx);
+    r->user_data = q.user_data;
+    r->told = TOLD_OF_ALL;
+    bpf_map_update_elem(&uring_requests, &key, r, BPF_ANY);
     if (q.flags & SQE_FIXED_FILE)
         COUNT(uring_fixed);
     else
         tell_request(w, r, r->enter_ns, (s32)ctx[2], 0);
     return 0;
+}
+
+/* (req, …): what it waited for has happened; it will be tried again, and may complete. */
+SEC("tp_btf/io_uring_task_add") int on_uring_wake(u64 *ctx)
+{
+    struct io_kiocb *req = (void *)ctx[0];
+    if (!UNDERSTOOD)
+        return 0;
+    struct task_struct *owner = NULL;
+    if (EXISTS(req->tctx) && EXISTS(((struct io_uring_task *)0)->task)) {
+        struct io_uring_task *context = GET(req, tctx);
+        owner = context ? GET(context, task) : NULL;
+    } else if (EXISTS(req->task))
+        owner = GET(req, task);
+    u32 tgid = owner ? (u32)GET(owner, tgid) : 0;
+    if (!bpf_map_lookup_elem(&processes, &tgid))
+        return 0;
+    struct many many = {(u64)GET(req, ctx), GET(req, cqe.user_data)};
+    u64 key = (u64)req;
+    struct request *known = bpf_map_lookup_elem(&uring_requests, &key);
+    if (!known || known->ring != many.ring || known->user_data != many.user_data)
+        bpf_map_update_elem(&uring_woken, &many, &key, BPF_ANY);
+    return 0;
+}
+
+/* A request from before its thread was followed, remembered from now on. `key`: 0 where a completion names none. */
+INLINE struct request *earlier_request(struct work *w, const struct many *many, u64 *key)
+{
+    u32 new_at = NEW_COMPLETE;
+    u64 *woken = bpf_map_lookup_elem(&uring_woken, many);
+    struct request *r = bpf_map_lookup_elem(&uring_new, &new_at);
+    struct task *t = current_principal();
+    struct task_struct *me = bpf_get_current_task_btf();
+    if (!woken || !r || !t || (*key && *key != *woken))
+        return NULL;
+    u64 found = *woken;
+    bpf_map_delete_elem(&uring_woken, many);
+    struct io_kiocb *req = (void *)found;
+    u32 flags = GET(req, flags);
+    u64 file = (u64)GET(req, cmd.file);
+    if (GET(req, cqe.user_data) != many->user_data || flags & SQE_FIXED_FILE)
+        return NULL;
+    begin(r, t, me);
+    r->enter_ns = -1;
+    r->opcode = GET(req, opcode);
+    r->ring = many->ring;
+    r->user_data = many->user_data;
+    r->selects = !!(flags & SQE_BUFFER_SELECT);
+    s32 fd = file ? descriptor_of(w, me, file) : 0;
+    if (fd < 0 || understand(r, req, fd) != A_CALL || bpf_map_update_elem(&uring_requests, &found, r, BPF_ANY))
+        return NULL;
+    if (r->multishot)
+        bpf_map_update_elem(&uring_multishots, many, &found, BPF_ANY);
+    *key = found;
+    return bpf_map_lookup_elem(&uring_requests, &found);
 }
 
 SEC("tp_btf/io_uring_complete") int on_uring_complete(u64 *ctx)
@@ -123,22 +181,23 @@ SEC("tp_btf/io_uring_complete") int on_uring_complete(u64 *ctx)
         flags = (u32)ctx[4];
     }
     struct many many = {ring, user_data};
+    struct work *w = bpf_map_lookup_elem(&uring_works, &work_at);
     if (!key) {
         u64 *found = bpf_map_lookup_elem(&uring_multishots, &many);
-        if (!found)
-            return 0;
-        key = *found;
+        key = found ? *found : 0;
     }
     struct request *r = bpf_map_lookup_elem(&uring_requests, &key);
     /* A request whose completion is not told leaves its entry behind. */
-    if (!r || r->ring != ring || r->user_data != user_data)
-        return 0;
+    if (!r || r->ring != ring || r->user_data != user_data) {
+        r = w ? earlier_request(w, &many, &key) : NULL;
+        if (!r)
+            return 0;
+    }
     if (r->of_socket && !is_of_socket((struct io_kiocb *)key)) {
         bpf_map_delete_elem(&uring_requests, &key);
         return 0;
     }
     struct task_struct *me = bpf_get_current_task_btf();
-    struct work *w = bpf_map_lookup_elem(&uring_works, &work_at);
     struct signal_struct___ending *signal = (void *)me->signal;
     u32 copies = (u64)me->mm == r->mm ? COPIES : 0;
     if (r->selects && r->nr != NR_recvmsg) {
@@ -152,7 +211,7 @@ SEC("tp_btf/io_uring_complete") int on_uring_complete(u64 *ctx)
                   (res == -ECANCELED && GET(signal, flags) & SIGNAL_GROUP_EXIT);
     if (w && unheard && !r->told)
         tell_request(w, r, -1, 0, ENTERED_ONLY | copies);
-    else if (w && !unheard && (!r->told || res < 0))
+    else if (w && !unheard && r->told != TOLD_OF_ALL && (!r->told || res < 0))
         tell_request(w, r, now, res, copies);
     if (flags & CQE_MORE && r->multishot) {
         /* As if called again at once. */

@@ -32,11 +32,12 @@ INLINE const void *address_copy(struct io_kiocb *req)
     return EXISTS(m->addr) ? &m->addr : NULL;
 }
 
-/* What the operation is as a syscall. 0: it stands for none, or is about files outside the descriptor table. */
-INLINE int understand(struct request *r, struct io_kiocb *req)
+enum { NO_CALL, A_CALL, OUTSIDE };
+/* What the operation is as a syscall. OUTSIDE: it is about files outside the descriptor table. */
+INLINE int understand(struct request *r, struct io_kiocb *req, u32 fd)
 {
     void *command = &req->cmd;
-    u32 fd = (u32)GET(req, cqe.fd), slot = 0;
+    u32 slot = 0;
     switch (r->opcode) {
     case OP_READ:
     case OP_READ_FIXED:
@@ -175,10 +176,7 @@ INLINE int understand(struct request *r, struct io_kiocb *req)
     default:
         return 0;
     }
-    if (!slot)
-        return 1;
-    COUNT(uring_fixed);
-    return 0;
+    return slot ? OUTSIDE : A_CALL;
 }
 
 /* The same of an entry that became no request. */
@@ -240,6 +238,37 @@ INLINE int understand_entry(struct request *r, const struct sqe *q)
         return 0;
     }
     return 1;
+}
+
+#define LOOK_AT_ONCE 512
+#define LOOKS 8
+_Static_assert(sizeof(((struct work *)0)->list) >= LOOK_AT_ONCE * 8, "room for the pointers");
+/* Where in an array of pointers one is. -1: nowhere, or beyond LOOKS * LOOK_AT_ONCE. */
+GLOBAL int position_of(struct work *w, u64 file, u64 array, u32 count)
+{
+    if (!w)
+        return -1;
+    u64 *found = (void *)w->list;
+    for (u32 first = 0; first < LOOKS * LOOK_AT_ONCE; first += LOOK_AT_ONCE) {
+        u32 left = first < count ? count - first : 0;
+        u32 bytes = left < LOOK_AT_ONCE ? left * 8 : LOOK_AT_ONCE * 8;
+        if (bytes > LOOK_AT_ONCE * 8 || bpf_probe_read_kernel(found, bytes, (void *)(array + first * 8)))
+            return -1;
+        for (u32 i = 0; i < LOOK_AT_ONCE; i++)
+            if (found[i] == file)
+                return i < left ? (int)(first + i) : -1;
+        if (left <= LOOK_AT_ONCE)
+            return -1;
+    }
+    return -1;
+}
+
+/* The (lowest) descriptor that names a file: its request forgets the one it was given. */
+INLINE int descriptor_of(struct work *w, struct task_struct *me, u64 file)
+{
+    struct files_struct *files = GET((struct task_struct___files *)(void *)me, files);
+    struct fdtable *table = files ? GET(files, fdt) : NULL;
+    return table ? position_of(w, file, (u64)GET(table, fd), GET(table, max_fds)) : -1;
 }
 
 INLINE int is_of_socket(struct io_kiocb *req)

@@ -45,12 +45,27 @@ struct io_cqe {
     u64 user_data;
     s32 fd;
 };
+struct fdtable {
+    u32 max_fds;
+    struct file___inode **fd;
+};
+struct files_struct {
+    struct fdtable *fdt;
+};
+struct task_struct___files {
+    struct files_struct *files;
+};
+struct io_uring_task {
+    struct task_struct *task;
+};
 struct io_kiocb {
     struct io_cmd_data cmd; /* since 6.0; what came before is not understood */
     u8 opcode;
     u32 flags;
     struct io_cqe cqe;
     struct io_ring_ctx *ctx;
+    struct io_uring_task *tctx; /* since 6.14; before, */
+    struct task_struct *task;
     void *async_data;
 };
 struct io_submit_link {

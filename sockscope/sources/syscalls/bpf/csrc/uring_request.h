@@ -40,8 +40,17 @@ struct {
     MAP_TYPE(value, u64);
 } uring_multishots SEC(".maps");
 
+/* Requests from before their thread was followed, from when the kernel looks at them again until they complete: their
+ * keys. */
+struct {
+    MAP_UINT(type, BPF_MAP_TYPE_LRU_HASH);
+    MAP_UINT(max_entries, 4096);
+    MAP_TYPE(key, struct many);
+    MAP_TYPE(value, u64);
+} uring_woken SEC(".maps");
+
 /* Too large for the stack; one a program: nothing interrupts it but another. */
-enum { NEW_SUBMIT, NEW_FAILED, NEW_COUNT };
+enum { NEW_SUBMIT, NEW_FAILED, NEW_COMPLETE, NEW_COUNT };
 enum { WORK_SUBMIT, WORK_FAILED, WORK_COMPLETE, WORK_PENDING, WORK_URING_COUNT };
 struct {
     MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -78,6 +87,7 @@ INLINE void set_args(struct request *r, u16 nr, u64 a, u64 b, u64 c, u64 d)
     r->args[3] = d;
 }
 
+enum { TOLD = 1, TOLD_OF_ALL }; /* its failure is told of, too */
 #define COPIES (1u << 16) /* in `flags`: the request's memory is at hand */
 
 /* The record of a request. */
@@ -97,7 +107,7 @@ static __attribute__((noinline)) int tell_request(struct work *w, const struct r
     w->e.tgid = r->tgid;
     w->e.tid = r->tid;
     w->e.call = config.plans[nr].call;
-    w->e.flags = URING | (u16)flags;
+    w->e.flags = URING | (u16)flags | (r->enter_ns < 0 ? NO_ENTRY : 0);
     if (bytes && bytes <= SOCKADDR_CAP) {
         __builtin_memcpy(w->blob + sizeof(struct section), r->saved, SOCKADDR_CAP);
         section_at(w->blob, r->section, 0, bytes);
