@@ -104,6 +104,7 @@ struct task_struct {
     struct pid *thread_pid;
     struct signal_struct *signal;
     void *mm;
+    void *bpf_storage;
     char comm[16];
 };
 struct qstr {

@@ -137,6 +137,9 @@ enum { RING_SMALL, RING_MEDIUM, RING_LARGE };
 /* The target that a thread is, or NULL. */
 INLINE struct task *target_of(struct task_struct *task)
 {
+    /* Most threads of the machine have none at all, which is seen without a helper's help. */
+    if (!task->bpf_storage)
+        return NULL;
     struct task *t = bpf_task_storage_get(&tasks, task, NULL, 0);
     return t && t->live ? t : NULL;
 }
