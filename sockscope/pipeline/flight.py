@@ -198,14 +198,15 @@ class FlightRecorder:
         draft = self._draft()
 
         def make() -> None:
-            problem = write(shot, draft)
+            try:
+                problem = write(shot, draft)
+            except OSError as error:
+                problem = str(error)
             if problem:
                 shutil.rmtree(draft, ignore_errors=True)
                 self._tell(f"flight recorder: {problem}; going on")
                 return
-            place = self._place("sigusr1")
-            draft.rename(place)
-            self._say(f"recording written to {place}")
+            self._put(draft, "sigusr1")
 
         self._dumps.append(self._writing.submit(make))
 
@@ -217,8 +218,12 @@ class FlightRecorder:
         shot, draft = self._shot(info(), cut(), None), self._draft()
 
         def judge() -> Checked:
-            problem = write(shot, draft)
-            return Checked(problem=problem) if problem else self._checker.check(draft)
+            try:
+                problem = write(shot, draft)
+                return Checked(problem=problem) if problem else self._checker.check(draft)
+            except OSError as error:
+                # No process to be had, for one: the session goes on.
+                return Checked(problem=str(error))
 
         self._check = _Check(self._checking.submit(judge), draft)
 
@@ -250,7 +255,11 @@ class FlightRecorder:
             shutil.rmtree(draft, ignore_errors=True)
             self._say(f"no recording of it: {MOST_ALARMS} were written already")
             return
-        place = self._place(worst.rule)
+        self._put(draft, worst.rule)
+
+    def _put(self, draft: Path, why: str) -> None:
+        """Give a recording that is whole its name."""
+        place = self._place(why)
         try:
             draft.rename(place)
         except OSError as error:
