@@ -126,7 +126,7 @@ SHARED_DTYPE = np.dtype(
         ("not_followed", "<u8"),  # threads and processes that could not become targets: no memory
         ("foreign", "<u8"),  # processes with 32-bit calls
         ("uring_lost", "<u8"),  # io_uring requests whose submission could not be remembered
-        ("uring_fixed", "<u8"),  # io_uring requests about registered files: they have no descriptor, so they are left out
+        ("uring_fixed", "<u8"),  # io_uring requests about registered files: no descriptor, so left out
         ("reserved", "<u8", (3,)),
     ]
 )
