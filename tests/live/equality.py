@@ -39,11 +39,19 @@ PLAIN: Mapping[Call, tuple[int, ...]] = MappingProxyType(
         Call.sendmsg: (0, 2),
         Call.recvfrom: (0, 2, 3),
         Call.recvmsg: (0, 2),
+        Call.sendmmsg: (0, 2, 3),
+        Call.recvmmsg: (0, 2, 3),
         Call.read: (0, 2),
         Call.write: (0, 2),
         Call.readv: (0, 2),
         Call.writev: (0, 2),
         Call.pread64: (0, 2, 3),
+        Call.pwrite64: (0, 2, 3),
+        Call.preadv: (0, 2, 3),
+        Call.pwritev: (0, 2, 3),
+        Call.preadv2: (0, 2, 3, 5),
+        Call.vmsplice: (0, 2, 3),
+        Call.tee: (0, 1, 2, 3),
         Call.sendfile: (0, 1, 3),
         Call.splice: (0, 2, 4, 5),
         Call.close: (0,),
@@ -72,6 +80,8 @@ PLAIN: Mapping[Call, tuple[int, ...]] = MappingProxyType(
         Call.exit: (0,),
         Call.exit_group: (0,),
         Call.wait4: (2,),
+        Call.waitid: (0, 3),
+        Call.unshare: (0,),
         Call.kill: (1,),
         Call.tgkill: (2,),
         Call.openat: (0, 2),
@@ -82,6 +92,15 @@ PLAIN: Mapping[Call, tuple[int, ...]] = MappingProxyType(
         Call.eventfd: (0,),
         Call.eventfd2: (0, 1),
         Call.memfd_create: (1,),
+        Call.timerfd_create: (0, 1),
+        Call.signalfd: (0,),
+        Call.signalfd4: (0, 2, 3),
+        Call.shmget: (0, 1, 2),
+        Call.shmat: (2,),
+        Call.shmdt: (),
+        Call.shmctl: (1,),
+        Call.pidfd_open: (1,),
+        Call.pidfd_getfd: (0, 1, 2),
         Call.task_new: (2,),
         Call.task_exec: (),
         Call.task_exit: (0,),
@@ -96,6 +115,8 @@ PLAIN: Mapping[Call, tuple[int, ...]] = MappingProxyType(
 PIDS: Mapping[Call, tuple[int, ...]] = MappingProxyType(
     {
         Call.wait4: (0,),
+        Call.waitid: (1,),
+        Call.pidfd_open: (0,),
         Call.kill: (0,),
         Call.tgkill: (0, 1),
         Call.task_new: (0, 1),
@@ -110,6 +131,9 @@ EPOLL_CTL_DEL = 2
 """Its struct epoll_event is ignored, and holds anything."""
 
 MAKES_PID = frozenset({Call.clone, Call.clone3, Call.fork, Call.vfork, Call.wait4})
+
+MAKES_NUMBER = frozenset({Call.mmap, Call.shmat, Call.shmget})
+"""Addresses and names of the kernel's choice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,8 +223,8 @@ class Normal:
         said = str(ret)
         if ret > 0 and call in MAKES_PID:
             said = self._name(ret)
-        elif call is Call.mmap:
-            said = "an address" if ret > 0 else said
+        elif call in MAKES_NUMBER:
+            said = "a number" if ret > 0 else said
         known = EventFlag(int(row["flags"]))
         if event in self._at_attach:
             known &= ~EventFlag.NO_ENTRY
