@@ -252,6 +252,21 @@ def test_who_binds_the_port_becomes_a_target_with_that_very_call() -> None:
     assert any(ret(events, row) > 0 for row in rows(events, Call.accept4))
 
 
+def test_the_same_number_in_another_network_namespace_is_another_port() -> None:
+    port = free_port()
+    stranger = f"import socket; s = socket.socket(); s.bind(('', {port})); print('bound'); input()"
+    with Program.python(ECHO) as target:
+        assert target.line() == "ready"
+        with Trace(engine="bpf", attach=[target.pid], port=port) as trace:
+            with Program("unshare", "-n", sys.executable, "-u", "-c", stranger) as other:
+                assert other.line() == "bound"
+            target.say("x")
+            assert target.line() == "done"
+            events = trace.finish()
+    assert not rows(events, Call.bind)
+    assert [int(events.records[row]["tgid"]) for row in rows(events, Call.task_attach)] == [target.pid]
+
+
 def test_refused_as_with_any_engine() -> None:
     with Program.python(ECHO) as program:
         assert program.line() == "ready"

@@ -51,7 +51,7 @@ class BpfEngine:
 
     Nothing is stopped, and no affinity changed. All of it ends with this process, however that ends.
 
-    Use: `prepare()` first, where another engine can take its place: it raises before anything is attached.
+    Use: `prepare()` first, where another engine can take its place: it raises before anybody is followed.
     """
 
     name = "bpf"
@@ -72,7 +72,7 @@ class BpfEngine:
         self._closed = False
 
     def prepare(self) -> None:
-        """Load the programs: what can be refused is refused here. Attaches nothing; done once.
+        """Load the programs and let them run: what can be refused is refused here. Follows nobody; done once.
 
         Raises:
             CannotObserveError: the reason in one line, its mend in `help_text`.
@@ -86,16 +86,18 @@ class BpfEngine:
             port=self._options.port,
             ring_bytes=sizes,
         )
+        self._began_ns = time.monotonic_ns()
+        self._programs.attach()
 
     def attach(self, tgids: Sequence[int]) -> None:
-        """Follow running processes. With a port none need run: those that will serve it are followed.
+        """Follow running processes.
 
         Raises:
             CannotObserveError: one of them cannot be followed; none is then.
             TargetGoneError: all of them have ended.
         """
         preflight.check_machine()
-        if not tgids and self._options.port is None:
+        if not tgids:
             raise CannotObserveError("there is no process to attach to")
         alive = preflight.still_there(tgids)
         try:
@@ -207,9 +209,7 @@ class BpfEngine:
     def _start(self) -> Programs:
         self.prepare()
         programs = self._started()
-        self._began_ns = time.monotonic_ns()
         programs.add_ports(sorted(self._ports))
-        programs.attach()
         return programs
 
     def _started(self) -> Programs:

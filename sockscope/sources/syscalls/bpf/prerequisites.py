@@ -1,7 +1,7 @@
 """Why the bpf engine cannot be used here, found out by trying.
 
 The pipeline asks `unavailable()` to choose an engine, or calls `BpfEngine.prepare()`, which raises CannotObserveError
-(`message` the reason, `help_text` the mend) before anything is attached, and so loads the programs once only.
+(`message` the reason, `help_text` the mend) before anybody is followed, and so loads the programs once only.
 """
 
 from __future__ import annotations

@@ -95,6 +95,15 @@ struct signal_struct {
     u32 flags;
     struct pid *pids[4];
 };
+struct ns_common {
+    u32 inum;
+};
+struct net {
+    struct ns_common ns;
+};
+struct nsproxy {
+    struct net *net_ns;
+};
 struct task_struct {
     struct thread_info thread_info;
     u32 flags;
@@ -103,6 +112,7 @@ struct task_struct {
     struct task_struct *real_parent, *group_leader;
     struct pid *thread_pid;
     struct signal_struct *signal;
+    struct nsproxy *nsproxy;
     void *mm;
     void *bpf_storage;
     char comm[16];

@@ -113,6 +113,7 @@ SEC("iter/task") int seed(struct bpf_iter__task *ctx)
     t->silent = shared.mode == MODE_SEED_SILENT;
     emit_task(t->tgid, t->tid, TASK_ATTACH, 0, 0, 0);
     COUNT(seeded);
+    note_home(task);
     start(t);
     /* It may have exited meanwhile, before it was a target to on_exit. */
     if (task->flags & PF_EXITING)

@@ -120,6 +120,15 @@ struct {
     MAP_TYPE(value, u8);
 } ports SEC(".maps");
 
+/* Network namespaces (inode numbers) where targets were found: there the watched port is the target's own. */
+struct {
+    MAP_UINT(type, BPF_MAP_TYPE_HASH);
+    MAP_UINT(map_flags, BPF_F_NO_PREALLOC);
+    MAP_UINT(max_entries, 1024);
+    MAP_TYPE(key, u32);
+    MAP_TYPE(value, u8);
+} homes SEC(".maps");
+
 struct {
     MAP_UINT(type, BPF_MAP_TYPE_RINGBUF);
     MAP_UINT(max_entries, 64 << 20);

@@ -79,6 +79,20 @@ INLINE void start(struct task *t)
     t->live = 1;
 }
 
+/* The network namespace of a task; 0 where it has left it (it exits). */
+INLINE u32 network_of(struct task_struct *task)
+{
+    struct nsproxy *all = task->nsproxy;
+    return all ? all->net_ns->ns.inum : 0;
+}
+
+INLINE void note_home(struct task_struct *task)
+{
+    u32 network = network_of(task);
+    u8 one = 1;
+    bpf_map_update_elem(&homes, &network, &one, BPF_ANY);
+}
+
 /* The running thread becomes a target of its own doing (it serves the port). From process context only.
  * Returns 1: it is new. */
 INLINE int adopt_current(void)

@@ -8,11 +8,15 @@
 
 char _license[] SEC("license") = "Dual MIT/GPL";
 
-/* Whoever binds the port that is watched becomes a target with that very call; a listener made by another may listen
- * only: net.h sees it. Source: struct sockaddr_in, struct sockaddr_in6: port at 2, in network order. */
+/* Whoever binds the port that is watched becomes a target with that very call, in the target's network namespace: in
+ * another (a container's) the same number is another port.
+ * Source: struct sockaddr_in, struct sockaddr_in6: port at 2, in network order. */
 INLINE struct task *serves_port(u64 address)
 {
     u16 head[2] = {0};
+    u32 network = network_of(bpf_get_current_task_btf());
+    if (!bpf_map_lookup_elem(&homes, &network))
+        return NULL;
     if (bpf_probe_read_user(head, sizeof head, (void *)address) || (head[0] != AF_INET && head[0] != AF_INET6) ||
         __builtin_bswap16(head[1]) != config.port || !adopt_current())
         return NULL;
