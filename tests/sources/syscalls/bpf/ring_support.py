@@ -60,5 +60,3 @@ def record(number: int) -> npt.NDArray[np.void]:
     made["args"] = number * np.arange(6, dtype=np.uint64)
     made["tid"] = number % 30000
     return made
-
-
