@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,7 +18,9 @@ from pathlib import Path
 
 import psutil
 
-SETTLE_S = 0.7
+SETTLE_S = 2.0
+"""bpftrace compiles for a second, and takes no SIGINT meanwhile."""
+PATIENCE_S = 5.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,12 +101,19 @@ def command(words: Callable[[Sequence[int], str], list[str]], *, pinned: bool = 
                     raise RuntimeError(f"{line} ended at once")
                 yield Watch(process=psutil.Process(child.pid))
             finally:
-                child.send_signal(signal.SIGINT)
-                child.wait()
+                end(child)
                 for pid, mask in masks.items():
                     os.sched_setaffinity(pid, mask)
 
     return watching
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        child.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(PATIENCE_S)
+            return
 
 
 def with_tracefs(line: list[str]) -> list[str]:
