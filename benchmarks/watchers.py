@@ -76,6 +76,17 @@ def sockscope(engine: str, payload_bytes: int, *, to_disk: bool = False) -> Watc
     return watching
 
 
+@contextmanager
+def elsewhere(pids: Sequence[int]) -> Iterator[Watch]:
+    """bpf attached to another process: what all that are not followed pay."""
+    with subprocess.Popen(["sleep", "1000"]) as other:
+        try:
+            with sockscope("bpf", 64)([other.pid]) as watch:
+                yield watch
+        finally:
+            other.kill()
+
+
 def command(words: Callable[[Sequence[int], str], list[str]], *, pinned: bool = False) -> Watcher:
     """A tool that writes to a file until SIGINT.
 
@@ -146,6 +157,7 @@ def available() -> tuple[Mapping[str, Watcher], list[str]]:
         "bpf, arguments only": sockscope("bpf", 0),
         "bpf, 64-byte payloads": sockscope("bpf", 64),
         "bpf, recorded to disk": sockscope("bpf", 64, to_disk=True),
+        "bpf, of another process": elsewhere,
         "ptrace": sockscope("ptrace", 64),
     }
     tools = {
