@@ -93,9 +93,6 @@ def find_sections(events: Events, rows: Rows, kind: Section) -> tuple[Rows, Rows
 
 def words_at(blob: npt.NDArray[np.uint8], at: Rows) -> Rows:
     """The little-endian u4 at each of these (unaligned) places, as int64."""
-    return (
-        blob[at].astype(np.int64)
-        | blob[at + 1].astype(np.int64) << 8
-        | blob[at + 2].astype(np.int64) << 16
-        | blob[at + 3].astype(np.int64) << 24
-    )
+    # The same bytes, seen as a word that begins at each of them: one gather instead of four.
+    words = np.ndarray((max(len(blob) - 3, 0),), np.dtype("<u4"), np.ascontiguousarray(blob), strides=(1,))
+    return words[at].astype(np.int64)

@@ -16,18 +16,20 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from sockscope.model.event_rows import words_at
 from sockscope.model.events import Events, Section
 
 _Places = npt.NDArray[np.int64]
 
 _HEADERS: Final = (
-    b"authorization:",  # Proxy-Authorization ends in it
-    b"cookie:",  # Set-Cookie too
-    b"x-api-key:",
-    b"x-auth-token:",
+    b"authorization",  # Proxy-Authorization ends in it
+    b"cookie",  # Set-Cookie too
+    b"x-api-key",
+    b"x-auth-token",
 )
 _FORM: Final = (b"password", b"passwd", b"pwd", b"token", b"secret", b"api_key", b"apikey")
-_AUTH: Final = b"\r\nauth\r\n$"
+_AUTH: Final = b"\r\nauth\r\n"
+_INLINE: Final = b"auth "
 _INLINE_AUTH: Final = re.compile(rb"auth[ \t]+")
 _BULK_HEADER: Final = re.compile(rb"\d{1,9}\r\n")
 _JSON_VALUE: Final = re.compile(rb'"[ \t]*:[ \t]*"')
@@ -83,7 +85,7 @@ def _payload_sections(events: Events) -> tuple[_Places, _Places]:
     at, stop = at[live], stop[live]
     while len(at):
         kind = blob[at]
-        length = sum(blob[at + 4 + i].astype(np.int64) << (8 * i) for i in range(4))
+        length = words_at(blob, at + 4)
         begin = at + 8
         end = np.minimum(begin + length, stop)
         payload = (kind == Section.PAYLOAD) & (end > begin)
@@ -101,33 +103,47 @@ def _payload_sections(events: Events) -> tuple[_Places, _Places]:
 
 def _mask(data: npt.NDArray[np.uint8], starts: _Places, ends: _Places) -> None:
     """Mask every credential inside the regions [start, end), which are sorted and do not overlap."""
-    # Searching a lowered copy for fixed words is some ten times faster than one regex that ignores case.
     text = data.tobytes().lower()
+    low = np.frombuffer(text, np.uint8)
 
-    headers = _positions(text, _HEADERS)
+    # Names are looked for before the marks that end them: those are few, and found in one pass.
+    headers = _after(low, _marks(data, b":"), _HEADERS) + 1
     if len(headers):
         stop = _region_ends(starts, ends, headers)
         _star_all(data, headers, _next_of(data, _IS_LINE_END, headers, stop))
-    names = _positions(text, _FORM)
-    names = names[names < len(text)]
-    values = names[data[names] == 0x3D] + 1  # =
+    values = _after(low, _marks(data, b"="), _FORM) + 1
     if len(values):
         stop = _region_ends(starts, ends, values)
         _star_all(data, values, _next_of(data, _IS_FORM_END, values, stop))
-    for at in names[data[names] == 0x22].tolist():  # "
+    for at in _after(low, _marks(data, b'"'), _FORM).tolist():
         end = _region_end(starts, ends, at)
         if opening := _JSON_VALUE.match(text, at, max(at, end)):
             value = _QUOTE_END.match(text, opening.end(), end)
             _star(data, opening.end(), value.end() if value else end)
-    for at in _found(text, _AUTH):
-        _mask_auth(data, text, at + len(_AUTH), _region_end(starts, ends, at))
-    _mask_inline_auth(data, text, starts, ends)
+    for at in _after(low, _marks(data, b"$"), (_AUTH,)).tolist():
+        _mask_auth(data, text, at + 1, _region_end(starts, ends, at))
+    _mask_inline_auth(data, text, low, starts, ends)
 
 
-def _positions(text: bytes, words: tuple[bytes, ...]) -> _Places:
-    """Where each word ends, in order."""
-    found = [np.array(_found(text, word), np.int64) + len(word) for word in words]
-    return np.sort(np.concatenate(found))
+def _marks(data: npt.NDArray[np.uint8], mark: bytes) -> _Places:
+    return np.flatnonzero(data == mark[0])
+
+
+def _after(low: npt.NDArray[np.uint8], marks: _Places, words: tuple[bytes, ...]) -> _Places:
+    """Those of the marks that come right after one of the words, in order."""
+    marks = marks[marks >= 2]
+    endings = np.zeros(1 << 16, np.bool_)
+    endings[[word[-2] << 8 | word[-1] for word in words]] = True
+    marks = marks[endings[low[marks - 2].astype(np.uint16) << 8 | low[marks - 1]]]
+    if not len(marks):
+        return marks
+    found = []
+    for word in words:
+        at = marks[marks >= len(word)]
+        for back, byte in enumerate(reversed(word), 1):
+            at = at[low[at - back] == byte]
+        found.append(at)
+    return np.unique(np.concatenate(found))
 
 
 def _region_ends(starts: _Places, ends: _Places, places: _Places) -> _Places:
@@ -160,15 +176,6 @@ def _star_all(data: npt.NDArray[np.uint8], begins: _Places, stops: _Places) -> N
     data[np.repeat(begins, lengths) + offsets] = _STAR
 
 
-def _found(text: bytes, word: bytes) -> list[int]:
-    places = []
-    at = text.find(word)
-    while at >= 0:
-        places.append(at)
-        at = text.find(word, at + len(word))
-    return places
-
-
 def _until(text: bytes, terminator: re.Pattern[bytes], at: int, end: int) -> int:
     found = terminator.search(text, at, end)
     return found.start() if found else end
@@ -197,10 +204,12 @@ def _mask_auth(data: npt.NDArray[np.uint8], text: bytes, at: int, end: int) -> N
             return
 
 
-def _mask_inline_auth(data: npt.NDArray[np.uint8], text: bytes, starts: _Places, ends: _Places) -> None:
+def _mask_inline_auth(
+    data: npt.NDArray[np.uint8], text: bytes, low: npt.NDArray[np.uint8], starts: _Places, ends: _Places
+) -> None:
     """redis' inline form, `AUTH secret`: only at the beginning of a payload, where it cannot be prose."""
-    for at in _found(text, b"auth "):
-        index = int(np.searchsorted(starts, at))
-        if index < len(starts) and starts[index] == at:
-            end = int(ends[index])
-            _star(data, _skip(text, _INLINE_AUTH, at, end), _until(text, _LINE_END, at, end))
+    index = np.flatnonzero(ends - starts >= len(_INLINE))
+    for ahead, byte in enumerate(_INLINE):
+        index = index[low[starts[index] + ahead] == byte]
+    for at, end in zip(starts[index].tolist(), ends[index].tolist(), strict=True):
+        _star(data, _skip(text, _INLINE_AUTH, at, end), _until(text, _LINE_END, at, end))
