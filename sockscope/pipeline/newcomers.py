@@ -53,7 +53,8 @@ class Newcomers:
 
     def meet(self, events: Events) -> Seed | None:
         """Who came under watch by these events with a history, as found now; None: nobody."""
-        tasks = events.records[events.records["call"] >= FIRST_TASK_EVENT]
+        calls = events.records["call"]
+        tasks = events.records[(calls >= FIRST_TASK_EVENT) & (calls <= Call.task_detach)]
         if not len(tasks):
             return None
         call = tasks["call"]

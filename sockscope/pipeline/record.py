@@ -288,7 +288,9 @@ class _Recording:
         offers = self._newcomers.offers()
         if offers:
             self._engine.adopt(offers)
-        fresh = set(np.unique(events.records["tgid"]).tolist()) - self._seen_tgids
+        tgids = events.records["tgid"]
+        # One process's events come in runs.
+        fresh = {*tgids[:1].tolist(), *tgids[1:][tgids[1:] != tgids[:-1]].tolist()} - self._seen_tgids
         if fresh:
             self._seen_tgids |= fresh
             self._tgids = (*self._tgids, *sorted(fresh))
