@@ -6,6 +6,7 @@ times only order.
 
 from __future__ import annotations
 
+import signal
 import struct
 from collections import defaultdict
 from collections.abc import Mapping
@@ -176,7 +177,11 @@ class Normal:
             if call in KERNEL_EVENTS:
                 # Facts about sockets, not the program's doing, and told by bpf alone.
                 continue
-            rows[self._name(int(records[event]["tid"]))].append((self._place(event), event))
+            name = self._name(int(records[event]["tid"]))
+            if call is Call.task_signal and records[event]["args"][0] == signal.SIGCHLD:
+                # The child may end before its parent waits for it, or after: the program's own race.
+                name += ", told of children"
+            rows[name].append((self._place(event), event))
         return {
             name: [str(self.step(event)) for _, event in sorted(each) if self._counts(event)]
             for name, each in rows.items()
