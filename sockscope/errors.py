@@ -21,14 +21,16 @@ class SockscopeError(Exception):
     Args:
         message: what is wrong and where, one line, no full stop.
         help_text: what to do next, one line; None where nothing can be advised.
+        detail: what others said of it (a verifier's log), several lines; shown last.
     """
 
     exit_code = ExitCode.CANNOT_OBSERVE
 
-    def __init__(self, message: str, *, help_text: str | None = None) -> None:
+    def __init__(self, message: str, *, help_text: str | None = None, detail: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.help_text = help_text
+        self.detail = detail
 
 
 class UsageError(SockscopeError):

@@ -43,3 +43,5 @@ def _complain(error: SockscopeError) -> None:
     print(f"sockscope: {safe(error.message)}", file=sys.stderr)
     if error.help_text:
         print(f"  → {safe(error.help_text)}", file=sys.stderr)
+    for line in error.detail.splitlines():
+        print(f"    {safe(line)}", file=sys.stderr)

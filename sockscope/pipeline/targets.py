@@ -110,7 +110,9 @@ def choose_engine(options: RecordOptions, tgids: Sequence[int] = ()) -> Chosen:
         except CannotObserveError as error:
             if options.engine is EngineChoice.BPF:
                 raise CannotObserveError(
-                    f"bpf cannot be used here: {error.message}", help_text=error.help_text or _BPF_MEND
+                    f"bpf cannot be used here: {error.message}",
+                    help_text=error.help_text or _BPF_MEND,
+                    detail=error.detail,
                 ) from error
             note = " ".join(f"engine ptrace: bpf cannot be used here: {error.message}; {error.help_text}".split())
     from sockscope.sources.syscalls.ptrace import preflight

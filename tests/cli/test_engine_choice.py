@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from sockscope.cli import execute
+from sockscope.pipeline.options import RecordOptions
+from sockscope.pipeline.targets import choose_engine
+from sockscope.sources.bpf.libbpf import BpfRefusedError
+from sockscope.sources.syscalls.bpf.engine import BpfEngine
 from tests.cli.test_bad_input import sleeping, sockscope
 from tests.live.engines import bpf_problem
 
@@ -97,3 +102,21 @@ def test_a_process_under_strace_can_be_watched_by_bpf() -> None:
         child = Path(f"/proc/{tracer}/task/{tracer}/children").read_text().split()[0]
         done = sockscope("attach", child, "--duration", "0.3")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_verifiers_words_are_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asked for, it says what the kernel said; `auto` keeps to its one line."""
+
+    def refuse(engine: BpfEngine) -> None:
+        raise BpfRefusedError(
+            "the verifier refuses", help_text="another kernel", detail="R1 invalid\nprocessed 7 insns"
+        )
+
+    monkeypatch.setattr(BpfEngine, "prepare", refuse)
+    with sleeping() as pid:
+        assert execute(["attach", str(pid), "--duration", "0.1", "--engine", "bpf"]) == 3
+        told = capsys.readouterr().err
+        assert told.splitlines()[-2:] == ["    R1 invalid", "    processed 7 insns"]
+        note = choose_engine(RecordOptions(pids=(pid,)), (pid,)).note
+    assert "the verifier refuses" in note
+    assert "R1" not in note

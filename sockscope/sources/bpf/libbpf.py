@@ -66,17 +66,7 @@ _PROTOTYPES: dict[str, tuple[type | None, tuple[type, ...]]] = {
 
 
 class BpfRefusedError(CannotObserveError):
-    """libbpf or the kernel refuses (exit 3).
-
-    Args:
-        message: what was refused and why, one line.
-        help_text: the mend.
-        log: the end of what libbpf and the verifier said, several lines; empty where they said nothing.
-    """
-
-    def __init__(self, message: str, *, help_text: str, log: str = "") -> None:
-        super().__init__(message, help_text=help_text)
-        self.log = log
+    """libbpf or the kernel refuses (exit 3); `detail` is the end of what libbpf and the verifier said."""
 
 
 class Libbpf:
@@ -178,7 +168,9 @@ def refused(what: str, code: int, lines: list[str]) -> BpfRefusedError:
             reason, mend = "no memory for the maps", "free some, or ask for smaller rings"
         case _:
             reason, mend = os.strerror(code), _KERNEL
-    return BpfRefusedError(f"cannot {what}{of}: {reason} ({name})", help_text=mend, log="\n".join(lines[-LOG_LINES:]))
+    return BpfRefusedError(
+        f"cannot {what}{of}: {reason} ({name})", help_text=mend, detail="\n".join(lines[-LOG_LINES:])
+    )
 
 
 def libbpf_problem() -> tuple[str, str] | None:

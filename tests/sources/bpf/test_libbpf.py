@@ -40,13 +40,13 @@ def test_a_refusal_is_one_line_with_a_mend(code: int, lines: list[str], message:
     assert "\n" not in error.message
     assert error.help_text is not None
     assert mend in error.help_text
-    assert error.log == "\n".join(lines)
+    assert error.detail == "\n".join(lines)
     assert isinstance(error, CannotObserveError)
     assert error.exit_code == ExitCode.CANNOT_OBSERVE
 
 
 def test_only_the_end_of_a_long_log_is_kept() -> None:
-    log = refused("load x.o", errno.EACCES, [str(n) for n in range(1000)]).log.splitlines()
+    log = refused("load x.o", errno.EACCES, [str(n) for n in range(1000)]).detail.splitlines()
     assert log == [str(n) for n in range(1000 - libbpf.LOG_LINES, 1000)]
 
 
@@ -103,7 +103,7 @@ def test_no_object_at_all(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     noise.write_bytes(b"\x7fELF" + bytes(range(256)) * 4)
     with pytest.raises(BpfRefusedError, match=r"cannot open noise\.o") as caught:
         BpfObject(noise)
-    assert "libbpf: " in caught.value.log
+    assert "libbpf: " in caught.value.detail
     # libbpf prints to stderr where nobody listens to it.
     assert capfd.readouterr() == ("", "")
 
@@ -118,9 +118,9 @@ def test_each_thread_hears_its_own(tmp_path: Path) -> None:
         for _ in range(20):
             with pytest.raises(BpfRefusedError) as caught:
                 BpfObject(noise)
-            logs[number] = caught.value.log
-            assert f"noise{number}" in caught.value.log
-            assert not any(f"noise{other}" in caught.value.log for other in range(4) if other != number)
+            logs[number] = caught.value.detail
+            assert f"noise{number}" in caught.value.detail
+            assert not any(f"noise{other}" in caught.value.detail for other in range(4) if other != number)
 
     threads = [threading.Thread(target=fail, args=(number,)) for number in range(4)]
     for thread in threads:

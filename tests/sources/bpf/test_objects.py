@@ -160,8 +160,8 @@ def test_a_refused_program_comes_with_the_verifiers_words(tiny: Path, capfd: pyt
         with pytest.raises(BpfRefusedError) as caught:
             found.load()
     assert "cannot load tiny.bpf.o (program unsafe): this kernel's verifier refuses" in caught.value.message
-    assert "processed" in caught.value.log
-    assert "END PROG LOAD LOG" in caught.value.log
+    assert "processed" in caught.value.detail
+    assert "END PROG LOAD LOG" in caught.value.detail
     assert capfd.readouterr() == ("", "")
 
 
@@ -171,7 +171,7 @@ def test_a_missing_tracepoint_is_refused_unless_skipped(tiny: Path) -> None:
         found.skip("unsafe")
         with pytest.raises(BpfRefusedError, match="this kernel lacks what the program needs") as caught:
             found.load()
-    assert "no_such_tracepoint" in caught.value.log
+    assert "no_such_tracepoint" in caught.value.detail
 
 
 def program_ids() -> set[int]:
