@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import socket
 import struct
@@ -345,14 +346,16 @@ def test_nothing_stays() -> None:
     def resources() -> tuple[int, int]:
         return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
 
-    before = resources()
+    # What earlier tests left may go meanwhile; nothing may come.
+    gc.collect()
+    tasks, fds = resources()
     for _ in range(3):
         with OwnerIterator() as iterator:
             assert iterator.rows()
             assert len(iterator.rows()) % OWNER_DTYPE.itemsize == 0
         with OwnerSource(bpf=True) as source, source.scan():
             pass
-    assert eventually(lambda: resources() == before)
+    assert eventually(lambda: resources()[0] <= tasks and resources()[1] <= fds)
 
 
 PAIRED = """
