@@ -46,6 +46,7 @@ _OUT_OF_SIGHT = 1000
 _TELLING_SENDS = 4
 
 _TASKS = of_calls({Call.task_new, Call.task_exec, Call.task_exit, Call.task_attach, Call.task_detach})
+_REPLACES = of_calls({Call.dup2, Call.dup3})
 _LASTING = of_calls({Call.unshare, Call.close_range})
 _IS_READ = of_calls(READS)
 _IS_WRITE = of_calls(WRITES)
@@ -262,7 +263,12 @@ class _Pruning:
         closes = closes[first]
         process = numbers.process[closes]
         name = columns.owner[process] << 32 | numbers.groups[groups] & 0xFFFF_FFFF
-        there = ~columns.base[process] | np.isin(name, self._known.numbers)
+        # A child has what its parent had, known or not; a number that is handed out anew was free, though.
+        forked = np.zeros(columns.process_count, np.bool_)
+        forked[columns.child[columns.child >= 0]] = True
+        begins = np.searchsorted(numbers.keys >> RANK_BITS, groups)
+        perhaps = forked[process] & (~numbers.opens[begins] | _REPLACES[columns.call[numbers.rank[begins]]])
+        there = ~columns.base[process] | perhaps | np.isin(name, self._known.numbers)
         return np.asarray(closes[there & ~self._gone[process]], np.int64)
 
     def _passed_on(self, marks: Rows) -> Flags:

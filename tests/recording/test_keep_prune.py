@@ -232,3 +232,8 @@ def test_failed_calls_go(call: Call) -> None:
     script.event(ROOT, ROOT, Call.socket, 2, SOCK_STREAM, ret=9)
     script.event(ROOT, ROOT, call, 9, ret=-98)
     assert left_of(script) == ["socket"]
+
+
+def test_a_number_from_the_parent_that_a_child_replaced_and_closed_is_told_closed() -> None:
+    """Found by chance: dup2 over an inherited number, then its close."""
+    agrees([(5, 0, 0, 0), (3, 1, 1, 0), (4, 1, 0, 0)], [1.0])
