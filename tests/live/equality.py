@@ -6,6 +6,7 @@ times only order.
 
 from __future__ import annotations
 
+import select
 import signal
 import struct
 from collections import defaultdict
@@ -282,6 +283,8 @@ class Normal:
         if kind in EPOLL_FORMATS:
             # CPython fills in the descriptor alone, half of the field.
             return str([(events, data & 0xFFFFFFFF) for events, data in struct.iter_unpack(EPOLL_FORMATS[kind], data)])
+        if kind is Section.POLLFDS:
+            return str([(fd, asked, _told(revents)) for fd, asked, revents in struct.iter_unpack("<ihh", data)])
         return repr(data.replace(str(self._port).encode(), b"PORT"))
 
     def _address(self, address: Address | None) -> str:
@@ -289,6 +292,12 @@ class Normal:
             return str(address)
         port = {0: "0", self._port: "PORT"}.get(address.port, "another")
         return f"{address.host}:{port}"
+
+
+def _told(revents: int) -> int:
+    # A reset ends the state (POLLHUP) a moment before it shuts the socket down (POLLIN): tcp_done, net/ipv4/tcp.c.
+    ended = select.POLLERR | select.POLLHUP
+    return revents & ~select.POLLIN if revents & ended == ended else revents
 
 
 def _names(events: Events, tgid: int) -> dict[int, str]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from sockscope.model.calls import Call
 from sockscope.model.events import EventFlag
 from sockscope.sources.syscalls.engine import EngineOptions
+from tests.live.observed import SERVER, ask, start_observer, start_server
 from tests.sources.syscalls.bpf_ids import held_by, left_of
 from tests.sources.syscalls.ptrace_support import (
     Program,
@@ -27,20 +25,6 @@ from tests.sources.syscalls.ptrace_support import (
 )
 
 pytestmark = pytest.mark.live
-
-SERVER = """
-import os, socket, threading
-s = socket.create_server(("127.0.0.1", 0), backlog=64)
-for _ in range(2):
-    if os.fork() == 0: break
-def serve():
-    while True:
-        c, _ = s.accept()
-        c.sendall(c.recv(100)); c.close()
-threading.Thread(target=serve).start()
-os.write(1, f"{os.getpid()} {s.getsockname()[1]}\\n".encode())
-serve()
-"""
 
 OBSERVER = """
 import signal, sys
@@ -58,32 +42,11 @@ sys.stdin.readline()
 """
 
 
-def ask(port: int) -> None:
-    """One request, answered whole; raises where it is not."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-        connection.sendall(b"hello")
-        assert connection.recv(100) == b"hello"
-
-
-def start_server(program: Program) -> tuple[list[int], int]:
-    """(pids of the server's processes, port)."""
-    lines = [program.line().split() for _ in range(3)]
-    return [int(pid) for pid, _ in lines], int(lines[0][1])
-
-
 def observe(pids: list[int]) -> subprocess.Popen[str]:
     """sockscope's engine in a process of its own, attached."""
     make_engine("bpf", EngineOptions()).close()
-    observer = subprocess.Popen(
-        [sys.executable, "-c", OBSERVER, *map(str, pids)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        start_new_session=True,
-    )
-    assert observer.stdout is not None
-    assert observer.stdout.readline() == "attached\n"
+    observer, said = start_observer(OBSERVER, pids)
+    assert said == "attached\n"
     return observer
 
 

@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from tests.live.observed import SERVER, ask, start_observer, start_server
 from tests.sources.syscalls.ptrace_support import Program, Trace, assert_left_alone, tids, tracer_of, wait_until
 
 pytestmark = pytest.mark.live
-
-SERVER = """
-import os, socket, threading
-s = socket.create_server(("127.0.0.1", 0), backlog=64)
-for _ in range(2):
-    if os.fork() == 0: break
-def serve():
-    while True:
-        c, _ = s.accept()
-        c.sendall(c.recv(100)); c.close()
-threading.Thread(target=serve).start()
-os.write(1, f"{os.getpid()} {s.getsockname()[1]}\\n".encode())
-serve()
-"""
 
 OBSERVER = """
 import sys
@@ -44,30 +28,10 @@ for b in e.batches():
 """
 
 
-def ask(port: int) -> None:
-    """One request, answered whole; raises where it is not."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-        connection.sendall(b"hello")
-        assert connection.recv(100) == b"hello"
-
-
-def start_server(program: Program) -> tuple[list[int], int]:
-    """(pids of the server's processes, port)."""
-    lines = [program.line().split() for _ in range(3)]
-    return [int(pid) for pid, _ in lines], int(lines[0][1])
-
-
 def observe(pids: list[int]) -> tuple[subprocess.Popen[str], list[int]]:
     """sockscope's engine in a process of its own, and the pids of its tracers."""
-    observer = subprocess.Popen(
-        [sys.executable, "-c", OBSERVER, *map(str, pids)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        start_new_session=True,
-    )
-    assert observer.stdout is not None
-    return observer, [int(word) for word in observer.stdout.readline().split()]
+    observer, said = start_observer(OBSERVER, pids)
+    return observer, [int(word) for word in said.split()]
 
 
 def wait_until_left_alone(pids: list[int]) -> None:
@@ -99,9 +63,7 @@ def test_a_killed_observer_leaves_no_trace(victim: str, how: signal.Signals) -> 
             for _ in range(20):
                 ask(port)
             wait_until_left_alone(pids)
-            observer.wait(10)
-            assert observer.stdout is not None
-            observer.stdout.close()
+            observer.communicate(timeout=10)
 
 
 def test_detach_of_an_idle_server_returns_promptly() -> None:
