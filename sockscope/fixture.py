@@ -13,12 +13,15 @@ A program prints `READY` (own line) when clients may come, and ends at SIGTERM. 
     summary = "one line, shown by demo"
     modes = ["attach", "run"]       # how the fault can be seen: attached late, or from the start
     settle_s = 1.5                  # how long to go on watching after DONE
+    engines = ["bpf"]               # optional: the engines that have the evidence; all, where not said
     signal = "TERM"                 # optional: sent to the server after DONE, its end awaited
     [expect]                        # of the faulty program, in JSON's words; the sound one: nothing above info
     severity = "error"
     count = 5                       # optional
     also = ["other-slug"]           # optional: what else may rightly be said of it
     holder = true                   # optional: a holder must be named
+    process = "child"               # optional: `first`, the process that was started, or `child`, another one
+    fd = 7                          # optional: the descriptor
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ DONE_TIMEOUT_S = 30.0
 PORTS = range(10_000, 32_768)
 """net.ipv4.ip_local_port_range begins above."""
 PORT_TRIES = 20
+ENGINES = (EngineChoice.PTRACE, EngineChoice.BPF)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,8 @@ class Expectation:
     count: int | None = None
     also: frozenset[str] = frozenset()
     holder: bool = False
+    process: str | None = None
+    fd: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +73,7 @@ class Fixture:
     folder: Path
     summary: str
     modes: tuple[str, ...]
+    engines: tuple[EngineChoice, ...]
     settle_s: float
     signal: signal.Signals | None
     expect: Expectation
@@ -100,6 +107,7 @@ def load(slug: str) -> Fixture:
         folder=folder,
         summary=data["summary"],
         modes=tuple(data.get("modes", ["attach", "run"])),
+        engines=tuple(map(EngineChoice, data.get("engines", ENGINES))),
         settle_s=float(data.get("settle_s", 1.5)),
         signal=signal.Signals[f"SIG{data['signal']}"] if "signal" in data else None,
         expect=Expectation(
@@ -107,6 +115,8 @@ def load(slug: str) -> Fixture:
             count=expect.get("count"),
             also=frozenset(expect.get("also", ())),
             holder=bool(expect.get("holder", False)),
+            process=expect.get("process"),
+            fd=expect.get("fd"),
         ),
     )
 

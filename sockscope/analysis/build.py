@@ -19,13 +19,22 @@ from sockscope.analysis.session import Session
 from sockscope.analysis.socket_rows import group_sockets
 from sockscope.analysis.totals import sum_up
 from sockscope.model.events import Events
+from sockscope.model.facts import Facts
 from sockscope.model.info import SessionInfo
 from sockscope.model.packets import Packets
 from sockscope.model.seed import Seed
 from sockscope.model.sockets import Sockets
 
 
-def build_session(*, info: SessionInfo, seed: Seed, events: Events, packets: Packets, sockets: Sockets) -> Session:
+def build_session(
+    *,
+    info: SessionInfo,
+    seed: Seed,
+    events: Events,
+    packets: Packets,
+    sockets: Sockets,
+    facts: Facts | None = None,
+) -> Session:
     """Join what was recorded. Pure: the same tables give the same session.
 
     Args:
@@ -35,9 +44,10 @@ def build_session(*, info: SessionInfo, seed: Seed, events: Events, packets: Pac
         packets: in capture order, CLOCK_REALTIME. How far they seem to be off is in the session's
             `info.clock_skew_ns`; times are not corrected by it.
         sockets: rows of all snapshots.
+        facts: what /proc said beside; None: nothing.
     """
     with _no_collection():
-        return _build(info, seed, events, packets, sockets)
+        return _build(info, seed, events, packets, sockets, facts or Facts())
 
 
 @contextmanager
@@ -61,7 +71,7 @@ def _begin_launched(replay: Replay, info: SessionInfo, events: Events) -> None:
     root.started_ns = int(times[times >= 0].min(initial=info.ended_ns))
 
 
-def _build(info: SessionInfo, seed: Seed, events: Events, packets: Packets, sockets: Sockets) -> Session:
+def _build(info: SessionInfo, seed: Seed, events: Events, packets: Packets, sockets: Sockets, facts: Facts) -> Session:
     order, effective_ns = replay_order(events)
     replay = Replay(seed, unix_peers(sockets))
     replay.feed(events, order, effective_ns=effective_ns)
@@ -100,6 +110,7 @@ def _build(info: SessionInfo, seed: Seed, events: Events, packets: Packets, sock
         flows=flows,
         kernel=kernel,
         kernel_connection=join_kernel_events(kernel, joined.connections),
+        facts=facts,
     )
     session.info = replace(info, clock_skew_ns=measure_skew(session))
     return session

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from sockscope.model.connections import Connection, Flow
 from sockscope.model.descriptors import Descriptor, EpollInterest, FilesTable, OpenFile, Process
 from sockscope.model.events import Events
+from sockscope.model.exchanges import EXCHANGE_DTYPE
+from sockscope.model.facts import Facts
 from sockscope.model.info import SessionInfo
 from sockscope.model.kernel import KERNEL_EVENT_DTYPE
 from sockscope.model.packets import Packets
@@ -65,6 +67,8 @@ class Session:
         socket_connection: shape (socket rows,), int32.
         kernel: shape (kernel events,), KERNEL_EVENT_DTYPE, in time: what the kernel told, where the engine hears it.
         kernel_connection: shape (kernel events,), int32.
+        exchanges: shape (exchanges,), EXCHANGE_DTYPE, connection after connection, each in order of time.
+        facts: what /proc said of processes, namespaces and shared memory through the session.
     """
 
     info: SessionInfo
@@ -91,6 +95,8 @@ class Session:
     flows: list[Flow] = field(default_factory=list)
     kernel: npt.NDArray[np.void] = field(default_factory=lambda: np.zeros(0, KERNEL_EVENT_DTYPE))
     kernel_connection: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    exchanges: npt.NDArray[np.void] = field(default_factory=lambda: np.zeros(0, EXCHANGE_DTYPE))
+    facts: Facts = field(default_factory=Facts)
 
     @cached_property
     def _events_by_connection(self) -> Grouping:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from sockscope.analysis.session import Session
 from sockscope.findings.catalogue import catalogue, find
 from sockscope.findings.contract import RuleModule
-from sockscope.model.findings import Confidence, Finding, Need, Rule, Skip
+from sockscope.model.findings import Confidence, Consequence, Finding, Need, Rule, Skip
 from sockscope.model.info import SessionInfo
 
 _CONFIDENCE_ORDER = (Confidence.CERTAIN, Confidence.LIKELY, Confidence.POSSIBLE)
@@ -22,7 +23,7 @@ def run_rules(
 ) -> tuple[list[Finding], list[Skip], list[Rule]]:
     """Run every wanted rule.
 
-    A rule that a wanted one yields to runs too, unseen: the same connection gets the same diagnosis
+    A rule that a wanted one yields to, or follows, runs too, unseen: the same connection gets the same diagnosis
     whatever was selected, so `--ignore fin-withheld` does not make its connections a close-wait-leak.
 
     Args:
@@ -46,6 +47,8 @@ def run_rules(
     skips: list[Skip] = []
     ran: list[Rule] = []
     reported: dict[str, set[int]] = {}
+    causes: list[Finding] = []
+    consequences: dict[int, list[Consequence]] = {}
     for module in in_order(list(known.values()), wanted):
         rule = module.RULE
         explained = frozenset[int]().union(*(reported.get(slug, ()) for slug in rule.yields_to))
@@ -53,14 +56,36 @@ def run_rules(
         reported[rule.slug] = {connection for finding in found for connection in finding.connections}
         # What silenced a rule silences those that yield to it as well.
         reported[rule.slug] |= explained
+        found = _without_consequences(found, rule, causes, consequences, seen=rule.slug in wanted)
+        causes += found
         if rule.slug not in wanted:
             continue
         findings += found
         skips += skipped
         if found or not skipped:
             ran.append(rule)
+    findings = [_with(finding, consequences.get(id(finding), ())) for finding in findings]
     findings.sort(key=_worst_first)
     return findings, sorted(skips, key=lambda skip: skip.rule), sorted(ran, key=lambda rule: rule.slug)
+
+
+def _without_consequences(
+    found: list[Finding], rule: Rule, causes: list[Finding], consequences: dict[int, list[Consequence]], *, seen: bool
+) -> list[Finding]:
+    """What has no cause among the findings so far; the others are noted under theirs, by its `id`."""
+    left = []
+    for finding in found:
+        cause = next((one for one in causes if one.rule in rule.follows and one.tgid == finding.tgid), None)
+        if cause is None or cause.severity < finding.severity:
+            # A hint must not hide a fault.
+            left.append(finding)
+        elif seen:
+            consequences.setdefault(id(cause), []).append(Consequence(rule=finding.rule, title=finding.title))
+    return left
+
+
+def _with(finding: Finding, consequences: Sequence[Consequence]) -> Finding:
+    return replace(finding, consequences=tuple(consequences)) if consequences else finding
 
 
 def _worst_first(finding: Finding) -> tuple[int, int, int, str, int]:
@@ -69,10 +94,10 @@ def _worst_first(finding: Finding) -> tuple[int, int, int, str, int]:
 
 
 def in_order(modules: Sequence[RuleModule], wanted: set[str]) -> list[RuleModule]:
-    """The wanted rules and those that they yield to, each after all it yields to.
+    """The wanted rules and those that they yield to or follow, each after all of these.
 
     Raises:
-        ValueError: rules yield to each other in a circle.
+        ValueError: rules yield to (or follow) each other in a circle.
     """
     by_slug = {module.RULE.slug: module for module in modules}
     placed: dict[str, RuleModule] = {}
@@ -84,7 +109,7 @@ def in_order(modules: Sequence[RuleModule], wanted: set[str]) -> list[RuleModule
         if slug in entered:
             raise ValueError(f"rules yield to each other: {slug}")
         entered.add(slug)
-        for before in sorted(by_slug[slug].RULE.yields_to):
+        for before in sorted(by_slug[slug].RULE.yields_to | by_slug[slug].RULE.follows):
             place(before)
         placed[slug] = by_slug[slug]
 

@@ -59,6 +59,14 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Consequence:
+    """What follows from a finding's fault, and would be a finding of its own without it."""
+
+    rule: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """A fault, grouping every connection that shares its cause.
 
@@ -79,6 +87,8 @@ class Finding:
     count: int = 1
     worst: int | None = None
     evidence: tuple[Evidence, ...] = ()
+    consequences: tuple[Consequence, ...] = ()
+    """Set by the run, from rules that follow this one; rules leave it empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +109,8 @@ class Rule:
         summary: one line for `sockscope rules`.
         needs: evidence that must be there.
         yields_to: slugs of more specific rules; connections they explain are not reported again.
+        follows: slugs of rules whose fault, in the same process, is the cause of this one's: its findings are then
+            told as consequences of theirs. For faults of a whole process, which no connection joins.
         bears_loss: right even where events or packets it needs were lost (it judges only what was
             seen); others are skipped then.
     """
@@ -108,4 +120,5 @@ class Rule:
     summary: str
     needs: frozenset[Need] = field(default_factory=lambda: frozenset({Need.SYSCALLS}))
     yields_to: frozenset[str] = frozenset()
+    follows: frozenset[str] = frozenset()
     bears_loss: bool = False

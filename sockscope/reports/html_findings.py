@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sockscope.model.findings import Finding
+from sockscope.model.findings import Consequence, Finding
 from sockscope.model.report import Report
 from sockscope.reports import format as words
 
@@ -38,6 +38,7 @@ class Card:
     chips: tuple[int, ...]
     more_count: int
     facts: tuple[Fact, ...]
+    consequences: tuple[Consequence, ...]
 
 
 def cards(report: Report) -> list[Card]:
@@ -65,6 +66,7 @@ def _card(index: int, finding: Finding, report: Report) -> Card:
         paragraphs=tuple(finding.explanation.split("\n")),
         holder="" if holder is None else f"{words.process_name(holder.comm, holder.tgid)} fd {holder.fd}",
         remedy=finding.remedy,
+        consequences=finding.consequences,
         worst=finding.worst,
         chips=chips,
         more_count=len(set(finding.connections) - set(chips)),

@@ -148,6 +148,7 @@ def _finding(finding: Finding, info: SessionInfo) -> Json:
         "count": finding.count,
         "explanation": finding.explanation,
         "remedy": finding.remedy,
+        "consequences": [{"rule": each.rule, "title": each.title} for each in finding.consequences],
         "evidence": [
             {"source": fact.source.value, "time_ns": fact.time_ns - info.started_ns, "text": fact.text}
             for fact in finding.evidence

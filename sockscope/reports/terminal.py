@@ -114,6 +114,9 @@ def _finding(console: Console, report: Report, finding: Finding, *, verbose: boo
         holder.append(safe(words.process_name(finding.holder.comm, finding.holder.tgid)), "magenta")
         holder.append(f" fd {finding.holder.fd}")
         _line(console, holder, ascii_only, INDENT)
+    for each in finding.consequences:
+        follows = Text("Follows from it: ", "bold").append(f"{each.rule}  ", "cyan").append(safe(each.title), "")
+        _line(console, follows, ascii_only, INDENT)
     mend = Text("Mend: ", "bold green")
     mend.append(safe(finding.remedy))
     _line(console, mend, ascii_only, INDENT)

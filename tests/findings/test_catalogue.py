@@ -13,7 +13,7 @@ from sockscope.findings.catalogue import catalogue, find, nearest, sections, slu
 from sockscope.findings.contract import HEADINGS, RuleModule
 from sockscope.findings.run import in_order, run_rules
 from sockscope.fixture import fixtures_folder, load
-from sockscope.model.findings import Confidence, Finding, Need, Rule, Severity, Skip
+from sockscope.model.findings import Confidence, Consequence, Finding, Need, Rule, Severity, Skip
 from tests.analysis.builders import Script
 
 RULES = catalogue()
@@ -85,7 +85,14 @@ def test_unknown_slug_is_refused_with_the_nearest() -> None:
     assert "close-wait-leak" in (refused.value.help_text or "")
 
 
-def rule(slug: str, *, yields_to: frozenset[str] = frozenset(), fails: bool = False, **more: object) -> RuleModule:
+def rule(
+    slug: str,
+    *,
+    yields_to: frozenset[str] = frozenset(),
+    fails: bool = False,
+    found: Severity = Severity.WARNING,
+    **more: object,
+) -> RuleModule:
     """A rule that reports connection 1 unless that is explained."""
 
     def check(session: object, explained: frozenset[int]) -> Iterator[Finding | Skip]:
@@ -94,7 +101,7 @@ def rule(slug: str, *, yields_to: frozenset[str] = frozenset(), fails: bool = Fa
         if 1 not in explained:
             yield Finding(
                 rule=slug,
-                severity=Severity.WARNING,
+                severity=found,
                 confidence=Confidence.CERTAIN,
                 title=slug,
                 tgid=1,
@@ -151,6 +158,23 @@ def test_rules_in_a_circle_are_a_bug() -> None:
     circle = [rule("a", yields_to=frozenset({"b"})), rule("b", yields_to=frozenset({"a"}))]
     with pytest.raises(ValueError, match="yield to each other"):
         in_order(circle, {"a", "b"})
+
+
+def test_a_consequence_is_told_under_its_cause() -> None:
+    cause, effect = rule("cause"), rule("effect", follows=frozenset({"cause"}))
+    findings, _, ran = run_rules(Script().session(), modules=[effect, cause])
+    assert [finding.rule for finding in findings] == ["cause"]
+    assert findings[0].consequences == (Consequence(rule="effect", title="effect"),)
+    assert [each.slug for each in ran] == ["cause", "effect"]
+    alone, _, _ = run_rules(Script().session(), modules=[effect])
+    assert [finding.rule for finding in alone] == ["effect"]
+
+
+def test_a_hint_hides_no_fault() -> None:
+    cause = rule("cause", found=Severity.INFO)
+    effect = rule("effect", follows=frozenset({"cause"}), found=Severity.ERROR)
+    findings, _, _ = run_rules(Script().session(), modules=[cause, effect])
+    assert [finding.rule for finding in findings] == ["effect", "cause"]
 
 
 def test_the_catalogue_has_no_circle() -> None:
