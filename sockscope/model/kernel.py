@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -86,9 +85,3 @@ class KernelStories(Protocol):
 def untold(connection: int) -> KernelStory:
     """The story where nobody heard the kernel."""
     return KernelStory()
-
-
-def told_states(story: KernelStory) -> Sequence[TcpState]:
-    """The states it went through, the first one included."""
-    changes = story.state_changes
-    return [*(change.before for change in changes[:1]), *(change.after for change in changes)]

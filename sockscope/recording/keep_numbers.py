@@ -25,7 +25,6 @@ _OPENS = of_calls(
 )  # fmt: skip
 _PAIRS = of_calls({Call.socketpair, Call.pipe, Call.pipe2})
 _SIGNALFDS = of_calls({Call.signalfd, Call.signalfd4})
-_DUPS = of_calls({Call.dup, Call.dup2, Call.dup3})
 _PASSES_ON = of_calls({Call.dup, Call.dup2, Call.dup3, Call.accept, Call.accept4})
 """What they open goes back to the descriptor in args[0]."""
 

@@ -16,7 +16,6 @@ from sockscope.analysis.session import Session
 from sockscope.analysis.timeline import Timelines
 from sockscope.model.calls import KERNEL_EVENTS, Call
 from sockscope.model.events import Events, Unassigned
-from sockscope.model.kernel import told_states
 from sockscope.model.report import Lane
 from sockscope.model.sockaddr import Address, from_key
 from sockscope.model.tcp import TcpState
@@ -47,7 +46,8 @@ def serve(script: Script, peer: Address, *, at: int, fd: int = 7, until: int = 0
 
 
 def states_of(session: Session, connection: int) -> list[TcpState]:
-    return list(told_states(Stories(session)(connection)))
+    changes = Stories(session)(connection).state_changes
+    return [*(change.before for change in changes[:1]), *(change.after for change in changes)]
 
 
 def test_both_ends_of_loopback_are_told_and_the_servers_is_taken() -> None:

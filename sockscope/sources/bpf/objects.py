@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import functools
 import mmap
 import os
 from collections.abc import Callable
@@ -70,13 +69,6 @@ class KernelTypes:
         """Whether a tp_btf program can be attached to this tracepoint (of the kernel proper, not of a module)."""
         found = self._libbpf.c.btf__find_by_name_kind(self._btf, f"btf_trace_{name}".encode(), BTF_KIND_TYPEDEF)
         return bool(found > 0)
-
-
-@functools.cache
-def has_tracepoint(name: str) -> bool:
-    """As `KernelTypes.has_tracepoint`; for several names at once, ask a `BpfObject` or `KernelTypes`."""
-    with KernelTypes() as types:
-        return types.has_tracepoint(name)
 
 
 class BpfObject:

@@ -61,8 +61,6 @@ ROOTS_MAP = "roots"
 """Hash, u4 tgid (in our pid namespace) → u1: processes whose threads the seeding makes targets."""
 PORTS_MAP = "ports"
 """Hash, u2 port (host order) → u1: kernel events are told of sockets with one of these at either end."""
-CONFIG_MAP = ".rodata"
-"""Begins with one CONFIG_DTYPE; set before the load."""
 SHARED_MAP = ".bss"
 """Begins with one SHARED_DTYPE; mapped while the engine runs."""
 

@@ -18,7 +18,7 @@ _MEND = "sockscope doctor says what is missing; --engine ptrace works without"
 
 
 def unavailable() -> tuple[str, str] | None:
-    """The reason in one line and its mend; None: the kernel verifies and loads the programs (20 to 80 ms)."""
+    """The reason in one line and its mend; None: the kernel verifies and loads the programs (0.2 to 0.4 s)."""
     for problem in problems():
         return problem
     try:

@@ -31,7 +31,6 @@ HELPER(1, void *, bpf_map_lookup_elem, void *map, const void *key);
 HELPER(2, long, bpf_map_update_elem, void *map, const void *key, const void *value, u64 flags);
 HELPER(3, long, bpf_map_delete_elem, void *map, const void *key);
 HELPER(5, u64, bpf_ktime_get_ns, void);
-HELPER(14, u64, bpf_get_current_pid_tgid, void);
 HELPER(46, u64, bpf_get_socket_cookie, void *sock);
 HELPER(112, long, bpf_probe_read_user, void *to, u32 bytes, const void *from);
 HELPER(113, long, bpf_probe_read_kernel, void *to, u32 bytes, const void *from);
@@ -41,9 +40,7 @@ HELPER(127, long, bpf_seq_write, void *seq, const void *data, u32 bytes);
 HELPER(130, long, bpf_ringbuf_output, void *ring, void *data, u64 bytes, u64 flags);
 HELPER(131, void *, bpf_ringbuf_reserve, void *ring, u64 bytes, u64 flags);
 HELPER(132, void, bpf_ringbuf_submit, void *data, u64 flags);
-HELPER(133, void, bpf_ringbuf_discard, void *data, u64 flags);
 HELPER(156, void *, bpf_task_storage_get, void *map, struct task_struct *task, void *value, u64 flags);
-HELPER(157, long, bpf_task_storage_delete, void *map, struct task_struct *task);
 HELPER(158, struct task_struct *, bpf_get_current_task_btf, void);
 enum { BPF_ANY = 0, BPF_NOEXIST = 1, BPF_LOCAL_STORAGE_GET_F_CREATE = 1, BPF_RB_NO_WAKEUP = 1 };
 enum {
