@@ -10,6 +10,7 @@ from dataclasses import replace
 from sockscope.analysis import flows as wire
 from sockscope.analysis.assign import assign_connections, assign_descriptors, moved_on
 from sockscope.analysis.clocks import measure_skew
+from sockscope.analysis.exchanges import build_exchanges
 from sockscope.analysis.join import join
 from sockscope.analysis.kernel_events import decode_kernel_events, join_kernel_events
 from sockscope.analysis.known import complete_open_files, unix_peers
@@ -112,5 +113,6 @@ def _build(info: SessionInfo, seed: Seed, events: Events, packets: Packets, sock
         kernel_connection=join_kernel_events(kernel, joined.connections),
         facts=facts,
     )
+    session.exchanges = build_exchanges(session)
     session.info = replace(info, clock_skew_ns=measure_skew(session))
     return session

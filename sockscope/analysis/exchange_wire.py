@@ -1,0 +1,189 @@
+"""When the bytes of each exchange crossed the wire: matched by their place in the stream, not by nearness in time.
+
+The n-th byte that the program read is the n-th after the peer's SYN. So what was sent again, or came in pieces, or
+lies unread in the socket's queue for an hour, is still found. Asked only of connections whose syscalls and packets
+were both seen from the first byte on.
+
+Source: RFC 9293 section 3.4 (sequence numbers), 3.10.7.4 (acknowledgments).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sockscope.analysis.session import Ids, Session
+from sockscope.model.calls import Call
+from sockscope.model.ids import NO_ID
+from sockscope.model.sockaddr import encode_key
+from sockscope.model.tcp import TcpFlag
+
+_SOL_TCP, _TCP_ULP = 6, 31
+_OFFSET_LIMIT = 1 << 38
+
+
+def tell_wire(session: Session, made: npt.NDArray[np.void]) -> None:
+    """Fill `arrived_ns`, `arrived_whole_ns`, `sent_ns` and `acked_ns`; rows stay -1 where bytes cannot be matched.
+
+    Args:
+        made: shape (n,), EXCHANGE_DTYPE, connection after connection; all else of it is filled.
+    """
+    if not session.flows or session.info.syscalls.lost_count:
+        # One read missed, and every later byte would be taken for another.
+        return
+    rows, bounds = session.packets_of_flows()
+    if not len(rows):
+        return
+    usable = _usable(session, made)
+    flow_of = np.array([c.flow for c in session.connections], np.int64)
+    kept = np.flatnonzero(usable[made["connection"]])
+    if not len(kept):
+        return
+    watched = np.zeros(len(session.flows), np.bool_)
+    watched[flow_of[made["connection"][kept]]] = True
+    flow = np.repeat(np.arange(len(session.flows)), np.diff(bounds))
+    mine = watched[flow]
+    rows, flow = rows[mine], flow[mine]
+    streams = _Streams.of(session, rows, flow)
+    of_exchange = flow_of[made["connection"][kept]]
+    known = streams.known[of_exchange]
+    kept, of_exchange = kept[known], of_exchange[known]
+    read_end = _running(made, "read_bytes")[kept]
+    written_end = _running(made, "written_bytes")[kept]
+    has_read, has_written = made["read_count"][kept] > 0, made["write_count"][kept] > 0
+    read_start = read_end - made["read_bytes"][kept].astype(np.int64)
+    for name, stream, offset, asked in (
+        ("arrived_ns", streams.arrived, read_start + 1, has_read),
+        ("arrived_whole_ns", streams.arrived, read_end, has_read),
+        ("sent_ns", streams.sent, written_end, has_written),
+        ("acked_ns", streams.acked, written_end, has_written),
+    ):
+        made[name][kept[asked]] = stream.reached(of_exchange[asked], offset[asked])
+
+
+def _running(made: npt.NDArray[np.void], column: str) -> Ids:
+    """Bytes of the connection up to the end of each exchange."""
+    total = np.cumsum(made[column].astype(np.int64))
+    first = np.append(True, made["connection"][1:] != made["connection"][:-1])
+    before = np.where(first, total - made[column].astype(np.int64), 0)
+    found: Ids = total - np.maximum.accumulate(before)
+    return found
+
+
+def _usable(session: Session, made: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Connections whose syscalls were seen from the beginning, and which move as many bytes as the wire does."""
+    usable = np.fromiter((c.witnessed and c.flow >= 0 for c in session.connections), np.bool_)
+    records = session.events.records
+    # Kernel TLS encrypts below the syscalls: bytes there are not bytes here (Documentation/networking/tls.rst).
+    layered = np.flatnonzero((records["call"] == Call.setsockopt) & (session.event_connection >= 0))
+    layered = layered[(records["args"][layered, 1] == _SOL_TCP) & (records["args"][layered, 2] == _TCP_ULP)]
+    usable[session.event_connection[layered]] = False
+    return usable
+
+
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """How far each flow's stream had come when: keys rise, so one sorted search answers for all flows."""
+
+    keys: Ids
+    flow: Ids
+    when: Ids
+    span: int
+
+    @classmethod
+    def of(cls, flow: Ids, offset: Ids, when: Ids) -> _Reach:
+        """From rows flow after flow, in time: `offset` bytes of the stream had passed by then, or more."""
+        offset = np.clip(offset, 0, _OFFSET_LIMIT)
+        span = int(offset.max(initial=0)) + 2
+        # The flows' numbers are folded in by rank, so that the keys stay small.
+        rank = np.cumsum(np.append(True, flow[1:] != flow[:-1])) - 1 if len(flow) else flow
+        keys = np.maximum.accumulate(rank * span + offset) if len(flow) else offset
+        return cls(keys, flow, when, span)
+
+    def reached(self, flow: Ids, offset: Ids) -> Ids:
+        """When so many bytes had passed: shape (k,), -1 where they never did."""
+        if not len(self.keys):
+            return np.full(len(flow), NO_ID, np.int64)
+        low = np.minimum(np.searchsorted(self.flow, flow), len(self.flow) - 1)
+        base = self.keys[low] // self.span * self.span
+        at = np.minimum(np.searchsorted(self.keys, base + np.minimum(offset, self.span - 1)), len(self.keys) - 1)
+        at = np.maximum(at, low)
+        good = (self.flow[at] == flow) & (self.keys[at] >= base + offset)
+        found: Ids = np.where(good, self.when[at], NO_ID)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Streams:
+    """The two directions of the watched flows, and the peer's acknowledgments.
+
+    `known`: shape (flows,), where both initial sequence numbers were seen.
+    """
+
+    known: npt.NDArray[np.bool_]
+    arrived: _Reach
+    sent: _Reach
+    acked: _Reach
+
+    @classmethod
+    def of(cls, session: Session, rows: Ids, flow: Ids) -> _Streams:
+        records = session.packets.records
+        flags, seq, ack = records["flags"][rows], records["seq"][rows], records["ack"][rows]
+        length = records["payload_bytes"][rows].astype(np.int64)
+        local = _from_local(session, rows, flow)
+        when = session.packet_ns[rows]
+        opens, acks = (flags & TcpFlag.SYN) != 0, (flags & TcpFlag.ACK) != 0
+        known = np.zeros(len(session.flows), np.bool_)
+        ours = np.zeros(len(session.flows), np.uint32)
+        theirs = np.zeros(len(session.flows), np.uint32)
+        answers = np.flatnonzero(opens & acks & local)[::-1]
+        known[flow[answers]] = True
+        # The first byte's number; a SYN counts one.
+        ours[flow[answers]] = seq[answers] + np.uint32(1)
+        theirs[flow[answers]] = ack[answers]
+        syns = np.flatnonzero(opens & ~local)[::-1]
+        theirs[flow[syns]] = seq[syns] + np.uint32(1)
+        start = seq + opens.astype(np.uint32)
+        came = np.flatnonzero((length > 0) & ~local)
+        went = np.flatnonzero((length > 0) & local)
+        heard = np.flatnonzero(acks & ~local & ((flags & TcpFlag.RST) == 0))
+        return cls(
+            known,
+            _Reach.of(flow[came], _offsets(flow[came], start[came], theirs) + length[came], when[came]),
+            _Reach.of(flow[went], _offsets(flow[went], start[went], ours) + length[went], when[went]),
+            _Reach.of(flow[heard], _offsets(flow[heard], ack[heard], ours), when[heard]),
+        )
+
+
+def _offsets(flow: Ids, number: npt.NDArray[np.uint32], first: npt.NDArray[np.uint32]) -> Ids:
+    """Sequence numbers as places in the stream, unwrapped: signed 32-bit steps, summed from the first byte on."""
+    if not len(flow):
+        return np.zeros(0, np.int64)
+    begins = np.append(True, flow[1:] != flow[:-1])
+    before = np.empty_like(number)
+    before[1:] = number[:-1]
+    before[begins] = first[flow[begins]]
+    total = np.cumsum((number - before).view(np.int32).astype(np.int64))
+    starts = np.flatnonzero(begins)
+    lead = np.concatenate([[0], total[starts[1:] - 1]])
+    found: Ids = total - np.repeat(lead, np.diff(np.append(starts, len(flow))))
+    return found
+
+
+def _from_local(session: Session, rows: Ids, flow: Ids) -> npt.NDArray[np.bool_]:
+    """Which packets the target's side sent."""
+    records = session.packets.records
+    sides = np.zeros(len(session.flows), np.int64)
+    for one in session.connections:
+        if one.flow >= 0:
+            sides[one.flow] = one.local_side
+    ends = [one.ends[side] for one, side in zip(session.flows, sides.tolist(), strict=True)]
+    port = np.fromiter((end.port for end in ends), np.uint16, len(ends))[flow]
+    local: npt.NDArray[np.bool_] = records["sport"][rows] == port
+    same = np.flatnonzero(records["sport"][rows] == records["dport"][rows])
+    if len(same):
+        keys = np.frombuffer(b"".join(encode_key(end) for end in ends), np.uint8).reshape(-1, 16)
+        local[same] = (records["src"][rows[same]] == keys[flow[same]]).all(axis=1)
+    return local
