@@ -71,7 +71,9 @@ def load_session(
         notes += [f"{path.name}: {note}" for note in capture.notes]
     known = replace(known, notes=tuple(notes), packets=coverage)
     known = replace(known, notes=(*known.notes, *_io_uring_notes(known.syscalls.engine, data.events, data.seed)))
-    return build_session(info=known, seed=data.seed, events=data.events, packets=packets, sockets=data.sockets)
+    return build_session(
+        info=known, seed=data.seed, events=data.events, packets=packets, sockets=data.sockets, facts=data.facts
+    )
 
 
 def _io_uring_notes(engine: str, events: Events, seed: Seed) -> list[str]:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from sockscope.errors import UsageError
 from sockscope.model.events import Events
+from sockscope.model.facts import Facts
 from sockscope.model.info import SessionInfo
 from sockscope.model.seed import Seed
 from sockscope.model.sockets import Sockets
@@ -26,6 +27,7 @@ from sockscope.pipeline.flight_dump import Shot, dump_info, write
 from sockscope.pipeline.options import Alarm
 from sockscope.recording import layout
 from sockscope.recording.keep import Kept, KeptSockets
+from sockscope.recording.keep_facts import KeptFacts
 from sockscope.sources.packets.segments import open_segments
 
 CHECK_EVERY_S = 5.0
@@ -77,6 +79,7 @@ class FlightRecorder:
         self._checking = ThreadPoolExecutor(1, thread_name_prefix="flight-check")
         self._kept = Kept(int(keep_s * 1e9), spare=self._spare)
         self._sockets = KeptSockets(int(keep_s * 1e9))
+        self._facts = KeptFacts(int(keep_s * 1e9))
         self._fresh: list[Events] = []
         self._seed = Seed.empty()
         self._number = 0
@@ -113,6 +116,10 @@ class FlightRecorder:
     def write_sockets(self, records: npt.NDArray[np.void]) -> None:
         """Hold one snapshot's rows."""
         self._sockets.add(records)
+
+    def write_facts(self, facts: Facts) -> None:
+        """Hold what /proc said since the last call."""
+        self._facts.add(facts)
 
     def finish(self, info: SessionInfo, sockets: Sockets | None = None) -> None:
         """Write what is held as the recording of the end; then all else is cleared away."""
@@ -179,6 +186,7 @@ class FlightRecorder:
             seed=self._seed,
             window=self._kept.window(),
             snapshots=self._sockets.snapshots(),
+            facts=self._facts.held(),
             owners=owners,
             segments=segments,
             keep_s=self._keep_s,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from sockscope.errors import SockscopeError
 from sockscope.model.events import Events
+from sockscope.model.facts import Facts
 from sockscope.model.info import SessionInfo
 from sockscope.model.seed import Seed
 from sockscope.model.sockets import Sockets
@@ -30,6 +31,7 @@ class Shot:
         info: of the session as a whole; `dump_info` makes it the window's.
         snapshots: socket rows, one array a snapshot.
         owners: who held them at the last; None: not known.
+        facts: of /proc.
         segments: packets, opened; written once, then closed.
     """
 
@@ -37,6 +39,7 @@ class Shot:
     seed: Seed
     window: Window
     snapshots: Sequence[npt.NDArray[np.void]]
+    facts: Facts
     owners: Sockets | None
     segments: Sequence[BinaryIO]
     keep_s: float
@@ -99,6 +102,7 @@ def write(shot: Shot, folder: Path) -> str:
             writer.write_events(Events(records=table.records[first : first + _ROWS_A_BATCH], blob=table.blob))
     for records in shot.snapshots:
         writer.write_sockets(records)
+    writer.write_facts(shot.facts)
     problem = ""
     if shot.segments:
         try:

@@ -22,10 +22,10 @@ from sockscope.pipeline import clock
 from sockscope.pipeline.flight import FlightRecorder
 from sockscope.pipeline.newcomers import Newcomers
 from sockscope.pipeline.options import RecordOptions
+from sockscope.pipeline.samplers import Samplers
 from sockscope.pipeline.targets import choose_engine, netns_of, resolve, stopped_notes
 from sockscope.recording.writer import Writer
 from sockscope.sources.packets.live import Capture
-from sockscope.sources.sockets.sampler import Sampler
 from sockscope.sources.sockets.seed import listening_ports, read_seed
 from sockscope.sources.syscalls.engine import Engine
 
@@ -118,14 +118,13 @@ class _Recording:
             raise
         self._newcomers: Newcomers | None = None
         self._capture: Capture | None = None
-        self._sampler: Sampler | None = None
+        self._samplers: Samplers | None = None
         self._notes: list[str] = [chosen.note] if chosen.note else []
         # 0: what the kernel did, no process.
         self._seen_tgids = {0, *self._tgids}
         self._ports: set[int] = set()
         self._everything_until: float | None = None
         self._event_count = 0
-        self._snapshot_count = 0
         self._clocks = [clock.sample()]
         # Where the capture and the sampler are: the first target's.
         self._netns = netns_of(self._tgids[0]) if self._tgids else netns_of()
@@ -149,7 +148,7 @@ class _Recording:
             self._engine.add_ports(sorted(self._ports))
             self._engine.attach(self._tgids)
             seed = read_seed(self._tgids)
-        self._start_sampler()
+        self._start_samplers()
         self._writer.begin(self._info(complete=False), seed)
         self._newcomers = Newcomers(self._options.port, self._tgids)
         self._watcher.on_ready(self._tgids, seed)
@@ -166,8 +165,8 @@ class _Recording:
         if self._newcomers is not None:
             self._newcomers.stop()
         self._engine.close()
-        if self._sampler is not None:
-            self._sampler.stop()
+        if self._samplers is not None:
+            self._samplers.stop()
         if self._capture is not None:
             self._capture.stop()
         if self._flight is not None:
@@ -215,16 +214,12 @@ class _Recording:
         said = f"in another network namespace, so without packets and socket states: process {some}"
         return [f"{said}; run sockscope in there (ip netns exec, nsenter -n)"]
 
-    def _start_sampler(self) -> None:
-        if not self._options.sockets:
-            return
-        sampler = Sampler(ports=sorted(self._ports), tgids=self._tgids, netns_pid=self._foreign_netns())
-        try:
-            sampler.start()
-        except CannotObserveError as error:
-            self._notes.append(f"no socket states: {error.message}")
-            return
-        self._sampler = sampler
+    def _start_samplers(self) -> None:
+        ports = sorted(self._ports) if self._options.sockets else None
+        self._samplers = Samplers(self._tgids, ports, self._foreign_netns(), self._writer)
+        problem = self._samplers.start()
+        if problem:
+            self._notes.append(problem)
 
     def _loop(self) -> None:
         started = next_clock = next_progress = time.monotonic()
@@ -236,7 +231,9 @@ class _Recording:
             self._learn_ports(events)
             self._writer.write_events(events)
             self._watcher.on_events(events, batch.complete_ns)
-            self._drain_sampler()
+            if self._samplers is not None:
+                self._samplers.hear(events)
+                self._samplers.drain()
             if self._flight is not None:
                 self._tick(self._flight, batch.complete_ns)
             now = time.monotonic()
@@ -276,8 +273,8 @@ class _Recording:
             alive = [tgid for tgid in self._tgids[1:] if os.path.exists(f"/proc/{tgid}")]
             self._tgids = (self._tgids[0], *alive)
             self._strays = [tgid for tgid in self._strays if tgid in alive]
-            if self._sampler is not None:
-                self._sampler.set_tgids(self._tgids)
+            if self._samplers is not None:
+                self._samplers.set_tgids(self._tgids)
 
     def _learn_tasks(self, events: Events) -> None:
         """Processes that are new here are named, and sampled; those with a history are read; others are adopted."""
@@ -294,8 +291,8 @@ class _Recording:
         if fresh:
             self._seen_tgids |= fresh
             self._tgids = (*self._tgids, *sorted(fresh))
-            if self._sampler is not None:
-                self._sampler.add_tgids(sorted(fresh))
+            if self._samplers is not None:
+                self._samplers.add_tgids(sorted(fresh))
 
     def _learn_ports(self, events: Events) -> None:
         """Ports that the target begins to serve or to call are captured and sampled from now on."""
@@ -323,25 +320,11 @@ class _Recording:
         self._look_for_strays()
         if self._capture is not None:
             self._capture.add_ports(sorted(fresh))
-        if self._sampler is not None:
-            self._sampler.add_ports(sorted(fresh))
-
-    def _drain_sampler(self) -> None:
-        if self._sampler is None:
-            return
-        for records in self._sampler.drain():
-            self._writer.write_sockets(records)
-            self._snapshot_count += 1
+        if self._samplers is not None:
+            self._samplers.add_ports(sorted(fresh))
 
     def _finish(self) -> Recorded:
-        sockets = None
-        if self._sampler is not None:
-            sampler, self._sampler = self._sampler, None
-            sockets = sampler.stop()
-            for records in sampler.drain():
-                self._writer.write_sockets(records)
-            self._writer.write_sockets(sockets.records)
-            self._snapshot_count = sampler.snapshot_count
+        sockets = self._samplers.finish() if self._samplers is not None else None
         self._engine.close()
         packets = None
         if self._capture is not None:
@@ -372,7 +355,7 @@ class _Recording:
             event_count=self._event_count,
             lost_count=self._engine.coverage().lost_count,
             process_count=len(self._tgids),
-            snapshot_count=self._snapshot_count,
+            snapshot_count=self._samplers.snapshot_count if self._samplers is not None else 0,
         )
 
     def _info(self, *, complete: bool, packets: PacketCoverage | None = None) -> SessionInfo:
@@ -393,7 +376,7 @@ class _Recording:
             clock_samples=tuple(self._clocks),
             syscalls=syscalls,
             packets=packets,
-            sockets=SocketCoverage(snapshot_count=self._snapshot_count),
+            sockets=SocketCoverage(snapshot_count=self._samplers.snapshot_count if self._samplers is not None else 0),
             notes=tuple(self._notes),
             complete=complete,
         )

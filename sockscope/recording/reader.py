@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from sockscope.errors import DamagedInputError, UsageError
 from sockscope.model.events import EVENT_DTYPE, Events
+from sockscope.model.facts import NETNS_FACT_DTYPE, PROCESS_FACT_DTYPE, SEGMENT_FACT_DTYPE, Facts
 from sockscope.model.info import PacketCoverage, SessionInfo, SocketCoverage, SyscallCoverage
 from sockscope.model.seed import SEED_EPOLL_DTYPE, SEED_FD_DTYPE, Seed
 from sockscope.model.sockets import OWNER_DTYPE, SOCKET_DTYPE, Sockets
@@ -32,6 +33,7 @@ class Recording:
     seed: Seed
     events: Events
     sockets: Sockets
+    facts: Facts
     packets_path: Path | None
     damage: tuple[str, ...]
 
@@ -70,6 +72,12 @@ def read_recording(folder: Path) -> Recording:
         fds=_rows(folder / layout.DESCRIPTORS, SEED_FD_DTYPE, damage),
         epolls=_rows(folder / layout.INTERESTS, SEED_EPOLL_DTYPE, damage),
     )
+    # Recordings of versions that did not look there have none of these files.
+    facts = Facts(
+        processes=_rows(folder / layout.PROCESSES, PROCESS_FACT_DTYPE, damage),
+        namespaces=_rows(folder / layout.NAMESPACES, NETNS_FACT_DTYPE, damage),
+        segments=_rows(folder / layout.SEGMENTS, SEGMENT_FACT_DTYPE, damage),
+    )
     if not info.complete:
         damage.append("the session was cut off before its end; everything up to the last whole batch is here")
         info = _close_open_end(info, events, sockets)
@@ -80,6 +88,7 @@ def read_recording(folder: Path) -> Recording:
         seed=seed,
         events=events,
         sockets=sockets,
+        facts=facts,
         packets_path=packets if packets.is_file() else None,
         damage=tuple(damage),
     )

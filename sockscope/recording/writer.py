@@ -14,6 +14,7 @@ import numpy.typing as npt
 from sockscope.errors import UsageError
 from sockscope.model.calls import Call
 from sockscope.model.events import EVENT_DTYPE, Events
+from sockscope.model.facts import Facts
 from sockscope.model.info import SessionInfo
 from sockscope.model.seed import Seed
 from sockscope.model.sockets import Sockets
@@ -127,6 +128,9 @@ class Writer:
             raise UsageError(f"cannot write {folder}: permission denied", help_text="name another --output")
         self._events = _Stream(folder / layout.SYSCALLS)
         self._sockets = _Stream(folder / layout.SOCKETS)
+        self._processes = _Stream(folder / layout.PROCESSES)
+        self._namespaces = _Stream(folder / layout.NAMESPACES)
+        self._segments = _Stream(folder / layout.SEGMENTS)
         self._seed = Seed.empty()
 
     @property
@@ -168,14 +172,24 @@ class Writer:
     def write_sockets(self, records: npt.NDArray[np.void]) -> None:
         """Append one or more snapshots' rows (SOCKET_DTYPE)."""
         if len(records):
-            self._write_sockets(records)
+            self._write_rows(self._sockets, records)
 
-    def _write_sockets(self, records: npt.NDArray[np.void]) -> None:
+    def write_facts(self, facts: Facts) -> None:
+        """Append what /proc said since the last call."""
+        for stream, records in (
+            (self._processes, facts.processes),
+            (self._namespaces, facts.namespaces),
+            (self._segments, facts.segments),
+        ):
+            if len(records):
+                self._write_rows(stream, records)
+
+    def _write_rows(self, stream: _Stream, records: npt.NDArray[np.void]) -> None:
         import pyarrow as pa
 
         if self.problem is None:
             try:
-                self._sockets.write(pa.RecordBatch.from_pydict(to_arrays(records)))
+                stream.write(pa.RecordBatch.from_pydict(to_arrays(records)))
             except OSError as error:
                 self._trouble(error)
 
@@ -185,8 +199,8 @@ class Writer:
             self._table(layout.OWNERS, sockets.owners)
             # So that "no sockets seen" and "the file is lost" are two things.
             if not self._sockets.begun:
-                self._write_sockets(sockets.records[:0])
-        for stream in (self._events, self._sockets):
+                self._write_rows(self._sockets, sockets.records[:0])
+        for stream in (self._events, self._sockets, self._processes, self._namespaces, self._segments):
             try:
                 stream.close()
             except OSError as error:

@@ -1,0 +1,129 @@
+"""What looks again and again while the engine traces: socket states, and facts of /proc."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sockscope.errors import CannotObserveError
+from sockscope.model.calls import Call
+from sockscope.model.events import Events
+from sockscope.model.facts import Facts
+from sockscope.model.sockets import Sockets
+from sockscope.sources.processes.sampler import FactSampler
+from sockscope.sources.sockets.sampler import Sampler
+
+_ENDING = (1, 2, 3, 15)
+"""SIGHUP, SIGINT, SIGQUIT, SIGTERM."""
+
+
+class Sink(Protocol):
+    """Where the rows go: a recording being written, or the flight recorder."""
+
+    def write_sockets(self, records: npt.NDArray[np.void]) -> None:
+        """One snapshot's rows."""
+        ...
+
+    def write_facts(self, facts: Facts) -> None:
+        """What /proc said since the last call."""
+        ...
+
+
+class Samplers:
+    """Both of them, started together and stopped together.
+
+    Args:
+        tgids: the target's processes.
+        ports: its ports, as far as they are known; None: no socket states are wanted.
+        netns_pid: socket states are read in this process's network namespace; None: ours.
+    """
+
+    def __init__(
+        self, tgids: Collection[int], ports: Collection[int] | None, netns_pid: int | None, sink: Sink
+    ) -> None:
+        self._sink = sink
+        self._facts: FactSampler | None = FactSampler(tgids)
+        self._sockets: Sampler | None = None
+        if ports is not None:
+            self._sockets = Sampler(ports=ports, tgids=tgids, netns_pid=netns_pid)
+        self.snapshot_count = 0
+
+    def start(self) -> str:
+        """Take the first looks, and go on in the background.
+
+        Returns:
+            Why there are no socket states, for the notes; empty: there are, or none are wanted.
+        """
+        assert self._facts is not None
+        self._facts.start()
+        if self._sockets is None:
+            return ""
+        try:
+            self._sockets.start()
+        except CannotObserveError as error:
+            self._sockets = None
+            return f"no socket states: {error.message}"
+        return ""
+
+    def add_tgids(self, tgids: Collection[int]) -> None:
+        """Processes that are followed since."""
+        if self._facts is not None:
+            self._facts.add_tgids(tgids)
+        if self._sockets is not None:
+            self._sockets.add_tgids(tgids)
+
+    def set_tgids(self, tgids: Collection[int]) -> None:
+        """These alone from now on: the others have ended."""
+        if self._sockets is not None:
+            self._sockets.set_tgids(tgids)
+
+    def add_ports(self, ports: Collection[int]) -> None:
+        """Ports that the target serves or calls since."""
+        if self._sockets is not None:
+            self._sockets.add_ports(ports)
+
+    def hear(self, events: Events) -> None:
+        """Such a signal may be the beginning of the end: who stands how is looked at now, not in a second."""
+        signals = np.flatnonzero(events.records["call"] == Call.task_signal)
+        if self._facts is not None and bool(np.isin(events.records["args"][signals, 0], _ENDING).any()):
+            self._facts.look_soon()
+
+    def drain(self) -> None:
+        """What was seen since the last call goes to the sink."""
+        if self._facts is not None:
+            self._sink.write_facts(self._facts.drain())
+        if self._sockets is not None:
+            for records in self._sockets.drain():
+                self._sink.write_sockets(records)
+                self.snapshot_count += 1
+
+    def finish(self) -> Sockets | None:
+        """Stop, with a last look that goes to the sink, too.
+
+        Returns:
+            The last snapshot with the owners of its sockets; None: there are no socket states.
+        """
+        if self._facts is not None:
+            facts, self._facts = self._facts, None
+            self._sink.write_facts(facts.stop())
+        if self._sockets is None:
+            return None
+        sampler, self._sockets = self._sockets, None
+        sockets = sampler.stop()
+        for records in sampler.drain():
+            self._sink.write_sockets(records)
+        self._sink.write_sockets(sockets.records)
+        self.snapshot_count = sampler.snapshot_count
+        return sockets
+
+    def stop(self) -> None:
+        """Without a last word. Safe to call at any time, and again."""
+        if self._facts is not None:
+            self._facts.stop()
+            self._facts = None
+        if self._sockets is not None:
+            self._sockets.stop()
+            self._sockets = None
