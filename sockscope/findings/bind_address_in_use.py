@@ -53,6 +53,8 @@ from sockscope.findings.evidence import (
     state_name,
     who,
 )
+from sockscope.findings.holding import Holdings
+from sockscope.findings.listener_holders import held_listeners
 from sockscope.model.calls import Call
 from sockscope.model.descriptors import OpenFile
 from sockscope.model.findings import Confidence, Evidence, Finding, Holder, Rule, Severity, Skip
@@ -98,8 +100,12 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
         address = bound_to(session, event)
         if address is not None:
             groups[program(session, int(records["tgid"][event])), address].append(event)
-    for (_, address), events in groups.items():
-        yield _finding(session, address, events)
+    if groups:
+        # Who holds the port without a use for it is the cause, and a finding of its own.
+        told = {event for one in held_listeners(session, Holdings(session)) for event in one.refused.tolist()}
+        for (_, address), events in groups.items():
+            if not told.issuperset(events):
+                yield _finding(session, address, events)
 
 
 def _finding(session: Session, address: Address, events: list[int]) -> Finding:

@@ -1,0 +1,160 @@
+"""Processes that hold a listening socket and have no use for it: two rules tell of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sockscope.analysis.session import Ids, Session
+from sockscope.findings.accept_queue import ACCEPTS
+from sockscope.findings.binding import EADDRINUSE, INET, SOCK_STREAM, bound_to
+from sockscope.findings.evidence import GRACE_NS, program
+from sockscope.findings.holding import Copy, Holdings, exec_after, is_standard_stream
+from sockscope.model.calls import Call
+from sockscope.model.descriptors import How, OpenFile
+from sockscope.model.seed import FileKind
+
+_TRIES = np.array([Call.bind, Call.listen], np.uint16)
+_F_SETFD, _FIONCLEX = 2, 0x5450
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A listener that outsiders hold.
+
+    Attributes:
+        owner: the server's descriptor of it.
+        holders: those of processes that never accept from it, longest first.
+        gone_ns: when the last descriptor of all others went; None while the server still has it.
+        refused: binds to its address that failed meanwhile (event ids, in order).
+    """
+
+    file: OpenFile
+    owner: Copy
+    holders: tuple[Copy, ...]
+    gone_ns: int | None
+    refused: Ids
+
+
+def held_listeners(session: Session, holdings: Holdings) -> list[Held]:
+    """Every listener of the target that a child holds which has no use for it."""
+    files = (file for file in session.open_files if file.listening and len(file.descriptors) > 1)
+    found = (_held(session, holdings, file) for file in files if _is_tcp(file))
+    return [one for one in found if one is not None]
+
+
+def _is_tcp(file: OpenFile) -> bool:
+    return file.kind is FileKind.SOCKET and file.family in (0, *INET) and file.socket_type in (0, SOCK_STREAM)
+
+
+def _held(session: Session, holdings: Holdings, file: OpenFile) -> Held | None:
+    every = {copy.descriptor.id: copy for copy in holdings.copies(file.id)}
+    users = _users(session, holdings, file, list(every.values()))
+    idle: list[tuple[Copy, Copy]] = []
+    for copy in every.values():
+        owner = _owner_of(session, copy, every)
+        if owner is not None and copy.tgid not in users and not copy.given_up and not _handed_on(session, copy):
+            idle.append((copy, owner))
+    if not idle:
+        return None
+    children = {copy.descriptor.id for copy, _ in idle}
+    others = [copy for number, copy in every.items() if number not in children]
+    ends = [copy.descriptor.closed_ns for copy in others]
+    gone = max((at for at in ends if at is not None), default=None) if all(at is not None for at in ends) else None
+    holders = [(copy, owner) for copy, owner in idle if _keeps(session, copy, gone)]
+    if not holders:
+        return None
+    holders.sort(key=lambda pair: pair[0].descriptor.opened_ns)
+    until = max(copy.until_ns for copy, _ in holders)
+    if gone is not None and until - gone < GRACE_NS:
+        gone = None  # it ended with the server
+    return Held(
+        file=file,
+        owner=holders[0][1],
+        holders=tuple(copy for copy, _ in holders),
+        gone_ns=gone,
+        refused=_refused(session, file, gone, until),
+    )
+
+
+def _users(session: Session, holdings: Holdings, file: OpenFile, copies: list[Copy]) -> set[int]:
+    """Processes that accept from it or wait for it, and the ancestors that may have it for their sake."""
+    events = session.events_of_open_file(file.id)
+    rows = session.events.records[events]
+    users = set(rows["tgid"][np.isin(rows["call"], ACCEPTS)].tolist())
+    users |= {copy.tgid for copy in copies if is_standard_stream(copy) or holdings.watches(copy)}
+    for tgid in tuple(users):
+        process = session.processes.get(tgid)
+        while process is not None and process.parent in session.processes and process.parent not in users:
+            users.add(process.parent)
+            process = session.processes.get(process.parent)
+    return users
+
+
+def _owner_of(session: Session, copy: Copy, every: dict[int, Copy]) -> Copy | None:
+    """The server's own descriptor, from which this one was inherited; None where it was not, as far as is known."""
+    one = copy.descriptor
+    if one.how is How.FORK:
+        source = every.get(one.source)
+        if source is None or source.tgid == copy.tgid:
+            return None
+        return _owner_of(session, source, every) or source
+    process = session.processes.get(copy.tgid)
+    if one.how is not How.SNAPSHOT or process is None or not process.exe:
+        return None
+    parent = next((other for other in every.values() if other.tgid == process.parent), None)
+    if parent is None:
+        return None
+    above = _owner_of(session, parent, every) if parent.tgid != copy.tgid else None
+    if above is not None:
+        return above
+    return parent if program(session, parent.tgid) != process.exe else None
+
+
+def _handed_on(session: Session, copy: Copy) -> bool:
+    """Given on purpose: the child took close-on-exec off itself before its exec, or made a duplicate of it."""
+    numbers = session.open_files[copy.descriptor.open_file].descriptors
+    copied = (session.descriptors[number] for number in numbers)
+    if any(one.source == copy.descriptor.id and one.how is How.DUP for one in copied):
+        return True
+    rows = session.events.records[session.events_of_descriptor(copy.descriptor.id)]
+    kept_open = (rows["call"] == Call.fcntl) & (rows["args"][:, 1] == _F_SETFD) & ((rows["args"][:, 2] & 1) == 0)
+    kept_open |= (rows["call"] == Call.ioctl) & (rows["args"][:, 1] == _FIONCLEX)
+    return bool((kept_open & (rows["tgid"] == copy.tgid)).any())
+
+
+def _runs_another(session: Session, copy: Copy) -> bool:
+    """Whether the holder runs another program than the server (exec of the same one is a graceful upgrade)."""
+    if copy.descriptor.how is How.SNAPSHOT:
+        return True
+    if exec_after(session, copy) < 0:
+        return False
+    source = session.descriptors[copy.descriptor.source]
+    server = session.processes.get(session.tgid_of_table(source.table))
+    holder = session.processes.get(copy.tgid)
+    return server is None or holder is None or server.exe != holder.exe
+
+
+def _keeps(session: Session, copy: Copy, gone_ns: int | None) -> bool:
+    """Whether it has held the listener for long enough to be no passing state."""
+    if gone_ns is not None and copy.until_ns - gone_ns >= GRACE_NS:
+        return True
+    executed = exec_after(session, copy)
+    since = copy.descriptor.opened_ns if executed < 0 else int(session.effective_ns[executed])
+    return _runs_another(session, copy) and copy.until_ns - since >= GRACE_NS
+
+
+def _refused(session: Session, file: OpenFile, gone_ns: int | None, until_ns: int) -> Ids:
+    records = session.events.records
+    failed = np.flatnonzero((records["ret"] == -EADDRINUSE) & np.isin(records["call"], _TRIES))
+    if gone_ns is None or file.local is None or not len(failed):
+        return failed[:0]
+    failed = failed[np.argsort(session.effective_ns[failed], kind="stable")]
+    fits = []
+    for event in failed.tolist():
+        address = bound_to(session, event)
+        same = address is not None and address.family in INET and address.port == file.local.port
+        if same and gone_ns <= int(session.effective_ns[event]) <= until_ns:
+            fits.append(event)
+    return np.array(fits, np.int64)
