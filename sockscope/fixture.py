@@ -3,7 +3,7 @@
 A fixture is a folder of `fixtures/` named by a rule's slug:
 
     fixture.toml          what it shows, how to drive it, what must be said (below)
-    faulty.py or faulty.c the fault; started as `faulty PORT`
+    faulty.py or faulty.c the fault; started as `faulty PORT`; one that serves a unix socket names it …sockscope-PORT
     sound.py or sound.c   the closest program without it
     client.py             started as `client.py PORT`, optional
 
@@ -165,13 +165,12 @@ class Play:
         return self.server.pid
 
     def wait_listening(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """For a program that someone else started: until its port is bound by a listener, or the time is up."""
-        wanted = f":{self.port:04X} "
+        """For a program that someone else started: until it can be reached, or the time is up.
+
+        That is: a TCP listener or a UDP socket has its port, or a unix socket a name that ends in `sockscope-PORT`.
+        """
         deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            lines = Path("/proc/net/tcp").read_text().splitlines() + Path("/proc/net/tcp6").read_text().splitlines()
-            if any(wanted in line.split(":", 1)[1] and line.split()[3] == "0A" for line in lines[1:] if ":" in line):
-                return
+        while time.monotonic() < deadline and not _reachable(self.port):
             time.sleep(0.05)
 
     def drive(self, server_pid: int | None = None) -> None:
@@ -255,6 +254,19 @@ def rehearse(
     if trouble:
         raise trouble[0]
     return recorded
+
+
+def _reachable(port: int) -> bool:
+    ended = f":{port:04X}"
+    for table, state in (("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")):
+        try:
+            lines = Path("/proc/net", table).read_text().splitlines()[1:]
+        except FileNotFoundError:
+            continue  # a kernel without IPv6
+        if any(columns[1].endswith(ended) and columns[3] == state for columns in map(str.split, lines)):
+            return True
+    names = Path("/proc/net/unix").read_text(errors="replace").splitlines()
+    return any(line.endswith(f"sockscope-{port}") for line in names)
 
 
 def _alive(pid: int) -> bool:
