@@ -62,3 +62,20 @@ def wants_more(session: Session, writes: Ids) -> npt.NDArray[np.bool_]:
     flags = np.where(rows["call"] == Call.sendmsg, rows["args"][:, 2], flags)
     found: npt.NDArray[np.bool_] = (flags & np.uint64(_MSG_MORE)) != 0
     return found
+
+
+def gathering_writes(session: Session) -> Ids:
+    """Every write of the session that said MSG_MORE."""
+    calls = session.events.records["call"]
+    sends = np.flatnonzero((calls == Call.sendto) | (calls == Call.sendmsg))
+    found: Ids = sends[wants_more(session, sends)]
+    return found
+
+
+def corked_connections(session: Session) -> Ids:
+    """Connections on which TCP_CORK was set at some time."""
+    records = session.events.records
+    level, number = OPTIONS["TCP_CORK"]
+    fits = (records["call"] == Call.setsockopt) & (records["args"][:, 1] == level) & (records["args"][:, 2] == number)
+    found: Ids = np.unique(session.event_connection[fits & (session.event_connection >= 0)]).astype(np.int64)
+    return found
