@@ -74,7 +74,7 @@ def _running(made: npt.NDArray[np.void], column: str) -> Ids:
 
 def _usable(session: Session, made: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
     """Connections whose syscalls were seen from the beginning, and which move as many bytes as the wire does."""
-    usable = np.fromiter((c.witnessed and c.flow >= 0 for c in session.connections), np.bool_)
+    usable = np.array([c.witnessed and c.flow >= 0 for c in session.connections], np.bool_)
     records = session.events.records
     # Kernel TLS encrypts below the syscalls: bytes there are not bytes here (Documentation/networking/tls.rst).
     layered = np.flatnonzero((records["call"] == Call.setsockopt) & (session.event_connection >= 0))
@@ -180,10 +180,11 @@ def _from_local(session: Session, rows: Ids, flow: Ids) -> npt.NDArray[np.bool_]
         if one.flow >= 0:
             sides[one.flow] = one.local_side
     ends = [one.ends[side] for one, side in zip(session.flows, sides.tolist(), strict=True)]
-    port = np.fromiter((end.port for end in ends), np.uint16, len(ends))[flow]
+    port = np.array([end.port for end in ends], np.uint16)[flow]
     local: npt.NDArray[np.bool_] = records["sport"][rows] == port
     same = np.flatnonzero(records["sport"][rows] == records["dport"][rows])
     if len(same):
-        keys = np.frombuffer(b"".join(encode_key(end) for end in ends), np.uint8).reshape(-1, 16)
-        local[same] = (records["src"][rows[same]] == keys[flow[same]]).all(axis=1)
+        which, place = np.unique(flow[same], return_inverse=True)
+        keys = np.frombuffer(b"".join(encode_key(ends[one]) for one in which.tolist()), np.uint8).reshape(-1, 16)
+        local[same] = (records["src"][rows[same]] == keys[place.reshape(-1)]).all(axis=1)
     return local

@@ -22,6 +22,10 @@ from sockscope.model.ids import NO_ID
 from sockscope.model.tcp import TcpState
 
 _MSG_PEEK = 2
+_UNSEEN = np.array(
+    tuple(NO_ID if name.endswith(("_ns", "_event")) else 0 for name in EXCHANGE_DTYPE.names or ()), EXCHANGE_DTYPE
+)
+_UNSEEN.flags.writeable = False
 _FIN_SENT = (TcpState.FIN_WAIT1, TcpState.LAST_ACK)
 
 
@@ -42,10 +46,7 @@ def build_exchanges(session: Session) -> npt.NDArray[np.void]:
     begins = new_connection | np.append(False, ~moves.write[1:] & moves.write[:-1])
     first = np.flatnonzero(begins)
     end = np.append(first[1:], count)
-    made = np.zeros(len(first), EXCHANGE_DTYPE)
-    for name in made.dtype.names or ():
-        if name.endswith(("_ns", "_event")):
-            made[name] = NO_ID
+    made = np.full(len(first), _UNSEEN, EXCHANGE_DTYPE)
     connection = moves.connection[first]
     made["connection"] = connection
     opens = new_connection[first]
@@ -137,11 +138,12 @@ def _tell_beginnings(session: Session, made: npt.NDArray[np.void], firsts: Ids) 
     accepted = (call == Call.accept) | (call == Call.accept4)
     made["accept_ns"][firsts] = np.where(accepted, records["exit_ns"][opened], NO_ID)
     if session.flows:
-        flows = [session.connections[c].flow for c in ids]
-        for name in ("syn_ns", "established_ns"):
-            made[name][firsts] = [
-                NO_ID if f < 0 or (when := getattr(session.flows[f], name)) is None else when for f in flows
-            ]
+        flows = [session.flows[f] if f >= 0 else None for f in (session.connections[c].flow for c in ids)]
+        for name, times in (
+            ("syn_ns", [None if flow is None else flow.syn_ns for flow in flows]),
+            ("established_ns", [None if flow is None else flow.established_ns for flow in flows]),
+        ):
+            made[name][firsts] = [NO_ID if when is None else when for when in times]
     told = _kernel_times(session, (TcpState.ESTABLISHED,))
     if told is not None:
         lacking = firsts[made["established_ns"][firsts] < 0]
@@ -151,11 +153,9 @@ def _tell_beginnings(session: Session, made: npt.NDArray[np.void], firsts: Ids) 
 def _tell_ends(session: Session, made: npt.NDArray[np.void], lasts: Ids) -> None:
     """The FIN of the target's side, of the last exchange of each connection."""
     if session.flows:
-        for row, number in zip(lasts.tolist(), made["connection"][lasts].tolist(), strict=True):
-            one = session.connections[number]
-            fin_ns = session.flows[one.flow].fin_ns[one.local_side] if one.flow >= 0 else None
-            if fin_ns is not None:
-                made["fin_ns"][row] = fin_ns
+        ends = [session.connections[c] for c in made["connection"][lasts].tolist()]
+        fins = [session.flows[c.flow].fin_ns[c.local_side] if c.flow >= 0 else None for c in ends]
+        made["fin_ns"][lasts] = [NO_ID if when is None else when for when in fins]
     told = _kernel_times(session, _FIN_SENT)
     if told is not None:
         lacking = lasts[made["fin_ns"][lasts] < 0]
