@@ -9,10 +9,11 @@ import numpy.typing as npt
 
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.evidence import NS_PER_MS, from_event, from_proc, program, since_start, who
+from sockscope.findings.readiness import asked_of
 from sockscope.model.calls import EPOLL_WAITS, READS, WAITS, WRITES, Call
 from sockscope.model.connections import Connection, Protocol
 from sockscope.model.descriptors import Descriptor, Ended, How
-from sockscope.model.events import EventFlag, Section
+from sockscope.model.events import EventFlag
 from sockscope.model.findings import Evidence, Holder
 
 USES = READS | WRITES | {Call.splice, Call.shutdown, Call.connect}
@@ -212,26 +213,10 @@ class _Watching:
         interests = frozenset(i.open_file for i in session.interests if i.removed_ns is None and i.epoll in epolls)
         by_epoll = np.isin(calls_of(session, waits), _EPOLL_WAITS)
         numbered = tuple(
-            (int(session.effective_ns[wait]), _numbers(session, int(wait)))
+            (int(session.effective_ns[wait]), asked_of(session, int(wait)))
             for wait in waits[~by_epoll][-_WAITS_LOOKED_AT:]
         )
         return cls(interests, numbered)
-
-
-def _numbers(session: Session, wait: int) -> frozenset[int] | None:
-    """The descriptors that a poll or select names; None where they were not copied."""
-    if session.events.call(wait) in (Call.poll, Call.ppoll):
-        polled = session.events.section(wait, Section.POLLFDS)
-        if polled is None:
-            return None if unfinished(session, wait) else frozenset()
-        table = np.frombuffer(polled[: len(polled) // 8 * 8], np.dtype([("fd", "<i4"), ("bits", "<i4")]))
-        return frozenset(table["fd"].tolist())
-    sets = session.events.section(wait, Section.FDSETS_IN)
-    if sets is None:
-        return None if unfinished(session, wait) else frozenset()
-    bits = np.unpackbits(np.frombuffer(sets, np.uint8), bitorder="little")
-    per_set = len(bits) // 3
-    return frozenset((np.flatnonzero(bits[: per_set * 3]) % per_set).tolist()) if per_set else frozenset()
 
 
 def exec_after(session: Session, copy: Copy) -> int:

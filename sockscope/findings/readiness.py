@@ -10,7 +10,7 @@ import numpy as np
 from sockscope.analysis.session import Session
 from sockscope.model.calls import EPOLL_WAITS, Call
 from sockscope.model.descriptors import Descriptor, EpollInterest
-from sockscope.model.events import Section
+from sockscope.model.events import EventFlag, Section
 from sockscope.model.ids import NO_ID
 
 IN, OUT, ERR, HUP, RDHUP = 0x1, 0x4, 0x8, 0x10, 0x2000
@@ -72,6 +72,22 @@ def _select(session: Session, wait: int) -> frozenset[Ready] | None:
         for fd in np.nonzero(flags)[0].tolist():
             bits[fd] = bits.get(fd, 0) | meaning
     return frozenset(Ready(fd, found) for fd, found in bits.items())
+
+
+def asked_of(session: Session, wait: int) -> frozenset[int] | None:
+    """The descriptors that a poll or select names; None where they were not copied."""
+    pending = int(session.events.records["flags"][wait]) & EventFlag.ENTERED_ONLY
+    if session.events.call(wait) in (Call.poll, Call.ppoll):
+        polled = session.events.section(wait, Section.POLLFDS)
+        if polled is None:
+            return None if pending else frozenset()
+        return frozenset(np.frombuffer(polled[: len(polled) // 8 * 8], _POLLFD)["fd"].tolist())
+    sets = session.events.section(wait, Section.FDSETS_IN)
+    if sets is None:
+        return None if pending else frozenset()
+    bits = np.unpackbits(np.frombuffer(sets, np.uint8), bitorder="little")
+    per_set = len(bits) // 3
+    return frozenset((np.flatnonzero(bits[: per_set * 3]) % per_set).tolist()) if per_set else frozenset()
 
 
 class Names:
