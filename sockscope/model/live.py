@@ -46,7 +46,12 @@ class LiveLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveBatch:
-    """Lines in order of time, and how many events there was no room for."""
+    """Lines in order of time, and how many events there was no room for.
+
+    Attributes:
+        known: what was known before the first event, in words; to be escaped.
+    """
 
     lines: tuple[LiveLine, ...] = ()
     left_out_count: int = 0
+    known: tuple[str, ...] = ()

@@ -93,5 +93,7 @@ class Report:
     """Reason → events that belong to no connection."""
     idle_words: tuple[str, ...] = ()
     """What each process does at rest: `python3[812]: poll every 500 ms`."""
+    architecture: tuple[str, ...] = ()
+    """What the server is, one line a fact: `nginx[13] and nginx[14] share one listener on 0.0.0.0:80 (fd 6), …`."""
     kernel: KernelCoverage = field(default_factory=KernelCoverage)
     kernel_stories: KernelStories = untold

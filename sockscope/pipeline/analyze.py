@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sockscope.analysis.architecture import architecture
 from sockscope.analysis.build import build_session
 from sockscope.analysis.idle import idle_words
 from sockscope.analysis.kernel_story import Stories, coverage
@@ -135,6 +136,7 @@ def make_report(session: Session, choice: RuleChoice | None = None) -> Report:
         timelines=Timelines(session),
         unassigned=_unassigned(session),
         idle_words=idle_words(session),
+        architecture=architecture(session),
         kernel=coverage(session),
         kernel_stories=Stories(session),
     )

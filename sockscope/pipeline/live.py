@@ -5,15 +5,22 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
+from sockscope.analysis.architecture import architecture
+from sockscope.analysis.build import build_session
 from sockscope.analysis.live import LiveNarrator
 from sockscope.errors import SockscopeError
 from sockscope.model.events import Events
+from sockscope.model.info import SessionInfo, SyscallCoverage, Target
 from sockscope.model.live import LiveBatch
+from sockscope.model.packets import Packets
 from sockscope.model.seed import FileKind, Seed
 from sockscope.model.sockaddr import from_key
+from sockscope.model.sockets import Sockets
 from sockscope.model.tcp import TcpState
 from sockscope.pipeline import clock
 from sockscope.pipeline.record import Watcher
@@ -24,6 +31,8 @@ Show = Callable[[LiveBatch, int], None]
 
 LINES_A_BATCH = 100
 QUEUE_BATCHES = 50
+_ROWS_LOOKED_AT = 20_000
+"""Sockets of a target whose story is worth the wait before the first line."""
 
 
 class LiveView:
@@ -43,7 +52,9 @@ class LiveView:
         self.watcher = Watcher(on_ready=self._begin, on_events=self._tell)
 
     def _begin(self, tgids: tuple[int, ...], seed: Seed) -> None:
-        self._narrator = LiveNarrator(seed, _labels(seed))
+        rows = _held_sockets(seed)
+        self._narrator = LiveNarrator(seed, _labels(rows))
+        self._put(LiveBatch(known=_known(tgids, seed, rows)))
         self._thread.start()
 
     def _tell(self, events: Events, complete_ns: int) -> None:
@@ -52,10 +63,10 @@ class LiveView:
 
     def _put(self, batch: LiveBatch) -> None:
         left_out = batch.left_out_count + self._left_out_count
-        if not batch.lines and not left_out:
+        if not batch.lines and not batch.known and not left_out:
             return
         try:
-            self._queue.put_nowait(LiveBatch(lines=batch.lines, left_out_count=left_out))
+            self._queue.put_nowait(replace(batch, left_out_count=left_out))
             self._left_out_count = 0
         except queue.Full:
             self._left_out_count = left_out + len(batch.lines)
@@ -76,14 +87,40 @@ class LiveView:
             self._show(batch, self._started_ns)
 
 
-def _labels(seed: Seed) -> dict[int, str]:
-    """Socket inode → peer, for the connections that are there at attach."""
+def _held_sockets(seed: Seed) -> npt.NDArray[np.void]:
+    """The kernel's rows of the sockets that the target holds at attach; shape (n,), SOCKET_DTYPE."""
     wanted = seed.fds["inode"][seed.fds["kind"] == FileKind.SOCKET]
     if not len(wanted):
-        return {}
+        return Sockets.empty().records
     try:
-        rows = dump(time_ns=0, snapshot=0, tcp_info=False)
+        rows = dump(time_ns=clock.sample()[0], snapshot=0, tcp_info=False)
     except SockscopeError:
-        return {}
-    rows = rows[np.isin(rows["inode"], wanted) & (rows["state"] != TcpState.LISTEN) & (rows["peer_port"] > 0)]
+        return Sockets.empty().records
+    return rows[np.isin(rows["inode"], wanted)]
+
+
+def _labels(rows: npt.NDArray[np.void]) -> dict[int, str]:
+    """Socket inode → peer, for the connections that are there at attach."""
+    rows = rows[(rows["state"] != TcpState.LISTEN) & (rows["peer_port"] > 0)]
     return {int(row["inode"]): str(from_key(row["peer"].tobytes(), int(row["peer_port"]))) for row in rows}
+
+
+def _known(tgids: tuple[int, ...], seed: Seed, rows: npt.NDArray[np.void]) -> tuple[str, ...]:
+    """What the server is, as far as it shows before the first call: who has which listener, and waits for it where."""
+    if not len(rows) or len(rows) > _ROWS_LOOKED_AT:
+        return ()
+    now_ns, realtime_ns = clock.sample()
+    session = build_session(
+        info=SessionInfo(
+            target=Target(pids=tgids),
+            started_realtime_ns=realtime_ns,
+            started_ns=now_ns,
+            ended_ns=now_ns,
+            syscalls=SyscallCoverage(engine="seed"),
+        ),
+        seed=seed,
+        events=Events.empty(),
+        packets=Packets.empty(),
+        sockets=Sockets(records=rows, owners=Sockets.empty().owners),
+    )
+    return architecture(session)

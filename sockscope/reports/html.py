@@ -84,6 +84,7 @@ def render_html(report: Report) -> str:
                 for process in report.processes
             ],
             idle=report.idle_words,
+            architecture=report.architecture,
             coverage=words.coverage_lines(report),
             skipped=words.skip_groups(report),
             number=words.number,

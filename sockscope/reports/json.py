@@ -46,6 +46,7 @@ def _document(report: Report) -> Json:
             "ports": list(info.target.ports),
         },
         "coverage": _coverage(report),
+        "architecture": list(report.architecture),
         "processes": [_process(p, info) for p in report.processes],
         "connections": [{**_connection(row, info), **_told(row, report)} for row in report.connections],
         "findings": [_finding(f, info) for f in report.findings],

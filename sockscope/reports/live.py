@@ -30,6 +30,8 @@ def print_batch(batch: LiveBatch, *, console: Console, started_ns: int) -> None:
     Args:
         started_ns: CLOCK_MONOTONIC that times are counted from.
     """
+    for said in batch.known:
+        console.print(Text(f"            {safe(said)}", style="dim"), soft_wrap=True, highlight=False)
     for line in batch.lines:
         console.print(line_text(line, started_ns), soft_wrap=True, highlight=False)
     if batch.left_out_count:

@@ -1,4 +1,4 @@
-"""Below the findings: connections, processes, what they do at rest, and how far all this can be trusted."""
+"""Below the findings: what the server is, connections, processes, their rest, and how far all this can be trusted."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ def summary(report: Report, *, console: Console, verbose: bool, ascii_only: bool
     def clean(text: str) -> str:
         return words.to_ascii(safe(text)) if ascii_only else safe(text)
 
+    if report.architecture:
+        yield _listed("What this server is", [("", Text(clean(line))) for line in report.architecture])
+        yield ""
     if report.connections:
         yield from connections(report, clean, width=console.width, verbose=verbose, ascii_only=ascii_only)
         yield ""

@@ -416,6 +416,10 @@ def example_report(connections: int = 12, *, packets: bool = True) -> Report:
         timelines=ExampleTimelines(leaking=leaking),
         unassigned={"on a descriptor that is no socket": 31},
         idle_words=(f"python3[{SERVER}]: poll every 500 ms", f"{COMMS[HELPER]}[{HELPER}]: sleeps"),
+        architecture=(
+            f"python3[{SERVER}] listens on 127.0.0.1:8080 (fd 3): 7 connections accepted",
+            f"python3[{SERVER}] waits in <poll> until somebody connects, then accepts",
+        ),
     )
 
 
@@ -436,5 +440,6 @@ def empty_report() -> Report:
         processes=(),
         rules=(),
         idle_words=(),
+        architecture=(),
         timelines=ExampleTimelines(leaking=0, idle=True),
     )

@@ -146,3 +146,10 @@ def test_idle_socketpairs_come_last_and_say_what_they_are() -> None:
     assert data["strings"][data["connections"]["peer"][-1]] == "unix pair"
     assert len(data["findings"]) == len(report.connections) + 1
     assert data["findings"][0] == list(first.finding_indexes)
+
+
+def test_html_says_what_the_server_is() -> None:
+    text = page_of(example_report()).text
+    assert "<h3>What this server is</h3>" in text
+    assert "waits in &lt;poll&gt; until somebody connects" in text
+    assert "What this server is" not in page_of(empty_report()).text
