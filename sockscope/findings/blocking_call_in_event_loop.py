@@ -65,7 +65,7 @@ from sockscope.findings.evidence import (
 )
 from sockscope.findings.kept_waiting import Arrivals, Kept, belongs_to
 from sockscope.model.calls import READS, WAITS, WRITES, Call
-from sockscope.model.connections import Role
+from sockscope.model.connections import Connection, Protocol, Role
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.ids import NO_ID
 
@@ -310,9 +310,15 @@ def _did(session: Session, stall: _Stall) -> str:
     if stall.connection >= 0:
         one = session.connections[stall.connection]
         role = "its client" if one.role is Role.SERVER else "the service"
-        if one.peer is not None:
+        if one.protocol is Protocol.TCP and one.peer is not None:
             about = f", blocked on {role} {one.peer}"
+        elif one.protocol is Protocol.UNIX:
+            about = f", blocked on the other end of a unix {'socket pair' if _is_pair(session, one) else 'socket'}"
     return f"it was in {name}{on} for {spent}{about}"
+
+
+def _is_pair(session: Session, connection: Connection) -> bool:
+    return connection.open_file >= 0 and session.open_files[connection.open_file].pair >= 0
 
 
 def _remedy(stall: _Stall, wait: str) -> str:

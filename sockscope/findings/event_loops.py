@@ -234,7 +234,11 @@ def longest_stretch(session: Session, absence: Absence) -> Stretch:
         named = session.event_descriptor[events]
         sums = np.bincount(named[named >= 0], weights=took[named >= 0]) if (named >= 0).any() else np.zeros(0)
         longest = int(np.argmax(took))
-        if len(sums) and sums.max() > max(took[longest], free[idle], absence.lasted_ns * _MOST_OF_IT):
+        if (
+            len(sums)
+            and sums.max() > max(free[idle], absence.lasted_ns * _MOST_OF_IT)
+            and took[longest] < sums.max() * _MOST_OF_IT
+        ):
             own = np.flatnonzero(named == int(np.argmax(sums)))
             first, last = int(own[0]), int(own[-1])
             return Stretch(
