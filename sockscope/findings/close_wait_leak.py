@@ -86,7 +86,6 @@ RULE = Rule(
         {
             "fin-withheld",
             "passed-fd-leak",
-            "unaccepted-connection",
             "accept-result-misused",
             "event-loop-spin",
             "write-after-peer-close",

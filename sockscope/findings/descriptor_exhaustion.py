@@ -60,6 +60,7 @@ RULE = Rule(
     slug="descriptor-exhaustion",
     severity=Severity.ERROR,
     summary="accept or socket fails: no descriptors left (EMFILE, ENFILE)",
+    follows=frozenset({"fd-leak", "close-wait-leak"}),
     bears_loss=True,
 )
 

@@ -66,7 +66,6 @@ RULE = Rule(
     slug="event-loop-spin",
     severity=Severity.WARNING,
     summary="waits return at once with the same events and no progress is made",
-    yields_to=frozenset({"descriptor-exhaustion"}),
 )
 
 _TURNS = 200

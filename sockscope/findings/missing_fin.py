@@ -78,6 +78,7 @@ RULE = Rule(
             "fin-withheld",
             "inherited-connection-fd",
             "passed-fd-leak",
+            "fd-leak",
             "unaccepted-connection",
             "accept-result-misused",
             "event-loop-spin",
