@@ -67,7 +67,7 @@ SEGMENT_FACT_DTYPE = np.dtype(
         ("time_ns", "<i8"),  # CLOCK_MONOTONIC
         ("kind", "u1"),  # SegmentKind
         ("id", "<u8"),  # shmid, or the file's inode
-        ("tgid", "<i4"),  # a target process that maps it; -1: the segment itself, one row each
+        ("tgid", "<i4"),  # a process that maps it, other than the target's too; -1: the segment itself, one row each
         ("creator", "<i4"),  # System V: cpid in our numbering; -1 where unknown
         ("size_bytes", "<u8"),
         ("attach_count", "<i4"),  # nattch; -1 where unknown (POSIX)

@@ -133,7 +133,35 @@ def test_other_namespaces_are_looked_into() -> None:
         inside.communicate()
 
 
-def test_processes_that_are_gone_add_nothing() -> None:
+STRANGER = """
+import ctypes, sys
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+libc.shmat(int(sys.argv[1]), None, 0)
+libc.sem_open.restype = ctypes.c_void_p
+libc.sem_open(sys.argv[2].encode(), 0)
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def test_who_else_maps_what_the_target_maps(shmid: int, name: str) -> None:
+    address = LIBC.shmat(shmid, None, 0)
+    LIBC.sem_close(LIBC.sem_open(f"/{name}".encode(), os.O_CREAT | os.O_EXCL, 0o600, 0))
+    number = Path("/dev/shm", f"sem.{name}").stat().st_ino
+    command = [sys.executable, "-c", STRANGER, str(shmid), f"/{name}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stranger:
+        assert stranger.stdout is not None
+        stranger.stdout.readline()
+        assert rows(SegmentKind.SYSTEM_V, shmid)["tgid"].tolist() == [-1, os.getpid(), stranger.pid]
+        assert rows(SegmentKind.SEMAPHORE, number)["tgid"].tolist() == [-1, stranger.pid]
+        LIBC.shmdt(address)
+        # What neither is a semaphore nor mapped by the target is nobody's business.
+        assert rows(SegmentKind.SYSTEM_V, shmid)["tgid"].tolist() == [-1]
+        stranger.communicate()
+
+
+def test_what_ended_processes_left_is_told(shmid: int) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    assert not len(read_segments([gone.pid], now_ns=0))
+    assert rows(SegmentKind.SYSTEM_V, shmid, gone.pid)["tgid"].tolist() == [-1]

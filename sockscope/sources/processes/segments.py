@@ -32,6 +32,7 @@ _VALUE_MASK = 0x7FFFFFFF
 """SEM_VALUE_MAX; the bit above it is musl's "somebody waits"."""
 _FILES_MAX = 4096
 """Of one /dev/shm: a folder that somebody filled must not hold up the watching."""
+_OTHERS_MAX = 4096
 
 _SYSTEM_V_MAP = re.compile(rb"/SYSV[0-9a-f]{8,16}(?: \(deleted\))?$")
 _FILE_MAP = re.compile(rb"(/dev/shm/.+?)( \(deleted\))?$")
@@ -74,7 +75,7 @@ class Mapping:
 
 
 def read_segments(tgids: Collection[int], *, now_ns: int) -> npt.NDArray[np.void]:
-    """Every named segment that these processes could reach, and which of them map it.
+    """Every named segment that these processes (or we) could reach, and who maps it.
 
     Args:
         tgids: the target's processes; those that are gone, or may not be read, add nothing.
@@ -82,7 +83,8 @@ def read_segments(tgids: Collection[int], *, now_ns: int) -> npt.NDArray[np.void
 
     Returns:
         Shape (n,), SEGMENT_FACT_DTYPE: for each segment one row with tgid -1, and one for each process that maps
-        it, which says the same.
+        it, which says the same. Other processes than the target's are looked for where it matters whether there are
+        any: of semaphores, and of what the target maps.
 
     Source: sysvipc(7), proc_sysvipc(5), proc_pid_maps(5), shm_overview(7), sem_overview(7), ipc_namespaces(7).
     """
@@ -90,7 +92,8 @@ def read_segments(tgids: Collection[int], *, now_ns: int) -> npt.NDArray[np.void
     mapped: list[tuple[_Key, int]] = []
     namespaces: set[int] = set()
     folders: set[tuple[int, int]] = set()
-    for tgid in sorted(tgids):
+    # Ours as well: what ended processes left behind is there yet, and most often it is theirs.
+    for tgid in (os.getpid(), *sorted(tgids)):
         namespace = _ipc_namespace(tgid)
         if namespace and namespace not in namespaces:
             namespaces.add(namespace)
@@ -98,15 +101,32 @@ def read_segments(tgids: Collection[int], *, now_ns: int) -> npt.NDArray[np.void
                 found[segment.kind, namespace, segment.id] = segment
         for device, segment in _folder(Path(f"/proc/{tgid}/root/dev/shm"), folders):
             found[segment.kind, device, segment.id] = segment
-        for mapping in parse_maps(_content(Path(f"/proc/{tgid}/maps"))):
-            place = namespace if mapping.kind is SegmentKind.SYSTEM_V else mapping.device
-            key = mapping.kind, place, mapping.id
+    for tgid in sorted(tgids):
+        for key, mapping in _mapped_by(tgid):
             if key not in found:
                 found[key] = _from_mapping(tgid, mapping)
             mapped.append((key, tgid))
+    wanted = {key for key in found if key[0] is SegmentKind.SEMAPHORE} | {key for key, _ in mapped}
+    if wanted:
+        mapped += [(key, tgid) for tgid in _others(tgids) for key, _ in _mapped_by(tgid) if key in wanted]
     rows = [(segment, -1) for segment in found.values()]
     rows += [(found[key], tgid) for key, tgid in dict.fromkeys(mapped)]
     return _table(rows, now_ns)
+
+
+def _mapped_by(tgid: int) -> Iterator[tuple[_Key, Mapping]]:
+    namespace = -1
+    for mapping in parse_maps(_content(Path(f"/proc/{tgid}/maps"))):
+        place = mapping.device
+        if mapping.kind is SegmentKind.SYSTEM_V:
+            place = namespace = _ipc_namespace(tgid) if namespace < 0 else namespace
+        yield (mapping.kind, place, mapping.id), mapping
+
+
+def _others(tgids: Collection[int]) -> list[int]:
+    """Every process that is none of these, the last ones only where they are very many."""
+    numbers = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    return [number for number in sorted(numbers)[-_OTHERS_MAX:] if number not in tgids]
 
 
 def parse_system_v(text: str) -> Iterator[Segment]:
