@@ -22,6 +22,7 @@ import numpy.typing as npt
 from sockscope.analysis.session import Session
 from sockscope.model.calls import Call
 from sockscope.model.events import EVENT_DTYPE, EventFlag, Events, Section, pack_section
+from sockscope.model.facts import NETNS_FACT_DTYPE, PROCESS_FACT_DTYPE, SEGMENT_FACT_DTYPE, Facts, Relation
 from sockscope.model.info import PacketCoverage, SessionInfo, SocketCoverage, SyscallCoverage, Target
 from sockscope.model.packets import PACKET_DTYPE, Packets
 from sockscope.model.seed import SEED_EPOLL_DTYPE, SEED_FD_DTYPE, FileKind, Seed, SeedProcess
@@ -100,6 +101,7 @@ class Script:
     _raw: bytearray = field(default_factory=bytearray)
     _sockets: list[dict[str, object]] = field(default_factory=list)
     _owners: list[tuple[int, int, int]] = field(default_factory=list)
+    _facts: dict[str, list[dict[str, object]]] = field(default_factory=dict)
     _snapshot: int = -1
     _end_ns: int | None = None
 
@@ -367,6 +369,55 @@ class Script:
         self._owners.extend((inode, tgid, fd) for tgid, fd in owners)
         return len(self._sockets) - 1
 
+    # --- facts of /proc -------------------------------------------------------------------------------------
+
+    def look(
+        self,
+        tgid: int,
+        *,
+        at: int,
+        ppid: int = 1,
+        state: str = "S",
+        caught: Sequence[int] = (),
+        ignored: Sequence[int] = (),
+        blocked: Sequence[int] = (),
+        comm: str = "server",
+        relation: Relation = Relation.TARGET,
+        **more: object,
+    ) -> Script:
+        """What /proc says of a process at that moment; signals by their numbers."""
+
+        def mask(signals: Sequence[int]) -> int:
+            return sum(1 << (number - 1) for number in signals)
+
+        row: dict[str, object] = {
+            "time_ns": START_NS + at,
+            "tgid": tgid,
+            "ppid": ppid,
+            "ns_tgid": tgid,
+            "relation": relation,
+            "state": state.encode(),
+            "thread_count": 1,
+            "sig_caught": mask(caught),
+            "sig_ignored": mask(ignored),
+            "sig_blocked": mask(blocked),
+            "comm": comm.encode(),
+        }
+        self._facts.setdefault("processes", []).append({**row, **more})
+        return self
+
+    def fact(self, kind: str, *, at: int, **fields: object) -> Script:
+        """A row of `namespaces` or `segments`; what is not given is 0."""
+        self._facts.setdefault(kind, []).append({"time_ns": START_NS + at, **fields})
+        return self
+
+    def facts(self) -> Facts:
+        return Facts(
+            processes=_filled(self._facts.get("processes", []), PROCESS_FACT_DTYPE),
+            namespaces=_filled(self._facts.get("namespaces", []), NETNS_FACT_DTYPE),
+            segments=_filled(self._facts.get("segments", []), SEGMENT_FACT_DTYPE),
+        )
+
     def ends(self, at: int) -> Script:
         """When the session ends (default: 1 ms after the last thing)."""
         self._end_ns = START_NS + at
@@ -388,11 +439,7 @@ class Script:
         return Packets(records=_table(self._packets, PACKET_DTYPE), raw=np.frombuffer(bytes(self._raw), np.uint8))
 
     def sockets(self) -> Sockets:
-        records = np.zeros(len(self._sockets), SOCKET_DTYPE)
-        for at, row in enumerate(self._sockets):
-            for name, given in row.items():
-                records[name][at] = given
-        return Sockets(records=records, owners=_table(self._owners, OWNER_DTYPE))
+        return Sockets(records=_filled(self._sockets, SOCKET_DTYPE), owners=_table(self._owners, OWNER_DTYPE))
 
     def info(self) -> SessionInfo:
         events = self.events().records
@@ -417,12 +464,25 @@ class Script:
         from sockscope.analysis.build import build_session
 
         return build_session(
-            info=self.info(), seed=self.seed(), events=self.events(), packets=self.packets(), sockets=self.sockets()
+            info=self.info(),
+            seed=self.seed(),
+            events=self.events(),
+            packets=self.packets(),
+            sockets=self.sockets(),
+            facts=self.facts(),
         )
 
 
 def _sockaddr(of: Address) -> bytes:
     return sockaddr(of)
+
+
+def _filled(rows: Sequence[dict[str, object]], dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
+    records = np.zeros(len(rows), dtype)
+    for at, row in enumerate(rows):
+        for name, given in row.items():
+            records[name][at] = given
+    return records
 
 
 def _table(rows: Sequence[tuple[object, ...]], dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
