@@ -6,8 +6,10 @@ A fixture is a folder of `fixtures/` named by a rule's slug:
     faulty.py or faulty.c the fault; started as `faulty PORT`; one that serves a unix socket names it …sockscope-PORT
     sound.py or sound.c   the closest program without it
     client.py             started as `client.py PORT`, optional
+    earlier.py            run as `earlier.py PORT` before the program: what an earlier run left behind, optional
 
-A program prints `READY` (own line) when clients may come, and ends at SIGTERM. The client prints
+A program prints `READY` (own line) when clients may come, and ends at SIGTERM. What it makes in /dev/shm has
+`sockscope-PORT` in its name, and is removed after the play. The client prints
 `DONE` when its traffic is done and then stays (holding its connections) until SIGTERM, or exits.
 
     summary = "one line, shown by demo"
@@ -143,6 +145,9 @@ class Play:
         self.command = [*self._program(program), str(self.port)]
         self.server: subprocess.Popen[str] | None = None
         self._client: subprocess.Popen[str] | None = None
+        earlier = fixture.folder / "earlier.py"
+        if earlier.is_file():
+            subprocess.run([sys.executable, str(earlier), str(self.port)], check=True)
 
     def _program(self, name: str) -> list[str]:
         script = self.fixture.folder / f"{name}.py"
@@ -197,6 +202,8 @@ class Play:
         if self._client is not None:
             _end(self._client, group=False)
         shutil.rmtree(self._work, ignore_errors=True)
+        for left in Path("/dev/shm").glob(f"*sockscope-{self.port}*"):
+            left.unlink(missing_ok=True)
 
     def __enter__(self) -> Play:
         return self

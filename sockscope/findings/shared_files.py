@@ -1,0 +1,65 @@
+"""Opens and removals of the files in /dev/shm, by name."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sockscope.analysis.session import Ids, Session
+from sockscope.model.calls import Call
+from sockscope.model.event_rows import find_sections
+from sockscope.model.events import Section
+
+SHARED = "/dev/shm/"
+SEMAPHORES = "/dev/shm/sem."
+
+_OPENS = np.array([Call.open, Call.openat, Call.openat2, Call.creat], np.uint16)
+_REMOVALS = np.array([Call.unlink, Call.unlinkat], np.uint16)
+_O_CREAT = 0o100
+
+
+def opened(session: Session, beginning: str, *, created: bool = False) -> dict[str, list[int]]:
+    """Successful opens of files whose path begins so, by path, each in time.
+
+    Args:
+        created: those with O_CREAT; otherwise those without it, which can only have found the file there.
+    """
+    records = session.events.records
+    found = _named(session, _OPENS, beginning)
+    picked: dict[str, list[int]] = {}
+    for event, path in found:
+        call = records["call"][event]
+        flags = int(records["args"][event, 1 if call == Call.open else 2])
+        # openat2's flags are in memory, and creat has none: it creates.
+        makes = call == Call.creat or (call != Call.openat2 and bool(flags & _O_CREAT))
+        if makes == created:
+            picked.setdefault(path, []).append(event)
+    return picked
+
+
+def unlinked(session: Session, beginning: str) -> dict[str, list[int]]:
+    """Successful removals of files whose path begins so, by path, each in time."""
+    picked: dict[str, list[int]] = {}
+    for event, path in _named(session, _REMOVALS, beginning):
+        picked.setdefault(path, []).append(event)
+    return picked
+
+
+def _named(
+    session: Session, calls: np.ndarray[tuple[int], np.dtype[np.uint16]], beginning: str
+) -> list[tuple[int, str]]:
+    records, blob = session.events.records, session.events.blob
+    # A file server opens a file a request: all paths are compared at once.
+    rows: Ids = np.nonzero(np.isin(records["call"], calls) & (records["ret"] >= 0))[0]
+    wanted = np.frombuffer(beginning.encode(), np.uint8)
+    place, size = find_sections(session.events, rows, Section.PATH)
+    long = (place >= 0) & (size >= len(wanted))
+    rows, place, size = rows[long], place[long], size[long]
+    if not len(rows):
+        return []
+    same = (blob[place[:, None] + np.arange(len(wanted))] == wanted).all(axis=1)
+    rows, place, size = rows[same], place[same], size[same]
+    order = np.argsort(session.effective_ns[rows], kind="stable")
+    return [
+        (int(rows[i]), blob[place[i] : place[i] + size[i]].tobytes().rstrip(b"\0").decode("utf-8", "backslashreplace"))
+        for i in order.tolist()
+    ]
