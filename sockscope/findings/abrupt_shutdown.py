@@ -63,6 +63,7 @@ RULE = Rule(
     slug="abrupt-shutdown",
     severity=Severity.ERROR,
     summary="SIGTERM ends the server while clients wait for their answers",
+    yields_to=frozenset({"edge-triggered-read-not-drained"}),
 )
 
 _SIGTERM = 15

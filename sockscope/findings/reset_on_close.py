@@ -21,7 +21,7 @@ Mend:
     time and bytes), then close ("lingering close"). Or read the whole request before answering.
 
 False positives:
-    SO_LINGER with 0 resets on purpose and is not reported. Neither is a TLS close_notify left unread.
+    SO_LINGER with 0 resets on purpose: that is abortive-linger's. Nor is a TLS close_notify left unread reported.
     Where nothing was written, or long before, or the program is the client, nothing is lost: info only.
 
 References:
@@ -53,8 +53,8 @@ from sockscope.findings.evidence import (
 )
 from sockscope.findings.halves import arrived_bytes, flow_of, last_payload_row, packet_evidence
 from sockscope.findings.holding import Copy, Holdings, payload_moves, served_by, tcp_connections
+from sockscope.findings.linger import linger_of
 from sockscope.findings.told import reset, told_by_kernel
-from sockscope.model.calls import Call
 from sockscope.model.connections import Connection, Role
 from sockscope.model.findings import Confidence, Evidence, Finding, Need, Rule, Severity, Skip
 from sockscope.model.tcp import TcpFlag
@@ -64,12 +64,12 @@ RULE = Rule(
     severity=Severity.WARNING,
     summary="closed with unread data: the peer gets RST and may lose the answer",
     needs=frozenset({Need.SYSCALLS, Need.PACKETS}),
+    yields_to=frozenset({"abortive-linger", "edge-triggered-read-not-drained"}),
 )
 
 _PROMPTLY_NS = 50 * NS_PER_MS
 _EARLY_NS = NS_PER_MS
 """A packet may be stamped a little before the close that caused it."""
-_SOL_SOCKET, _SO_LINGER = 1, 13
 _TLS_ALERT = 0x15
 _ALERT_BYTES = 64
 
@@ -137,10 +137,9 @@ def _judge(session: Session, holdings: Holdings, connection: Connection) -> _Res
 
 
 def _lingers(session: Session, connection: Connection) -> bool:
-    """SO_LINGER was set: a reset may be wanted."""
-    rows = session.events.records[session.events_of_open_file(connection.open_file)]
-    options = (rows["call"] == Call.setsockopt) & (rows["args"][:, 1] == _SOL_SOCKET)
-    return bool((options & (rows["args"][:, 2] == _SO_LINGER)).any())
+    """SO_LINGER 0 was set: a reset is what the program asked for."""
+    linger = linger_of(session, connection)
+    return linger is not None and linger.aborts
 
 
 def _is_tls_alert(session: Session, connection: Connection, unread: int) -> bool:

@@ -61,7 +61,14 @@ RULE = Rule(
     severity=Severity.ERROR,
     summary="connections wait in the accept queue, owned by no process",
     needs=frozenset({Need.SOCKETS}),
-    yields_to=frozenset({"edge-triggered-listener-not-drained", "descriptor-exhaustion", "inherited-listener"}),
+    yields_to=frozenset(
+        {
+            "edge-triggered-listener-not-drained",
+            "descriptor-exhaustion",
+            "inherited-listener",
+            "blocking-call-in-event-loop",
+        }
+    ),
     bears_loss=True,
 )
 
