@@ -117,8 +117,9 @@ class Script:
         exe: str = "/usr/bin/server",
         netns: int = 1,
         shares_files_with: int | None = None,
+        started_ns: int | None = None,
     ) -> Script:
-        """A process that was there at attach."""
+        """A process that was there at attach; `started_ns`: CLOCK_MONOTONIC of its birth."""
         self._processes.append(
             SeedProcess(
                 tgid=tgid,
@@ -129,6 +130,7 @@ class Script:
                 cmdline=(exe,),
                 netns=netns,
                 shares_files_with=shares_files_with,
+                started_ns=started_ns,
             )
         )
         return self
@@ -406,9 +408,9 @@ class Script:
         self._facts.setdefault("processes", []).append({**row, **more})
         return self
 
-    def fact(self, kind: str, *, at: int, **fields: object) -> Script:
+    def fact(self, table: str, /, *, at: int, **fields: object) -> Script:
         """A row of `namespaces` or `segments`; what is not given is 0."""
-        self._facts.setdefault(kind, []).append({"time_ns": START_NS + at, **fields})
+        self._facts.setdefault(table, []).append({"time_ns": START_NS + at, **fields})
         return self
 
     def facts(self) -> Facts:
