@@ -1,6 +1,8 @@
-"""Fixtures played in the background, a few at a time: most of a play is waiting.
+"""Sessions played in the background, a few at a time: most of a play is waiting.
 
-Every play has a process of its own, as a user's has. What is recorded is judged when a test asks for it.
+Every play has a process of its own, as a user's has, where it is recorded and judged; the tests ask what came of it.
+Tests that look at the same play share it. They name the plays they need by a parameter that is a `Performance`, or a
+tuple of them (tests/live/conftest.py).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from sockscope import fixture
 from sockscope.model.findings import Finding, Skip
@@ -19,21 +22,22 @@ from sockscope.model.info import SessionInfo
 from sockscope.pipeline.analyze import load_session, make_report
 from sockscope.pipeline.options import EngineChoice
 
-PLAYERS = 2 * (os.cpu_count() or 1)
-PATIENCE_S = 100.0
+PLAYERS = 3 * (os.cpu_count() or 1)
+PATIENCE_S = 110.0
+
+Outcome = TypeVar("Outcome", covariant=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One play."""
+@runtime_checkable
+class Performance(Protocol[Outcome]):
+    """What can be played in a process of its own: small, hashable, picklable, and so is what comes of it."""
 
-    slug: str
-    mode: str
-    program: str
-    engine: EngineChoice
+    @property
+    def engine(self) -> EngineChoice: ...
 
-    def __str__(self) -> str:
-        return f"{self.slug}-{self.mode}-{self.program}-{self.engine.value}"
+    def perform(self, folder: Path) -> Outcome:
+        """In a process of the pool: record into `folder`, and judge."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,35 +49,54 @@ class Verdict:
     info: SessionInfo
 
 
-def play(case: Case, folder: Path) -> None:
-    """In a process of the pool: record one play."""
-    fixture.rehearse(fixture.load(case.slug), folder, program=case.program, mode=case.mode, engine=case.engine)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A fixture's program, watched."""
+
+    slug: str
+    mode: str
+    program: str
+    engine: EngineChoice
+
+    def perform(self, folder: Path) -> Verdict:
+        fixture.rehearse(fixture.load(self.slug), folder, program=self.program, mode=self.mode, engine=self.engine)
+        report = make_report(load_session(folder))
+        return Verdict(findings=report.findings, skipped=report.skipped, info=report.info)
+
+    def __str__(self) -> str:
+        return f"{self.slug}-{self.mode}-{self.program}-{self.engine.value}"
+
+
+def play(case: Performance[Outcome], folder: Path) -> Outcome:
+    """In a process of the pool."""
+    return case.perform(folder)
 
 
 class Rehearsals:
     """All plays asked for, begun at once in the order given. Leaving the context ends what has not begun.
 
     Args:
-        cases: what `verdict` will be asked of.
+        cases: what will be asked for.
         folder: recordings go into folders of it.
     """
 
-    def __init__(self, cases: Iterable[Case], folder: Path) -> None:
+    def __init__(self, cases: Iterable[Performance[Any]], folder: Path) -> None:
         self._folder = folder
         # Spawned, not forked: pytest has threads.
         self._pool = ProcessPoolExecutor(PLAYERS, mp_context=multiprocessing.get_context("spawn"))
-        self._plays: dict[Case, Future[None]] = {
+        self._plays: dict[Performance[Any], Future[Any]] = {
             case: self._pool.submit(play, case, folder / str(case)) for case in dict.fromkeys(cases)
         }
-        self._verdicts: dict[Case, Verdict] = {}
 
-    def verdict(self, case: Case) -> Verdict:
-        """What is said of a play, once it is over; raises what the play raised."""
-        if case not in self._verdicts:
-            self._plays[case].result(PATIENCE_S)
-            report = make_report(load_session(self._folder / str(case)))
-            self._verdicts[case] = Verdict(findings=report.findings, skipped=report.skipped, info=report.info)
-        return self._verdicts[case]
+    def outcome(self, case: Performance[Outcome]) -> Outcome:
+        """What came of a play, once it is over; raises what the play raised."""
+        outcome: Outcome = self._plays[case].result(PATIENCE_S)
+        return outcome
+
+    def recording(self, case: Performance[Outcome]) -> Path:
+        """Where a play was recorded, once it is over; to be read only."""
+        self.outcome(case)
+        return self._folder / str(case)
 
     def __enter__(self) -> Rehearsals:
         return self

@@ -8,11 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -28,6 +30,21 @@ def index():
     return "<p>hello</p>" * 10
 """
 
+WSGI_APP = """
+def application(environ, start_response):
+    page = b"<p>hello</p>" * 10
+    start_response("200 OK", [("Content-Length", str(len(page))), ("Connection", "close")])
+    return [page]
+"""
+
+NODE_APP = """
+const server = require("http").createServer((request, response) => response.end("<p>hello</p>"));
+server.listen(Number(process.argv[2]), "127.0.0.1");
+process.on("SIGTERM", () => { server.close(); server.closeIdleConnections(); });
+"""
+
+AS_POSTGRES = ("setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
@@ -40,6 +57,24 @@ class Server:
     environment: dict[str, str] = field(default_factory=dict)
     behind: tuple[Server, ...] = ()
     """Servers that must run first (haproxy's backend)."""
+    speaks: str = "http"
+    reload: signal.Signals | None = None
+    """Asks it to take up its configuration without losing a client."""
+    renews: bool = True
+    """To reload is to replace its children, where it has any."""
+    stop: signal.Signals = signal.SIGTERM
+    """Asks it to end what it has begun, and then to end."""
+    drains: bool = True
+    """Whether it does."""
+
+
+@contextmanager
+def ground() -> Iterator[Path]:
+    """A folder for a server whose workers drop root: pytest's own folders let nobody else in."""
+    with tempfile.TemporaryDirectory(prefix="sockscope-server-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
 
 
 def nginx(folder: Path, workers: int = 2) -> Server:
@@ -60,18 +95,16 @@ def nginx(folder: Path, workers: int = 2) -> Server:
         }}
         """)
     )
-    # The workers drop root; they must still reach their folder.
-    folder.chmod(0o755)
     return Server(
         name="nginx", command=("nginx", "-c", f"{folder}/nginx.conf", "-e", f"{folder}/error.log"), port=port,
-        folder=folder,
+        folder=folder, reload=signal.SIGHUP, stop=signal.SIGQUIT,
     )  # fmt: skip
 
 
 def redis(folder: Path) -> Server:
     port = free_port()
     command = ("redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder))
-    return Server(name="redis", command=command, port=port, folder=folder)
+    return Server(name="redis", command=command, port=port, folder=folder, speaks="redis", drains=False)
 
 
 def gunicorn(folder: Path) -> Server:
@@ -81,21 +114,21 @@ def gunicorn(folder: Path) -> Server:
         sys.executable, "-m", "gunicorn", "--workers", "2", "--bind", f"127.0.0.1:{port}", "--log-level", "error",
         "--chdir", str(folder), "app:app",
     )  # fmt: skip
-    return Server(name="gunicorn", command=command, port=port, folder=folder)
+    return Server(name="gunicorn", command=command, port=port, folder=folder, reload=signal.SIGHUP)
 
 
 def flask(folder: Path) -> Server:
     port = free_port()
     (folder / "app.py").write_text(FLASK_APP)
     command = (sys.executable, "-m", "flask", "--app", str(folder / "app.py"), "run", "--port", str(port))
-    return Server(name="flask", command=command, port=port, folder=folder)
+    return Server(name="flask", command=command, port=port, folder=folder, stop=signal.SIGINT, drains=False)
 
 
 def http_server(folder: Path) -> Server:
     port = free_port()
     (folder / "index.html").write_text("<p>hello</p>")
     command = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(folder))
-    return Server(name="http.server", command=command, port=port, folder=folder)
+    return Server(name="http.server", command=command, port=port, folder=folder, stop=signal.SIGINT, drains=False)
 
 
 def haproxy(folder: Path) -> Server:
@@ -117,8 +150,94 @@ def haproxy(folder: Path) -> Server:
             server one 127.0.0.1:{behind.port}
         """)
     )
-    command = ("haproxy", "-db", "-f", str(folder / "haproxy.cfg"))
-    return Server(name="haproxy", command=command, port=port, folder=folder, behind=(behind,))
+    # A master and a worker: reloading takes a new worker.
+    command = ("haproxy", "-W", "-db", "-f", str(folder / "haproxy.cfg"))
+    return Server(
+        name="haproxy", command=command, port=port, folder=folder, behind=(behind,), reload=signal.SIGUSR2,
+        stop=signal.SIGUSR1,
+    )  # fmt: skip
+
+
+def apache(folder: Path, model: str) -> Server:
+    """`model`: the processing module, prefork or event."""
+    port = free_port()
+    (folder / "index.html").write_text("<p>hello</p>")
+    (folder / "httpd.conf").write_text(
+        textwrap.dedent(f"""
+        ServerRoot {folder}
+        ServerName localhost
+        Listen 127.0.0.1:{port}
+        PidFile {folder}/httpd.pid
+        DefaultRuntimeDir {folder}
+        ErrorLog {folder}/error.log
+        LoadModule mpm_{model}_module /usr/lib/apache2/modules/mod_mpm_{model}.so
+        LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
+        LoadModule dir_module /usr/lib/apache2/modules/mod_dir.so
+        User www-data
+        Group www-data
+        StartServers {8 if model == "prefork" else 2}
+        DocumentRoot {folder}
+        KeepAlive On
+        KeepAliveTimeout 5
+        """)
+    )
+    command = ("apache2", "-d", str(folder), "-f", str(folder / "httpd.conf"), "-DNO_DETACH")
+    return Server(
+        name=f"apache-{model}", command=command, port=port, folder=folder, reload=signal.SIGUSR1, stop=signal.SIGWINCH,
+    )  # fmt: skip
+
+
+def lighttpd(folder: Path) -> Server:
+    port = free_port()
+    (folder / "index.html").write_text("<p>hello</p>")
+    (folder / "lighttpd.conf").write_text(
+        textwrap.dedent(f"""
+        server.document-root = "{folder}"
+        server.bind = "127.0.0.1"
+        server.port = {port}
+        index-file.names = ("index.html")
+        server.errorlog = "{folder}/error.log"
+        """)
+    )
+    return Server(
+        name="lighttpd", command=("lighttpd", "-D", "-f", str(folder / "lighttpd.conf")), port=port, folder=folder,
+        reload=signal.SIGUSR1, stop=signal.SIGINT,
+    )  # fmt: skip
+
+
+def uwsgi(folder: Path) -> Server:
+    port = free_port()
+    (folder / "page.py").write_text(WSGI_APP)
+    command = (
+        "uwsgi-core", "--plugin", "python3", "--master", "--processes", "2", "--http-socket", f"127.0.0.1:{port}",
+        "--chdir", str(folder), "--module", "page", "--need-app", "--disable-logging", "--die-on-term",
+        "--hook-master-start", "unix_signal:15 gracefully_kill_them_all",
+    )  # fmt: skip
+    return Server(name="uwsgi", command=command, port=port, folder=folder, reload=signal.SIGHUP)
+
+
+def node(folder: Path) -> Server:
+    port = free_port()
+    (folder / "server.js").write_text(NODE_APP)
+    return Server(name="node", command=("node", str(folder / "server.js"), str(port)), port=port, folder=folder)
+
+
+def postgres(folder: Path) -> Server:
+    """Its programs are in a folder of their own, and refuse to be root."""
+    port = free_port()
+    programs = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("postgresql-is-not-installed"))
+    data = folder / "data"
+    shutil.chown(folder, "postgres", "postgres")
+    make = (*AS_POSTGRES, str(programs / "initdb"), "--no-sync", "--auth=trust", "--pgdata", str(data))
+    subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/")
+    command = (
+        *AS_POSTGRES, str(programs / "postgres"), "-D", str(data), "-p", str(port), "-c", "listen_addresses=127.0.0.1",
+        "-c", f"unix_socket_directories={data}", "-c", "fsync=off", "-c", "shared_buffers=16MB",
+    )  # fmt: skip
+    return Server(
+        name="postgres", command=command, port=port, folder=folder, speaks="postgres", reload=signal.SIGHUP,
+        renews=False,
+    )  # fmt: skip
 
 
 SERVERS: dict[str, Callable[[Path], Server]] = {
@@ -128,6 +247,12 @@ SERVERS: dict[str, Callable[[Path], Server]] = {
     "flask": flask,
     "http.server": http_server,
     "haproxy": haproxy,
+    "apache-prefork": partial(apache, model="prefork"),
+    "apache-event": partial(apache, model="event"),
+    "lighttpd": lighttpd,
+    "uwsgi": uwsgi,
+    "node": node,
+    "postgres": postgres,
 }
 
 
@@ -216,6 +341,16 @@ def redis_benchmark(port: int, connections: int = 10, requests: int = 5000) -> s
         check=True,
     )
     return done.stdout
+
+
+def pgbench(server: Server, *arguments: str) -> tuple[str, ...]:
+    """The command that asks PostgreSQL `select`, and again a few ms later."""
+    script = server.folder / "select.sql"
+    script.write_text("select count(*) from pg_class;\n\\sleep 4 ms\n")
+    return (
+        str(max(Path("/usr/lib/postgresql").glob("*/bin/pgbench"))), "--host", "127.0.0.1", "--port", str(server.port),
+        "--username", "postgres", "--no-vacuum", "--file", str(script), *arguments, "postgres",
+    )  # fmt: skip
 
 
 def count_connections(port: int, count: int) -> None:

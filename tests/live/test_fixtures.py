@@ -4,7 +4,7 @@ info, and what the engines lead to is the same."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -27,25 +27,6 @@ def cases(program: str, *engines: EngineChoice) -> list[Case]:
     ]
 
 
-def under_each_engine(case: Case) -> list[Case]:
-    return [Case(slug=case.slug, mode=case.mode, program=case.program, engine=engine) for engine in BOTH]
-
-
-@pytest.fixture(scope="module")
-def rehearsals(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsals]:
-    """The plays that the chosen tests of this module look at, in their order."""
-    wanted: list[Case] = []
-    for item in request.session.items:
-        if item.path == request.path and isinstance(item, pytest.Function) and hasattr(item, "callspec"):
-            case = item.callspec.params["case"]
-            assert isinstance(case, Case)
-            wanted += under_each_engine(case) if item.function is test_engines_agree else [case]
-    if bpf_problem() is not None:
-        wanted = [case for case in wanted if case.engine is not EngineChoice.BPF]
-    with Rehearsals(wanted, tmp_path_factory.mktemp("rehearsals")) as plays:
-        yield plays
-
-
 def test_bpf_is_there_where_it_can_be() -> None:
     """A machine that has all it needs must not skip half of what follows."""
     if not machine_has_all():
@@ -57,7 +38,7 @@ def test_bpf_is_there_where_it_can_be() -> None:
 def test_faulty_is_found(case: Case, rehearsals: Rehearsals) -> None:
     need(case.engine)
     wanted = fixture.load(case.slug).expect
-    verdict = rehearsals.verdict(case)
+    verdict = rehearsals.outcome(case)
     assert verdict.info.syscalls.engine == case.engine.value
     assert not verdict.info.syscalls.lost_count, verdict.info.syscalls.lost
     said = {finding.rule: finding for finding in verdict.findings}
@@ -83,7 +64,7 @@ def test_faulty_is_found(case: Case, rehearsals: Rehearsals) -> None:
 @pytest.mark.parametrize("case", cases("sound", *BOTH), ids=str)
 def test_sound_twin_is_silent(case: Case, rehearsals: Rehearsals) -> None:
     need(case.engine)
-    verdict = rehearsals.verdict(case)
+    verdict = rehearsals.outcome(case)
     loud = [(f.rule, f.title, f.explanation) for f in verdict.findings if f.severity > Severity.INFO]
     assert not loud
     assert all(finding.rule != case.slug for finding in verdict.findings), [f.explanation for f in verdict.findings]
@@ -96,13 +77,17 @@ def essence(finding: Finding) -> tuple[object, ...]:
     return (finding.rule, finding.severity.label, finding.confidence.value, finding.comm, fd)
 
 
-def seen_by_both(program: str) -> list[Case]:
-    return [case for case in cases(program, BOTH[0]) if set(BOTH) <= set(fixture.load(case.slug).engines)]
+def seen_by_both(program: str) -> list[tuple[Case, Case]]:
+    """The same play under ptrace and under bpf."""
+    both = [case for case in cases(program, EngineChoice.PTRACE) if set(BOTH) <= set(fixture.load(case.slug).engines)]
+    return [(case, replace(case, engine=EngineChoice.BPF)) for case in both]
 
 
-@pytest.mark.parametrize("case", [*seen_by_both("faulty"), *seen_by_both("sound")], ids=str)
-def test_engines_agree(case: Case, rehearsals: Rehearsals) -> None:
+@pytest.mark.parametrize(
+    "pair", [*seen_by_both("faulty"), *seen_by_both("sound")], ids=lambda pair: f"{pair[0]}-{pair[1].engine.value}"
+)
+def test_engines_agree(pair: tuple[Case, Case], rehearsals: Rehearsals) -> None:
     """On every finding, those of no weight too."""
     need(EngineChoice.BPF)
-    ptrace, bpf = (sorted(essence(f) for f in rehearsals.verdict(each).findings) for each in under_each_engine(case))
+    ptrace, bpf = (sorted(essence(f) for f in rehearsals.outcome(each).findings) for each in pair)
     assert bpf == ptrace

@@ -4,7 +4,6 @@ nothing else is said than by the whole session."""
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -13,6 +12,8 @@ from sockscope.analysis.session import Session
 from sockscope.findings.run import run_rules
 from sockscope.model.findings import Severity
 from sockscope.pipeline.analyze import load_session
+from tests.live.engines import need
+from tests.live.rehearsals import Case, Rehearsals
 from tests.live.windows import window_of
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -26,19 +27,25 @@ def loud(session: Session) -> set[str]:
     return {f.rule for f in findings if f.severity > Severity.INFO}
 
 
-@pytest.mark.parametrize("slug", fixture.slugs())
-def test_no_part_of_a_sound_session_alarms(slug: str, tmp_path: Path) -> None:
+def play_of(slug: str, program: str) -> Case:
+    """One that test_fixtures looks at too."""
     wanted = fixture.load(slug)
-    fixture.rehearse(wanted, tmp_path / "rec", program="sound", mode=wanted.modes[0])
-    assert {share: loud(window_of(tmp_path / "rec", share)) for share in SHARES} == {share: set() for share in SHARES}
+    return Case(slug=slug, mode=wanted.modes[0], program=program, engine=wanted.engines[-1])
 
 
-@pytest.mark.parametrize("slug", LASTING)
-def test_a_part_says_no_more_than_the_whole(slug: str, tmp_path: Path) -> None:
-    wanted = fixture.load(slug)
-    fixture.rehearse(wanted, tmp_path / "rec", program="faulty", mode=wanted.modes[0])
-    whole = loud(load_session(tmp_path / "rec"))
-    assert slug in whole
-    assert slug in loud(window_of(tmp_path / "rec", 1.0))
+@pytest.mark.parametrize("case", [play_of(slug, "sound") for slug in fixture.slugs()], ids=str)
+def test_no_part_of_a_sound_session_alarms(case: Case, rehearsals: Rehearsals) -> None:
+    need(case.engine)
+    folder = rehearsals.recording(case)
+    assert {share: loud(window_of(folder, share)) for share in SHARES} == {share: set() for share in SHARES}
+
+
+@pytest.mark.parametrize("case", [play_of(slug, "faulty") for slug in LASTING], ids=str)
+def test_a_part_says_no_more_than_the_whole(case: Case, rehearsals: Rehearsals) -> None:
+    need(case.engine)
+    folder = rehearsals.recording(case)
+    whole = loud(load_session(folder))
+    assert case.slug in whole
+    assert case.slug in loud(window_of(folder, 1.0))
     for share in SHARES:
-        assert loud(window_of(tmp_path / "rec", share)) <= whole
+        assert loud(window_of(folder, share)) <= whole

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from sockscope import fixture
 from sockscope.analysis.kernel_events import decode_kernel_events
 from sockscope.analysis.kernel_story import changes_of, stamped_early, told_at
 from sockscope.analysis.session import Session
@@ -17,6 +14,7 @@ from sockscope.model.tcp import TcpState
 from sockscope.pipeline.analyze import load_session, make_report
 from sockscope.pipeline.options import EngineChoice
 from tests.live.engines import need
+from tests.live.rehearsals import Case, Rehearsals
 
 pytestmark = pytest.mark.live
 
@@ -25,17 +23,23 @@ REMAINS = (TcpState.FIN_WAIT2, TcpState.TIME_WAIT)
 PROMPTLY_NS = 100_000_000
 
 
-def play(slug: str, program: str, folder: Path) -> Session:
-    need(EngineChoice.BPF)
-    recorded = fixture.rehearse(fixture.load(slug), folder / "r", program=program, engine=EngineChoice.BPF)
-    return load_session(recorded.folder, info=recorded.info)
+def play_of(slug: str, program: str) -> Case:
+    """One that test_fixtures looks at too."""
+    return Case(slug=slug, mode="attach", program=program, engine=EngineChoice.BPF)
+
+
+def session_of(case: Case, rehearsals: Rehearsals) -> Session:
+    need(case.engine)
+    return load_session(rehearsals.recording(case))
 
 
 @pytest.mark.parametrize(
-    ("slug", "program"), [("close-wait-leak", "faulty"), ("reset-on-close", "faulty"), ("missing-fin", "sound")]
+    "case",
+    [play_of("close-wait-leak", "faulty"), play_of("reset-on-close", "faulty"), play_of("missing-fin", "sound")],
+    ids=str,
 )
-def test_the_three_sources_agree(slug: str, program: str, tmp_path: Path) -> None:
-    session = play(slug, program, tmp_path)
+def test_the_three_sources_agree(case: Case, rehearsals: Rehearsals) -> None:
+    session = session_of(case, rehearsals)
     assert session.connections
     for connection in session.connections:
         changes = session.kernel[changes_of(session, connection.id)]
@@ -58,9 +62,10 @@ def test_the_three_sources_agree(slug: str, program: str, tmp_path: Path) -> Non
         assert (Call.tcp_reset_sent in resets) == (flow.rst_ns[connection.local_side] is not None), connection
 
 
-def test_the_same_findings_with_the_kernels_word_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", [play_of("fin-withheld", "faulty")], ids=str)
+def test_the_same_findings_with_the_kernels_word_left_out(case: Case, rehearsals: Rehearsals) -> None:
     """One session, once as it was and once as if nobody had heard the kernel."""
-    session = play("fin-withheld", "faulty", tmp_path)
+    session = session_of(case, rehearsals)
     heard = [(f.rule, f.severity, f.confidence, f.count, f.fd, f.holder) for f in run_rules(session)[0]]
     assert heard
     assert make_report(session).kernel.state_change_count > 0

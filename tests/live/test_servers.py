@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
-import psutil
 import pytest
 
-from sockscope.model.connections import Connection, Role
 from sockscope.model.findings import Severity
 from sockscope.model.report import Report
 from sockscope.pipeline.analyze import load_session, make_report
@@ -19,56 +17,21 @@ from sockscope.pipeline.options import EngineChoice, RecordOptions
 from sockscope.pipeline.record import Watcher, record
 from tests.live import servers
 from tests.live.engines import BOTH, need
+from tests.live.rehearsals import Rehearsals
+from tests.live.server_sessions import How, ServerCase, Watched, accepted
 
 pytestmark = [pytest.mark.server, pytest.mark.live, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
-CONNECTIONS = 25
+LOADED = ("nginx", "redis", "gunicorn", "flask", "http.server", "haproxy")
+"""The others live (below), and some of them are launched."""
+LAUNCHED = (*LOADED, "apache-event", "uwsgi", "postgres")
 
 
-def load(server: servers.Server) -> int:
-    """Real clients; how many connections were made at least (those that were counted)."""
-    if server.name == "redis":
-        servers.redis_benchmark(server.port, connections=CONNECTIONS, requests=3000)
-        return 2 * CONNECTIONS  # one set of clients a test
-    if server.name in ("nginx", "haproxy"):
-        servers.wrk(server.port, 1, connections=4)
-    assert set(servers.curl_many(server.port, 5)) == {200}
-    servers.count_connections(server.port, CONNECTIONS)
-    return CONNECTIONS + 5
+def sessions(how: How, names: Iterable[str]) -> list[ServerCase]:
+    return [ServerCase(name=name, how=how, engine=engine) for name in names for engine in BOTH]
 
 
-def watch(options: RecordOptions, server: servers.Server, folder: Path) -> tuple[Report, int]:
-    watcher = Watcher()
-    made: list[int] = []
-    trouble: list[BaseException] = []
-
-    def act() -> None:
-        try:
-            servers.wait_until_serving(server.port)
-            time.sleep(0.5)
-            made.append(load(server))
-            time.sleep(1.5)
-        except BaseException as error:  # noqa: BLE001 - raised again in the test's own thread
-            trouble.append(error)
-        finally:
-            watcher.stop.set()
-
-    watcher.on_ready = lambda tgids, seed: threading.Thread(target=act, daemon=True).start()
-    record(options, folder, watcher)
-    if trouble:
-        raise trouble[0]
-    return make_report(load_session(folder)), made[0]
-
-
-def accepted(report: Report, port: int) -> list[Connection]:
-    return [
-        row.connection
-        for row in report.connections
-        if row.connection.role is Role.SERVER and row.connection.local and row.connection.local.port == port
-    ]
-
-
-def assert_sound(report: Report) -> None:
+def assert_sound(report: Report | Watched) -> None:
     loud = [
         f"{f.rule} ({f.severity.label}): {f.title}: {f.explanation}"
         for f in report.findings
@@ -79,65 +42,46 @@ def assert_sound(report: Report) -> None:
     assert report.info.packets.lost_count == 0
 
 
-def assert_complete(report: Report, server: servers.Server, made: int) -> None:
-    """The tracer's connections, the wire's and the client's own count agree."""
-    ours = accepted(report, server.port)
-    assert len(ours) >= made
+def assert_complete(watched: Watched) -> None:
+    """The tracer's connections, the wire's and the clients' own count agree."""
+    ours = watched.accepted
+    assert len(ours) >= watched.made
     assert all(c.open_file >= 0 for c in ours), [c for c in ours if c.open_file < 0][:3]
     assert all(c.flow >= 0 for c in ours if c.witnessed), [c for c in ours if c.witnessed and c.flow < 0][:3]
     assert len({c.flow for c in ours if c.flow >= 0}) == len([c for c in ours if c.flow >= 0])
+    assert set(watched.statuses) <= {200}
 
 
-def assert_untouched(pid: int, masks: dict[int, list[int]]) -> None:
-    for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
-        status = dict(
-            line.split(":\t", 1)
-            for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
-            if ":\t" in line
-        )
-        assert status["TracerPid"] == "0"
-        assert status["State"][0] not in "tT"
-        if process.pid in masks:
-            assert process.cpu_affinity() == masks[process.pid]
+@pytest.mark.parametrize("case", [*sessions(How.ATTACH, LOADED), *sessions(How.DIAGNOSE, LOADED)], ids=str)
+def test_watched_while_it_runs(case: ServerCase, rehearsals: Rehearsals) -> None:
+    """Found by its process or by its port; what is left after the detach is what was before."""
+    need(case.engine)
+    watched = rehearsals.outcome(case)
+    assert not watched.touched
+    assert_sound(watched)
+    assert_complete(watched)
 
 
-@pytest.mark.parametrize("engine", BOTH)
-@pytest.mark.parametrize("name", servers.SERVERS)
-def test_attach(name: str, engine: EngineChoice, tmp_path: Path) -> None:
-    need(engine)
-    server = servers.SERVERS[name](tmp_path)
-    with servers.running(server) as pid:
-        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-        masks = {p.pid: p.cpu_affinity() for p in family}
-        report, made = watch(RecordOptions(pids=(pid,), engine=engine), server, tmp_path / "rec")
-        assert_untouched(pid, masks)
-        if name != "redis":
-            assert servers.curl_many(server.port, 1) == [200]
-    assert_sound(report)
-    assert_complete(report, server, made)
-
-
-@pytest.mark.parametrize("engine", BOTH)
-@pytest.mark.parametrize("name", servers.SERVERS)
-def test_diagnose_by_port(name: str, engine: EngineChoice, tmp_path: Path) -> None:
-    need(engine)
-    server = servers.SERVERS[name](tmp_path)
-    with servers.running(server):
-        report, made = watch(RecordOptions(port=server.port, engine=engine), server, tmp_path / "rec")
-    assert_sound(report)
-    assert_complete(report, server, made)
-
-
-@pytest.mark.parametrize("engine", BOTH)
-@pytest.mark.parametrize("name", servers.SERVERS)
-def test_run(name: str, engine: EngineChoice, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", sessions(How.RUN, LAUNCHED), ids=str)
+def test_run(case: ServerCase, rehearsals: Rehearsals) -> None:
     """From the first syscall to a graceful stop: the engine ends what it launched by SIGTERM."""
-    need(engine)
-    server = servers.SERVERS[name](tmp_path)
-    with servers.running(server.behind[0]) if server.behind else contextlib.nullcontext():
-        report, made = watch(RecordOptions(command=server.command, engine=engine), server, tmp_path / "rec")
-    assert_sound(report)
-    assert_complete(report, server, made)
+    need(case.engine)
+    watched = rehearsals.outcome(case)
+    assert_sound(watched)
+    assert_complete(watched)
+
+
+@pytest.mark.parametrize("case", sessions(How.LIFE, servers.SERVERS), ids=str)
+def test_reloaded_and_stopped_under_load(case: ServerCase, rehearsals: Rehearsals) -> None:
+    need(case.engine)
+    watched = rehearsals.outcome(case)
+    tally = watched.tally
+    assert tally is not None
+    assert tally.answered > 20, tally
+    assert not tally.cut, tally
+    assert not tally.errors, tally
+    assert watched.exit_status == 0, watched.exit_status
+    assert_sound(watched)
 
 
 @pytest.mark.parametrize("engine", BOTH)

@@ -12,11 +12,13 @@ from sockscope.analysis.flows import monotonic_ns
 from sockscope.analysis.session import Session
 from sockscope.model.event_rows import subset
 from sockscope.model.events import Events
+from sockscope.model.facts import Facts
 from sockscope.model.packets import Packets
 from sockscope.model.sockets import SOCKET_DTYPE, Sockets
 from sockscope.pipeline.flight_dump import Shot, dump_info
 from sockscope.recording import keep
 from sockscope.recording.keep import Kept, KeptSockets
+from sockscope.recording.keep_facts import KeptFacts
 from sockscope.recording.reader import Recording, read_recording
 from sockscope.sources.packets.files import read_packets
 
@@ -40,6 +42,7 @@ def window_of(folder: Path, share: float) -> Session:
         window=kept.window(),
         snapshots=snapshots,
         owners=whole.sockets,
+        facts=_facts(whole, keep_ns),
         segments=(),
         keep_s=keep_ns / 1e9,
     )
@@ -52,6 +55,7 @@ def window_of(folder: Path, share: float) -> Session:
         events=Events.concat(list(shot.window.tables)),
         packets=Packets(records=packets.records[times >= cut.started_ns], raw=packets.raw),
         sockets=Sockets(records=np.concatenate([np.zeros(0, SOCKET_DTYPE), *snapshots]), owners=whole.sockets.owners),
+        facts=shot.facts,
     )
 
 
@@ -66,6 +70,17 @@ def _fed(whole: Recording, keep_ns: int) -> Kept:
         kept.add(subset(whole.events, rows), min(high, ended))
         low, high = high, high + BATCH_NS
     return kept
+
+
+def _facts(whole: Recording, keep_ns: int) -> Facts:
+    """As they came: a sample after the other."""
+    kept = KeptFacts(keep_ns)
+    facts = whole.facts
+    tables = (facts.processes, facts.namespaces, facts.segments)
+    for time_ns in np.unique(np.concatenate([table["time_ns"] for table in tables])):
+        processes, namespaces, segments = (table[table["time_ns"] == time_ns] for table in tables)
+        kept.add(Facts(processes=processes, namespaces=namespaces, segments=segments))
+    return kept.held()
 
 
 def _packets(whole: Recording) -> Packets:
