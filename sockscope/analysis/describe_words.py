@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import Callable
 
 from sockscope.analysis import constants as c
 from sockscope.analysis import describe_values as v
@@ -18,6 +19,8 @@ from sockscope.model.calls import EPOLL_WAITS, KERNEL_EVENTS, READS, WAITS, WRIT
 from sockscope.model.events import EventFlag, Events, Section
 from sockscope.model.sockaddr import Family, decode_sockaddr
 
+_READY_SHOWN = 4
+_EPOLL_CTL_DEL, _EPOLL_CTL_MOD = 2, 3
 _STREAMS_NOT = frozenset({Call.recvmmsg, Call.pread64, Call.preadv, Call.preadv2})
 
 
@@ -26,18 +29,26 @@ def words(events: Events, event: int) -> str:
     return words_of(View.of(events, event))
 
 
-def words_of(view: View, state: Http1State | None = None) -> str:
+Naming = Callable[[int], str]
+"""Of what a wait names (poll, select: the descriptor; epoll: the data it was registered with): `LISTENER`, a
+connection's name, or empty where nothing is known."""
+
+LISTENER = "the listener"
+
+
+def words_of(view: View, state: Http1State | None = None, naming: Naming = lambda key: "") -> str:
     """`words` for an event already taken out of its table.
 
     Args:
         state: HTTP/1 standing of the event's connection; brought up to date. None: judge the event alone.
+        naming: what descriptors are, where that is known.
     """
     if view.uring:
-        return f"{_words_of(view, state) if view.returned else 'asked for, not done yet'} (io_uring)".lstrip()
-    return _words_of(view, state)
+        return f"{_words_of(view, state, naming) if view.returned else 'asked for, not done yet'} (io_uring)".lstrip()
+    return _words_of(view, state, naming)
 
 
-def _words_of(view: View, state: Http1State | None) -> str:
+def _words_of(view: View, state: Http1State | None, naming: Naming) -> str:
     if view.call in KERNEL_EVENTS:
         return event_words(view.call, view.int_arg(1), view.int_arg(2))[2]
     if view.is_task:
@@ -45,7 +56,7 @@ def _words_of(view: View, state: Http1State | None) -> str:
     if view.errno:
         return _failure(view)
     if view.call in WAITS:
-        return _wait(view)
+        return _wait(view, naming)
     if view.call in READS:
         return _read(view, state)
     if view.call in WRITES:
@@ -120,7 +131,7 @@ def _carried(view: View, total: int, direction: Direction, state: Http1State | N
     return f"{_bytes(total)}: {piece.what}"
 
 
-def _wait(view: View) -> str:
+def _wait(view: View, naming: Naming) -> str:
     timeout_ns = timeout_of(view)
     if not view.returned:
         return "waiting for an event" + (", without a time limit" if timeout_ns is None else "")
@@ -129,12 +140,20 @@ def _wait(view: View) -> str:
             return "looked for events without waiting, there were none"
         spent = timeout_ns if timeout_ns is not None else view.duration_ns
         return f"waited {duration(spent)} for an event, none came"
-    ready = ready_fds(view)
+    ready = _ready(view)
     if not ready:
         return ""
-    shown = [f"descriptor {fd} {_readiness(bits)}" if fd >= 0 else _readiness(bits) for fd, bits in ready[:4]]
-    more = f", and {view.ret - 4} more" if view.ret > 4 else ""
+    shown = [_told_ready(fd, bits, naming(key)) for key, fd, bits in ready[:_READY_SHOWN]]
+    more = f", and {view.ret - _READY_SHOWN} more" if view.ret > _READY_SHOWN else ""
     return f"woken: {'; '.join(shown)}{more}"
+
+
+def _told_ready(fd: int, bits: int, name: str) -> str:
+    number = f"descriptor {fd}" if fd >= 0 else ""
+    if name == LISTENER and bits & 0x1:
+        return "a client waits to be accepted" + (f" (listener, {number})" if number else "")
+    both = f"{name} ({number})" if name and number else name or number
+    return f"{both} {_readiness(bits)}".lstrip()
 
 
 def timeout_of(view: View) -> int | None:
@@ -158,23 +177,28 @@ def ready_fds(view: View) -> list[tuple[int, int]]:
 
     poll's bits are the same as epoll's; select's sets become EPOLLIN, EPOLLOUT and EPOLLPRI.
     """
+    return [(fd, bits) for _, fd, bits in _ready(view)]
+
+
+def _ready(view: View) -> list[tuple[int, int, int]]:
+    """`ready_fds`, each after the key that `Naming` takes."""
     if view.errno or not view.returned or view.ret <= 0:
         return []
     if view.call in EPOLL_WAITS:
         entries = v.epoll_entries(
             view.sections.get(Section.EPOLL_EVENTS), view.sections.get(Section.EPOLL_EVENTS_ALIGNED)
         )
-        return [(v.epoll_fd(data), events) for events, data in entries[: view.ret]]
+        return [(data, v.epoll_fd(data), events) for events, data in entries[: view.ret]]
     if view.call in (Call.poll, Call.ppoll):
         entries3 = v.poll_entries(view.sections.get(Section.POLLFDS, b""))
-        return [(fd, revents) for fd, _, revents in entries3 if revents]
+        return [(fd, fd, revents) for fd, _, revents in entries3 if revents]
     found: dict[int, int] = {}
     for bit, fds in zip(
         (0x1, 0x4, 0x2), v.fd_sets(view.sections.get(Section.FDSETS, b""), view.int_arg(0)), strict=True
     ):
         for fd in fds:
             found[fd] = found.get(fd, 0) | bit
-    return list(found.items())
+    return [(fd, fd, bits) for fd, bits in found.items()]
 
 
 def _readiness(bits: int) -> str:
@@ -205,7 +229,7 @@ def duration(ns: int) -> str:
 
 
 _FAILURES = {
-    (Call.accept, errno.EAGAIN): "no client is waiting (EAGAIN)",
+    (Call.accept, errno.EAGAIN): "nobody else waits to be accepted (EAGAIN)",
     (Call.connect, errno.EINPROGRESS): "connecting in the background; the outcome is told by SO_ERROR",
     (Call.connect, errno.ECONNREFUSED): "nobody listens there",
     (Call.connect, errno.EAGAIN): "the listener's queue is full (EAGAIN)",
@@ -281,6 +305,10 @@ def _control(view: View) -> str:
             return _started(view)
         case Call.wait4:
             return _reaped(view)
+        case Call.getsockname:
+            return "asks for its own address" if _peer(view) else ""
+        case Call.getpeername:
+            return "asks who is at the other end" if _peer(view) else ""
         case _:
             return ""
 
@@ -336,15 +364,16 @@ def _option(view: View) -> str:
 
 def _epoll_ctl(view: View) -> str:
     fd = view.int_arg(2)
-    if view.int_arg(1) == 2:
-        return f"descriptor {fd} is no longer watched"
+    if view.int_arg(1) == _EPOLL_CTL_DEL:
+        return f"epoll no longer tells of descriptor {fd}"
     entries = v.epoll_entries(view.sections.get(Section.EPOLL_EVENTS), view.sections.get(Section.EPOLL_EVENTS_ALIGNED))
     if not entries:
         return ""
     bits = entries[0][0]
-    wanted = [text for bit, text in ((0x1, "reading"), (0x4, "writing")) if bits & bit]
-    edge = ", told only of changes (edge-triggered)" if bits & c.EPOLLET else ""
-    return f"watches descriptor {fd} for {' and '.join(wanted) or 'errors only'}{edge}"
+    wanted = [text for bit, text in ((0x1, "has something to read"), (0x4, "has room to write")) if bits & bit]
+    edge = ", once a change (edge-triggered)" if bits & c.EPOLLET else ""
+    now = "from now on " if view.int_arg(1) == _EPOLL_CTL_MOD else ""
+    return f"{now}epoll_wait tells when descriptor {fd} {' or '.join(wanted) or 'has an error'}{edge}"
 
 
 def _reaped(view: View) -> str:
@@ -364,6 +393,10 @@ def _task(view: View) -> str:
         return "it wrote to a connection that the peer had closed"
     if view.call == Call.task_exit and view.tid != view.tgid:
         return "the thread ended"
+    if view.call == Call.task_new:
+        if view.int_arg(1) == view.tgid:
+            return "it has the same descriptors as all threads of the process"
+        return "it begins with a copy of every descriptor"
     if view.call == Call.task_attach:
         return "it was running before the watching began"
     if view.call == Call.task_detach:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from sockscope.analysis.control import by_call
 from sockscope.analysis.describe import describe_view
+from sockscope.analysis.describe_values import passed_fds
 from sockscope.analysis.describe_view import View
-from sockscope.analysis.describe_words import words_of
+from sockscope.analysis.describe_words import LISTENER, words_of
+from sockscope.analysis.hands import Hands
 from sockscope.analysis.http1 import Http1State
 from sockscope.analysis.live_kernel import KernelLines, in_their_places, kernel_rows
 from sockscope.analysis.live_memory import Forgetting
@@ -19,10 +22,11 @@ from sockscope.analysis.live_names import Names
 from sockscope.analysis.order import replay_order
 from sockscope.analysis.replay import Replay
 from sockscope.analysis.session import Ids
-from sockscope.model.calls import FD_IN_ARG0, READS, WAITS, WRITES, Call
+from sockscope.model.calls import EPOLL_WAITS, FD_IN_ARG0, READS, WAITS, WRITES, Call
 from sockscope.model.descriptors import OpenFile
 from sockscope.model.event_rows import subset
-from sockscope.model.events import EventFlag, Events
+from sockscope.model.events import EventFlag, Events, Section
+from sockscope.model.ids import NO_ID
 from sockscope.model.live import LineKind, LiveBatch, LiveLine
 from sockscope.model.seed import FileKind, Seed
 from sockscope.model.sockaddr import Family
@@ -34,6 +38,8 @@ _ON_SOCKETS: Final = READS | WRITES | {Call.close, Call.dup, Call.dup2, Call.dup
 _IS_SHOWN: Final = by_call(_TASKS | _SOCKET_CALLS | _ON_SOCKETS | WAITS | {Call.epoll_ctl})
 _LOOKED_AT: Final = 4
 """Events looked at for one line of room."""
+_PASS: Final = frozenset({Call.sendmsg, Call.recvmsg})
+SOCK_STREAM: Final = 1
 _TELL_AGAIN_NS: Final = 10_000_000_000
 """How long a repetition goes on before it is told again."""
 
@@ -61,13 +67,17 @@ class LiveNarrator:
     Args:
         seed: the target as found at attach.
         labels: socket inode → peer, for the connections that were there at attach (sock_diag knows them).
+        listeners: inodes of the sockets that listened then.
     """
 
-    def __init__(self, seed: Seed, labels: Mapping[int, str] | None = None) -> None:
+    def __init__(
+        self, seed: Seed, labels: Mapping[int, str] | None = None, listeners: Collection[int] = frozenset()
+    ) -> None:
         self._replay = Replay(seed)
         self._forgetting = Forgetting(self._replay)
         self._names = Names(self._replay)
         self._labels = dict(labels or {})
+        self._listeners = frozenset(listeners)
         self._held = Events.empty()
         self._http: dict[int, Http1State] = {}
         self._runs: dict[int, _Run] = {}
@@ -107,7 +117,8 @@ class LiveNarrator:
     def _tell(self, events: Events, order: Ids, told: Ids, effective: Ids, max_lines: int) -> LiveBatch:
         if not len(order):
             return LiveBatch(lines=tuple(self._kernel.lines(events, told)))
-        self._replay.feed(events, order, effective_ns=effective, first_id=self._next_id)
+        first_id = self._next_id
+        self._replay.feed(events, order, effective_ns=effective, first_id=first_id)
         self._next_id += len(events)
         self._names.update()
         # What the offline join reads later; nobody reads it here.
@@ -119,12 +130,12 @@ class LiveNarrator:
             if len(lines) >= max_lines:
                 break
             looked_at += 1
-            lines.extend(self._lines(View.of(events, row), int(effective[row])))
+            lines.extend(self._lines(View.of(events, row), int(effective[row]), first_id + row))
         self._forget(int(effective[order[-1]]))
         lines = in_their_places(lines, self._kernel.lines(events, told))
         return LiveBatch(lines=tuple(lines), left_out_count=len(shown) - looked_at)
 
-    def _lines(self, view: View, effective_ns: int) -> list[LiveLine]:
+    def _lines(self, view: View, effective_ns: int, event: int) -> list[LiveLine]:
         """None, one, or two lines: what ends a repetition also tells how often it was."""
         file = self._file(view, effective_ns)
         if (
@@ -133,7 +144,7 @@ class LiveNarrator:
             and (file is None or file.kind != FileKind.SOCKET)
         ):
             return []
-        line = self._line(view, file)
+        line = self._line(view, file, effective_ns, event)
         run = self._runs.get(view.tid)
         if view.call in WAITS and view.ret == 0 and view.returned:
             return self._repeat(view, line, run)
@@ -165,16 +176,22 @@ class LiveNarrator:
             return self._names.open_file(view.tid, view.ret, effective_ns)
         if view.call == Call.epoll_ctl:
             return self._names.open_file(view.tid, view.int_arg(2), effective_ns)
+        if view.call in _PASS and (passed := passed_fds(view.sections.get(Section.CONTROL, b""))):
+            # The connection on its way matters, not the socket that carries it.
+            handed = self._names.open_file(view.tid, passed[0], effective_ns)
+            if handed is not None and handed.peer is not None:
+                return handed
         if view.call in FD_IN_ARG0 and view.call not in WAITS:
             return self._names.open_file(view.tid, view.int_arg(0), effective_ns)
         return None
 
-    def _line(self, view: View, file: OpenFile | None) -> LiveLine:
+    def _line(self, view: View, file: OpenFile | None, effective_ns: int, event: int) -> LiveLine:
         label = self._label(file)
         if label:
             self._kernel.saw(label)
         state = self._http.setdefault(file.id, Http1State()) if file is not None and label else None
         process = self._replay.processes.get(view.tgid)
+        naming = partial(self._name, view, effective_ns)
         return LiveLine(
             # Under way before the attach and never returned: told at the beginning.
             time_ns=view.time_ns if view.time_ns >= 0 else self._first_ns,
@@ -184,10 +201,38 @@ class LiveNarrator:
             comm=process.comm if process else "?",
             connection=label,
             text=describe_view(view),
-            words=words_of(view, state),
+            words=self._words(view, file, effective_ns, event) or words_of(view, state, naming),
             kind=_kind(view, file),
             failed=bool(view.errno) and not view.flags & EventFlag.TRACER_EINTR,
         )
+
+    def _words(self, view: View, file: OpenFile | None, effective_ns: int, event: int) -> str:
+        """What only the descriptors tell: who gets a connection handed, and what a close leaves behind."""
+        if file is None or file.listening or view.errno:
+            return ""
+        hands = Hands(self._replay, file)
+        if view.call is Call.close:
+            stream = file.socket_type in (0, SOCK_STREAM) and file.peer is not None and file.family != Family.UNIX
+            return hands.closing(event, effective_ns, stream=stream)
+        if view.call is Call.sendmsg:
+            return hands.sending(event, final=False)
+        return hands.arriving(event) if view.call is Call.recvmsg else ""
+
+    def _name(self, view: View, effective_ns: int, key: int) -> str:
+        """A `Naming` of what a wait reports."""
+        if view.call in EPOLL_WAITS:
+            epoll = self._names.open_file(view.tid, view.int_arg(0), effective_ns)
+            interests = self._replay.by_epoll.get(epoll.id, {}) if epoll is not None else {}
+            number = next((one.open_file for one in interests.values() if one.data == key), NO_ID)
+            try:
+                file = self._replay.open_files[number] if number != NO_ID else None
+            except KeyError:
+                return ""
+        else:
+            file = self._names.open_file(view.tid, key, effective_ns)
+        if file is not None and (file.listening or file.inode in self._listeners):
+            return LISTENER
+        return self._label(file)
 
     def _label(self, file: OpenFile | None) -> str:
         if file is None or file.listening:

@@ -33,6 +33,7 @@ def send(state: ReplayState, step: Step) -> None:
     files = [state.descriptors[d].open_file for d in sources]
     for file in files:
         state.open_files[file].in_flight += 1
+        state.open_files[file].sent_events.append(step.event)
     peer = state.peer_of(sender)
     message = Message(event=step.event, sender=sender, files=files, sources=sources)
     state.messages.setdefault(peer, deque()).append(message)
@@ -53,7 +54,7 @@ def receive(state: ReplayState, step: Step) -> None:
     message = _take(state, receiver, len(received), step)
     for at, fd in enumerate(received):
         if message is not None and at < len(message.sources):
-            state.copy(step, fd, message.sources[at], How.SCM_RIGHTS, cloexec)
+            state.copy(step, fd, message.sources[at], How.SCM_RIGHTS, cloexec).sent_event = message.event
         else:
             # Sent by somebody unseen, or before the watching began: what it is shows in its use.
             state.create(step, fd, FileKind.OTHER, How.SCM_RIGHTS, cloexec).witnessed = False

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from sockscope.analysis.control import IS_READ, IS_WRITE
 from sockscope.analysis.describe import describe_view
 from sockscope.analysis.describe_view import View
-from sockscope.analysis.describe_words import words_of
+from sockscope.analysis.describe_words import LISTENER, words_of
+from sockscope.analysis.hands import FORKS, Hands
 from sockscope.analysis.http1 import Http1State
 from sockscope.analysis.kernel_story import item_of, stamped_early, told_at
 from sockscope.analysis.session import Ids, Session
 from sockscope.analysis.timeline_events import EventPicker
 from sockscope.analysis.timeline_wire import WireTeller
-from sockscope.model.calls import READS
+from sockscope.model.calls import EPOLL_WAITS, READS, WAITS, Call
 from sockscope.model.connections import Connection, Protocol
 from sockscope.model.events import EventFlag
+from sockscope.model.ids import NO_ID
 from sockscope.model.report import Lane, TimelineItem
 from sockscope.model.tcp import TcpState
 
@@ -91,8 +96,12 @@ class Timelines:
         samples = _telling_samples(session, connection)
         told = session.kernel_of(connection.id)
         gone = [] if connection.gone_ns is None or _ended_before(session, connection) else [connection.gone_ns]
+        came_in = ringed
+        if connection.open_file != NO_ID:
+            # Who waits for descriptors to come may have done so since long before this connection.
+            came_in = ringed | np.isin(events, Hands(session, session.open_files[connection.open_file]).received)
         times = [
-            np.where((entered >= 0) & ~(ringed & (left >= 0)), entered, left),
+            np.where((entered >= 0) & ~(came_in & (left >= 0)), entered, left),
             session.packet_ns[packets],
             session.sockets.records["time_ns"][samples],
             np.array(gone, np.int64),
@@ -108,12 +117,13 @@ class Timelines:
     def _tell(self, connection: Connection, tickets: _Tickets) -> list[TimelineItem]:
         state = Http1State()
         wire = WireTeller(self._session, connection)
+        story = _Story.of(self._session, connection, self._picker.data_by_open_file)
         items = []
         for time_ns, source, ref in zip(
             tickets.time_ns.tolist(), tickets.source.tolist(), tickets.ref.tolist(), strict=True
         ):
             if source == _EVENT:
-                items.append(self._event(connection, ref, state))
+                items.append(self._event(connection, ref, state, story))
             elif source == _PACKET:
                 items.append(wire.item(ref))
             elif source == _SAMPLE:
@@ -124,15 +134,18 @@ class Timelines:
                 items.append(_gone(time_ns))
         return items
 
-    def _event(self, connection: Connection, event: int, state: Http1State) -> TimelineItem:
+    def _event(self, connection: Connection, event: int, state: Http1State, story: _Story) -> TimelineItem:
         session = self._session
         view = View.of(session.events, event)
-        words = words_of(view, state if session.event_connection[event] == connection.id else None)
+        own = state if session.event_connection[event] == connection.id else None
+        words = words_of(view, own, partial(story.name, view) if view.call in WAITS else story.unnamed)
         if connection.protocol is Protocol.UDP and view.call in READS and view.returned and view.ret == 0:
             words = "read an empty datagram"
+        words = story.words(view, event) or words
+        time_ns = view.exit_ns if event in story.received and view.returned else view.time_ns
         return TimelineItem(
-            time_ns=view.time_ns,
-            duration_ns=view.duration_ns,
+            time_ns=time_ns,
+            duration_ns=0 if time_ns != view.time_ns else view.duration_ns,
             lane=Lane.SYSCALL,
             actor=actor(session, view.tgid, view.tid),
             name=view.call.name,
@@ -141,6 +154,86 @@ class Timelines:
             ref=event,
             failed=bool(view.errno),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Story:
+    """What only the whole connection tells of one of its events."""
+
+    session: Session
+    hands: Hands | None
+    received: frozenset[int]
+    users: frozenset[int]
+    """Threads that read or wrote."""
+    stream: bool
+    numbers: dict[tuple[int, int], str]
+    """(tgid, descriptor) → what it names."""
+    data: dict[int, str]
+    """The same by epoll_data."""
+
+    @classmethod
+    def of(cls, session: Session, connection: Connection, data: Mapping[int, set[int]]) -> _Story:
+        own = session.events_of(connection.id)
+        records = session.events.records
+        used = own[(IS_READ | IS_WRITE)[records["call"][own]]]
+        file = session.open_files[connection.open_file] if connection.open_file != NO_ID else None
+        hands = Hands(session, file) if file is not None else None
+        return cls(
+            session,
+            hands,
+            frozenset(hands.received if hands is not None else ()),
+            frozenset(np.unique(records["tid"][used]).tolist()),
+            connection.protocol is Protocol.TCP,
+            *_names(session, connection, data),
+        )
+
+    def name(self, view: View, key: int) -> str:
+        """A `Naming` of what this wait reports."""
+        return self.data.get(key, "") if view.call in EPOLL_WAITS else self.numbers.get((view.tgid, key), "")
+
+    @staticmethod
+    def unnamed(key: int) -> str:
+        return ""
+
+    def words(self, view: View, event: int) -> str:
+        """Empty where the event speaks for itself."""
+        if self.hands is None or view.errno:
+            return ""
+        if view.call in FORKS:
+            return self._birth(view, event)
+        if view.call in (Call.sendmsg, Call.sendmmsg):
+            return self.hands.sending(event)
+        if view.call in (Call.recvmsg, Call.recvmmsg):
+            return self.hands.arriving(event)
+        if view.call in (Call.close, Call.close_range, Call.task_exit):
+            return self.hands.closing(event, int(self.session.effective_ns[event]), stream=self.stream)
+        return ""
+
+    def _birth(self, view: View, event: int) -> str:
+        """Of a clone or fork: why it is in this story."""
+        assert self.hands is not None
+        child = view.int_arg(0) if view.call is Call.task_new else view.ret
+        told = self.hands.arriving(event) if view.call is Call.task_new else ""
+        if child in self.users:
+            process = child in self.session.processes
+            serves = f"the {'process' if process else 'thread'} that will serve this connection"
+            return f"{told}: {serves}" if told else f"started {child}, {serves}"
+        return told
+
+
+def _names(
+    session: Session, connection: Connection, data: Mapping[int, set[int]]
+) -> tuple[dict[tuple[int, int], str], dict[int, str]]:
+    """What waits may report of the connection: itself, and its listener."""
+    named = {connection.listener: LISTENER, connection.open_file: "this connection"}
+    named.pop(NO_ID, None)
+    numbers = {
+        (tgid, session.descriptors[one].fd): name
+        for file, name in named.items()
+        for one in session.open_files[file].descriptors
+        for tgid in session.tables[session.descriptors[one].table].tgids
+    }
+    return numbers, {key: name for file, name in named.items() for key in data.get(file, ())}
 
 
 def _ended_before(session: Session, connection: Connection) -> bool:

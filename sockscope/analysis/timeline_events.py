@@ -51,7 +51,7 @@ class EventPicker:
     def _around_open_file(self, open_file: int) -> set[int]:
         """The births and ends of its descriptors in every process, and what epoll was told of it."""
         session = self._session
-        found = {session.open_files[open_file].created_event}
+        found = {session.open_files[open_file].created_event, *session.open_files[open_file].sent_events}
         for index in session.open_files[open_file].descriptors:
             descriptor = session.descriptors[index]
             found |= {descriptor.opened_event, descriptor.closed_event}
@@ -106,7 +106,7 @@ class EventPicker:
         wanted: set[int] = set()
         for open_file in (connection.open_file, connection.listener):
             if open_file != NO_ID:
-                wanted |= self._data_by_open_file.get(open_file, set())
+                wanted |= self.data_by_open_file.get(open_file, set())
         return wanted
 
     def _reports(self, wait: int, fd: int, wanted: set[int]) -> bool:
@@ -178,7 +178,8 @@ class EventPicker:
         return Grouping(np.where(_IS_FORK[records["call"]], records["ret"], -1), self._session.order)
 
     @cached_property
-    def _data_by_open_file(self) -> dict[int, set[int]]:
+    def data_by_open_file(self) -> dict[int, set[int]]:
+        """Open file → epoll_data it is or was registered with."""
         found: dict[int, set[int]] = {}
         for interest in self._session.interests:
             found.setdefault(interest.open_file, set()).add(interest.data)

@@ -54,6 +54,8 @@ class Descriptor:
     opened_event: int = NO_ID
     source: int = NO_ID
     """The descriptor this was copied from (dup, fork, SCM_RIGHTS), where known."""
+    sent_event: int = NO_ID
+    """Of SCM_RIGHTS the sendmsg that brought it, where seen."""
     cloexec: bool = False
     closed_ns: int | None = None
     closed_event: int = NO_ID
@@ -90,6 +92,8 @@ class OpenFile:
     """Every descriptor that ever named it, in order of birth."""
     in_flight: int = 0
     """References inside unix sockets (SCM_RIGHTS sent and not yet received), where seen."""
+    sent_events: list[int] = field(default_factory=list)
+    """Every sendmsg that passed it on (SCM_RIGHTS)."""
     released_ns: int | None = None
     """When the last reference went (so FIN could go); None while held, or by someone unseen."""
     # sockets only

@@ -53,7 +53,7 @@ class LiveView:
 
     def _begin(self, tgids: tuple[int, ...], seed: Seed) -> None:
         rows = _held_sockets(seed)
-        self._narrator = LiveNarrator(seed, _labels(rows))
+        self._narrator = LiveNarrator(seed, _labels(rows), rows["inode"][rows["state"] == TcpState.LISTEN].tolist())
         self._put(LiveBatch(known=_known(tgids, seed, rows)))
         self._thread.start()
 

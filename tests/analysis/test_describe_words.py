@@ -25,7 +25,7 @@ RESPONSE = b"HTTP/1.1 200 OK\r\nA: 1\r\nB: 2\r\nC: 3\r\n\r\n"
             Made(call=Call.accept4, args=(3, 1, 1), ret=7, sections=(CLIENT,)),
             "a client connected from 127.0.0.1:40112; its descriptor is 7",
         ),
-        (Made(call=Call.accept, args=(3,), ret=-errno.EAGAIN), "no client is waiting (EAGAIN)"),
+        (Made(call=Call.accept, args=(3,), ret=-errno.EAGAIN), "nobody else waits to be accepted (EAGAIN)"),
         (
             Made(call=Call.recvfrom, args=(7, 1, 8192), ret=len(REQUEST), sections=((Section.PAYLOAD, REQUEST),)),
             f"read {len(REQUEST)} bytes: request GET / HTTP/1.1",

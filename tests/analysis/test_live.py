@@ -79,9 +79,10 @@ def pieces(events: Events, sizes: list[int]) -> list[Events]:
 def test_in_pieces_as_at_once(size: int) -> None:
     script = flask(connections=3)
     events = script.events()
-    whole = LiveNarrator(script.seed())
+    # Else the first accept shows what the descriptor is, which a whole batch knows before its first line.
+    whole = LiveNarrator(script.seed(), listeners=[11])
     expected = whole.feed(events, FOREVER).lines + whole.finish().lines
-    narrator = LiveNarrator(script.seed())
+    narrator = LiveNarrator(script.seed(), listeners=[11])
     lines: tuple[LiveLine, ...] = ()
     for piece in pieces(events, [size] * (len(events) // size + 1)):
         lines += narrator.feed(piece, FOREVER).lines
@@ -179,3 +180,29 @@ def test_kernel_lines_come_in_pieces_as_at_once() -> None:
     assert texts[-1] == "peer closed (FIN) → CLOSE_WAIT"
     texts += [line.text for line in narrator.feed(Events.empty(), FOREVER).lines]
     assert texts == [line.text for line in LiveNarrator(script.seed()).feed(events, FOREVER).lines]
+
+
+def test_a_wait_says_who_it_was_woken_for() -> None:
+    script = flask()
+    told = LiveNarrator(script.seed(), listeners=[11]).feed(script.events(), FOREVER).lines
+    woken = [line.words for line in told if line.words.startswith("woken")]
+    assert woken[0] == "woken: a client waits to be accepted (listener, descriptor 3)"
+
+
+def test_a_connection_that_is_handed_on_keeps_its_name() -> None:
+    script = Script().process(100, comm="master").process(101, comm="worker")
+    script.seed_fd(100, 3, inode=11).seed_fd(100, 5, inode=50).seed_fd(101, 6, inode=60)
+    peer = address("127.0.0.1", 40112)
+    script.event(100, 100, Call.accept4, fd=3, ret=7, sockaddr=peer)
+    script.event(100, 100, Call.sendmsg, fd=5, ret=1, payload=b"c", control=[7])
+    script.event(100, 100, Call.close, fd=7)
+    script.event(101, 101, Call.recvmsg, fd=6, ret=1, payload=b"c", control=[9])
+    script.event(101, 101, Call.close, fd=9)
+    told = LiveNarrator(script.seed()).feed(script.events(), FOREVER).lines
+    assert {line.connection for line in told} == {str(peer)}
+    assert [line.words for line in told[1:]] == [
+        "hands this connection on (SCM_RIGHTS) to worker[101], which has it as fd 9",
+        "closes its copy: the message that carries the connection keeps it open",
+        "receives this connection as fd 9 from master[100] (fd 7 there)",
+        "closes the last copy: only now the connection ends (FIN)",
+    ]

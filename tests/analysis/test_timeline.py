@@ -164,3 +164,70 @@ def test_closes_in_every_process_and_what_has_not_returned() -> None:
     assert items[1].text == "new process 51"
     assert items[-1].duration_ns == -1
     assert items[-1].words == "waiting for something to read"
+
+
+def test_the_thread_that_serves_and_the_wait_are_told_by_what_they_are_for() -> None:
+    session = threaded_server().session()
+    by_name = {item.name: item.words for item in timeline(session, only(session))}
+    assert by_name["poll"] == "woken: a client waits to be accepted (listener, descriptor 3)"
+    assert by_name["clone"] == "started 812, the thread that will serve this connection"
+    assert by_name["close"] == "done with it: this side of the connection ends"
+
+
+def handed_over(*, receive: bool = True) -> Script:
+    """A master that accepts, a worker that waited for descriptors since before."""
+    script = Script(ports=(8080,)).process(100, comm="master").process(101, ppid=100, comm="worker")
+    script.seed_fd(100, 3, inode=11).seed_fd(100, 5, inode=50).seed_fd(101, 6, inode=60)
+    script.snapshot(at=0)
+    script.socket_row(SERVER, state=TcpState.LISTEN, inode=11, owners=((100, 3),))
+    script.handshake(CLIENT, SERVER)
+    began = script.now_ns
+    script.event(100, 100, Call.accept4, 1, 1, 0, fd=3, ret=7, sockaddr=CLIENT)
+    script.event(100, 100, Call.sendmsg, fd=5, ret=1, payload=b"c", control=[7])
+    script.event(100, 100, Call.close, fd=7)
+    if receive:
+        script.now_ns += 1_000_000
+        arrived = script.now_ns
+        script.event(
+            101, 101, Call.recvmsg, fd=6, ret=1, payload=b"c", control=[9], at=began - 50, took=arrived - began
+        )
+        script.now_ns = arrived
+        script.event(101, 101, Call.recvfrom, 4096, 8192, 0, fd=9, ret=len(REQUEST), payload=REQUEST)
+        script.event(101, 101, Call.close, fd=9)
+    return script
+
+
+def test_one_timeline_across_the_hand_over() -> None:
+    session = handed_over().session()
+    items = [item for item in timeline(session, only(session)) if item.lane is Lane.SYSCALL]
+    assert [(item.actor, item.name, item.words) for item in items[1:]] == [
+        ("master[100]", "sendmsg", "hands this connection on (SCM_RIGHTS) to worker[101], which has it as fd 9"),
+        ("master[100]", "close", "closes its copy: the message that carries the connection keeps it open"),
+        ("worker[101]", "recvmsg", "receives this connection as fd 9 from master[100] (fd 7 there)"),
+        ("worker[101]", "recvfrom", f"read {len(REQUEST)} bytes: request GET / HTTP/1.1"),
+        ("worker[101]", "close", "closes the last copy: only now the connection ends (FIN)"),
+    ]
+
+
+def test_handed_over_and_not_received() -> None:
+    session = handed_over(receive=False).session()
+    words = {item.name: item.words for item in timeline(session, only(session))}
+    assert words["sendmsg"] == "hands this connection on (SCM_RIGHTS); nobody has received it yet"
+    assert words["close"] == "closes its copy: the message that carries the connection keeps it open"
+
+
+def test_a_copy_by_fork() -> None:
+    script = Script(ports=(8080,)).process(100, comm="server").seed_fd(100, 3, inode=11)
+    script.event(100, 100, Call.accept4, 1, 1, 0, fd=3, ret=7, sockaddr=CLIENT)
+    script.fork(100, 101)
+    script.event(100, 100, Call.close, fd=7)
+    script.event(101, 101, Call.sendto, 4096, 2, 0, fd=7, ret=2, payload=b"ok")
+    script.exit(101)
+    session = script.session()
+    words = [item.words for item in timeline(session, only(session))]
+    assert words[1:] == [
+        "server[101] inherits this connection as fd 7: the process that will serve this connection",
+        "closes its copy: server[101] has it as fd 7, so the connection stays open",
+        'sent 2 bytes: "ok"',
+        "closes the last copy: only now the connection ends (FIN)",
+    ]
