@@ -12,6 +12,7 @@ from sockscope.model.descriptors import Process
 from sockscope.model.findings import Finding, Rule, Skip
 from sockscope.model.info import SessionInfo
 from sockscope.model.kernel import KernelCoverage, KernelStories, untold
+from sockscope.model.latency import ServerLatency
 
 
 class Lane(StrEnum):
@@ -95,5 +96,7 @@ class Report:
     """What each process does at rest: `python3[812]: poll every 500 ms`."""
     architecture: tuple[str, ...] = ()
     """What the server is, one line a fact: `nginx[13] and nginx[14] share one listener on 0.0.0.0:80 (fd 6), …`."""
+    latency: tuple[ServerLatency, ...] = ()
+    """Where the time of each server's answers went, the server that answered most first."""
     kernel: KernelCoverage = field(default_factory=KernelCoverage)
     kernel_stories: KernelStories = untold

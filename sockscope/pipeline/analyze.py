@@ -13,6 +13,7 @@ from sockscope.analysis.architecture import architecture
 from sockscope.analysis.build import build_session
 from sockscope.analysis.idle import idle_words
 from sockscope.analysis.kernel_story import Stories, coverage
+from sockscope.analysis.latency import server_latencies
 from sockscope.analysis.session import Session
 from sockscope.analysis.summary import summarise_all
 from sockscope.analysis.timeline import Timelines
@@ -137,6 +138,7 @@ def make_report(session: Session, choice: RuleChoice | None = None) -> Report:
         unassigned=_unassigned(session),
         idle_words=idle_words(session),
         architecture=architecture(session),
+        latency=server_latencies(session),
         kernel=coverage(session),
         kernel_stories=Stories(session),
     )

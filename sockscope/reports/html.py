@@ -22,13 +22,14 @@ from sockscope.reports import format as words
 from sockscope.reports.escape import safe
 from sockscope.reports.html_data import page_data
 from sockscope.reports.html_findings import cards
+from sockscope.reports.html_latency import latency_cards
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 SCRIPTS = ("util.js", "table.js", "scale.js", "lanes.js", "detail.js", "main.js")
 """In this order they make the page's script."""
-STYLES = ("page.css", "connections.css", "timeline.css", "print.css")
+STYLES = ("page.css", "connections.css", "timeline.css", "latency.css", "print.css")
 
 
 def write_html(report: Report, path: Path) -> None:
@@ -85,6 +86,7 @@ def render_html(report: Report) -> str:
             ],
             idle=report.idle_words,
             architecture=report.architecture,
+            latency=latency_cards(report),
             coverage=words.coverage_lines(report),
             skipped=words.skip_groups(report),
             number=words.number,

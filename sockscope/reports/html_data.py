@@ -138,7 +138,7 @@ def _timelines(report: Report, strings: Strings) -> dict[int, Timeline]:
 
 
 def _most_wanted(report: Report) -> Iterable[ConnectionRow]:
-    worst = {finding.worst for finding in report.findings}
+    worst = {finding.worst for finding in report.findings} | {server.slowest.connection for server in report.latency}
     return sorted(report.connections, key=lambda row: (row.connection.id not in worst, not row.finding_indexes))
 
 

@@ -11,6 +11,7 @@ from typing import TypeAlias
 from sockscope.model.descriptors import Process
 from sockscope.model.findings import Finding
 from sockscope.model.info import SessionInfo
+from sockscope.model.latency import FEWEST_FOR_PERCENTILES, PLACES, PhaseLatency, ServerLatency
 from sockscope.model.report import ConnectionRow, Report
 from sockscope.reports.format import state_name
 
@@ -49,6 +50,7 @@ def _document(report: Report) -> Json:
         "architecture": list(report.architecture),
         "processes": [_process(p, info) for p in report.processes],
         "connections": [{**_connection(row, info), **_told(row, report)} for row in report.connections],
+        "latency": [_latency(server, info) for server in report.latency],
         "findings": [_finding(f, info) for f in report.findings],
         "skipped": [{"rule": s.rule, "reason": s.reason} for s in report.skipped],
     }
@@ -116,6 +118,53 @@ def _connection(row: ConnectionRow, info: SessionInfo) -> dict[str, Json]:
         "io_uring_events": row.uring_count,
         "packets": row.packet_count,
         "summary": row.summary,
+    }
+
+
+def _latency(server: ServerLatency, info: SessionInfo) -> Json:
+    slowest = server.slowest
+    return {
+        "local": server.local,
+        "connections": server.connection_count,
+        "exchanges": server.exchange_count,
+        "on_wire": server.wire_count,
+        "phases": [_phase(one) for one in server.phases],
+        "whole": _phase(server.whole),
+        "slowest": {
+            "connection": slowest.connection,
+            "number": slowest.number,
+            "duration_ns": slowest.duration_ns,
+            "tgid": slowest.tgid,
+            "comm": slowest.comm,
+            "request": slowest.request,
+            "read_bytes": slowest.read_bytes,
+            "written_bytes": slowest.written_bytes,
+            "fin_ns": _relative(slowest.fin_ns, info),
+            "phases": [
+                {
+                    "phase": span.phase.value,
+                    "place": PLACES[span.phase].value,
+                    "start_ns": span.start_ns - info.started_ns,
+                    "duration_ns": span.duration_ns,
+                }
+                for span in slowest.phases
+            ],
+        },
+    }
+
+
+def _phase(one: PhaseLatency) -> Json:
+    """Percentiles, or where there are too few for them all durations."""
+    many = one.count >= FEWEST_FOR_PERCENTILES
+    return {
+        "phase": one.phase.value if one.phase is not None else None,
+        "place": PLACES[one.phase].value if one.phase is not None else None,
+        "count": one.count,
+        "p50_ns": one.p50_ns if many else None,
+        "p95_ns": one.p95_ns if many else None,
+        "p99_ns": one.p99_ns if many else None,
+        "max_ns": one.max_ns,
+        "durations_ns": None if many else list(one.each_ns),
     }
 
 

@@ -1,4 +1,4 @@
-"""Below the findings: what the server is, connections, processes, their rest, and how far all this can be trusted."""
+"""Below the findings: what the server is, connections, latency, processes, rest, and how far to trust it all."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sockscope.model.report import Report
 from sockscope.reports import format as words
 from sockscope.reports.escape import safe
 from sockscope.reports.terminal_connections import Clean, connections
+from sockscope.reports.terminal_latency import latencies
 
 PROCESS_COUNT = 12
 
@@ -28,6 +29,9 @@ def summary(report: Report, *, console: Console, verbose: bool, ascii_only: bool
         yield ""
     if report.connections:
         yield from connections(report, clean, width=console.width, verbose=verbose, ascii_only=ascii_only)
+        yield ""
+    if report.latency:
+        yield from latencies(report, clean, verbose=verbose, ascii_only=ascii_only)
         yield ""
     if report.processes:
         yield from _processes(report, clean, verbose=verbose)

@@ -12,6 +12,7 @@ from sockscope.model.info import PacketCoverage, SessionInfo, SocketCoverage, Sy
 from sockscope.model.report import ConnectionRow, Lane, Report, TimelineItem
 from sockscope.model.sockaddr import Address
 from sockscope.model.tcp import TcpState
+from tests.reports.latency_example import busy_server, quiet_server
 
 SCRIPT = "<script>alert(1)</script>"
 COLOUR = "\x1b[31mred\x1b[0m"
@@ -420,6 +421,12 @@ def example_report(connections: int = 12, *, packets: bool = True) -> Report:
             f"python3[{SERVER}] listens on 127.0.0.1:8080 (fd 3): 7 connections accepted",
             f"python3[{SERVER}] waits in <poll> until somebody connects, then accepts",
         ),
+        latency=(
+            busy_server(str(LOCAL), 8, SERVER, "python3", f"GET /{SCRIPT}"),
+            quiet_server(f"/run/{MARKUP}.sock", 7, GONE, COLOUR),
+        )
+        if packets
+        else (quiet_server(str(LOCAL), 7, SERVER, "python3"),),
     )
 
 
@@ -441,5 +448,6 @@ def empty_report() -> Report:
         rules=(),
         idle_words=(),
         architecture=(),
+        latency=(),
         timelines=ExampleTimelines(leaking=0, idle=True),
     )
