@@ -21,9 +21,11 @@ Mend:
 
 False positives:
     Idle keep-alive connections may be closed at any time and are not counted; nor are requests that
-    arrive as the server ends, which no server can avoid. A program that never answers (a log
+    arrive as the server ends, which no server can avoid, or that it reads away after it ended its own half.
+    A SIGTERM that a process sends itself wakes its threads and stops nothing. A program that never answers (a log
     collector) has no request to leave open. Where it is not HTTP and the program exits by itself, it is
-    info only: a client in a blocking pop waits without being wronged.
+    info only: a client in a blocking pop waits without being wronged. Where the signal never reached the server,
+    which was then killed, that is sigterm-ignored.
 
 References:
     signal(7); docker stop (SIGTERM, then SIGKILL after 10 s); RFC 9112 section 9.5.
@@ -50,7 +52,7 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.halves import arrived_bytes, flow_of, packet_evidence
+from sockscope.findings.halves import arrived_bytes, flow_of, packet_evidence, shutdown_event
 from sockscope.findings.holding import Copy, Holdings, payload_moves, tcp_connections
 from sockscope.model.calls import Call
 from sockscope.model.connections import Connection, Role
@@ -63,7 +65,7 @@ RULE = Rule(
     slug="abrupt-shutdown",
     severity=Severity.ERROR,
     summary="SIGTERM ends the server while clients wait for their answers",
-    yields_to=frozenset({"edge-triggered-read-not-drained"}),
+    yields_to=frozenset({"edge-triggered-read-not-drained", "sigterm-ignored"}),
 )
 
 _SIGTERM = 15
@@ -107,7 +109,10 @@ def _terminations(session: Session) -> dict[int, int]:
     """tgid → its first SIGTERM (event id)."""
     records = session.events.records
     rows = session.order[
-        (records["call"][session.order] == Call.task_signal) & (records["args"][session.order, 0] == _SIGTERM)
+        (records["call"][session.order] == Call.task_signal)
+        & (records["args"][session.order, 0] == _SIGTERM)
+        # A thread may wake its own process with it (Apache's event MPM does): nobody asked it to end.
+        & (records["args"][session.order, 2] != records["tgid"][session.order].astype(np.uint64))
     ]
     found: dict[int, int] = {}
     for event in map(int, rows):
@@ -136,9 +141,13 @@ def _cuts(session: Session, signal_of: dict[int, int]) -> Iterator[_Cut]:
         if last.given_up or last.tgid not in signal_of:
             continue
         signal = signal_of[last.tgid]
+        if (last.descriptor.closed_ns or 0) < int(session.effective_ns[signal]):
+            continue
         reads, writes = payload_moves(session, session.events_of(connection.id))
         since_ns = int(session.effective_ns[writes[-1]]) if len(writes) else -1
         asked = reads[session.effective_ns[reads] > since_ns]
+        if len(asked) and _had_ended(session, connection, int(asked[0])):
+            continue
         signal_ns = int(session.effective_ns[signal])
         is_http = bool(len(asked)) and _looks_like_http(session, int(asked[0]))
         before = bool(len(asked)) and session.effective_ns[asked[0]] <= signal_ns
@@ -156,6 +165,12 @@ def _answering(session: Session) -> set[str]:
 
 def _looks_like_http(session: Session, read: int) -> bool:
     return (session.events.section(read, Section.PAYLOAD) or b"").startswith(_HTTP_METHODS)
+
+
+def _had_ended(session: Session, connection: Connection, read: int) -> bool:
+    """The program had ended its own half: what it read then, it read away (a lingering close)."""
+    ended = shutdown_event(session, connection, writing=True)
+    return ended >= 0 and bool(session.effective_ns[ended] <= session.effective_ns[read])
 
 
 def _unread(session: Session, connection: Connection, signal_ns: int) -> bool:

@@ -83,6 +83,34 @@ def test_ends_by_itself(run: Run) -> None:
     assert not run(script.ends(2 * S).session(), SLUG, least=Severity.INFO)
 
 
+def test_its_own_sigterm_stops_nothing(run: Run) -> None:
+    """Apache's event MPM: a thread that ends wakes the process by it."""
+    script = busy()
+    script.signal(100, SIGTERM, si_pid=100, at=S)
+    script.exit(100, status=0)
+    assert not run(script.ends(2 * S).session(), SLUG, least=Severity.INFO)
+
+
+def test_a_lingering_close_reads_away(run: Run) -> None:
+    script = server()
+    accept(script, 0, 7)
+    ask(script, 0, 7, REQUEST)
+    answer(script, 7)
+    script.event(100, 100, Call.shutdown, 1, fd=7)
+    ask(script, 0, 7, REQUEST)
+    stop(script, status=0)
+    assert not run(script.ends(2 * S).session(), SLUG, least=Severity.INFO)
+
+
+def test_closed_before_the_signal(run: Run) -> None:
+    script = busy()
+    for fd in (8, 9):
+        script.event(100, 100, Call.close, fd=fd)
+    script.signal(100, SIGTERM)
+    script.exit(100, status=0)
+    assert not run(script.ends(2 * S).session(), SLUG, least=Severity.INFO)
+
+
 def test_arrived_and_not_read(run: Run) -> None:
     script = server()
     accept(script, 0, 7)
