@@ -17,6 +17,7 @@ OPTIONS = {
     "SO_KEEPALIVE": (_SOL_SOCKET, 9),
     "SO_RCVTIMEO": (_SOL_SOCKET, 20),
     "SO_RCVTIMEO_NEW": (_SOL_SOCKET, 66),
+    "SO_ATTACH_FILTER": (_SOL_SOCKET, 26),
     "TCP_NODELAY": (_SOL_TCP, 1),
     "TCP_CORK": (_SOL_TCP, 3),
     "TCP_USER_TIMEOUT": (_SOL_TCP, 18),
@@ -31,15 +32,16 @@ def option_events(session: Session, connection: Connection, name: str) -> Ids:
 
     An accepted socket has its listener's options (all of `OPTIONS` are copied by sk_clone_lock).
     """
-    own = _switched_on(session, session.events_of(connection.id), name)
+    own = switched_on(session, session.events_of(connection.id), name)
     if connection.listener < 0:
         return own
-    inherited = _switched_on(session, session.events_of_open_file(connection.listener), name)
+    inherited = switched_on(session, session.events_of_open_file(connection.listener), name)
     inherited = inherited[session.effective_ns[inherited] <= connection.first_ns]
     return np.concatenate([inherited, own])
 
 
-def _switched_on(session: Session, events: Ids, name: str) -> Ids:
+def switched_on(session: Session, events: Ids, name: str) -> Ids:
+    """Those of the events that switched the option on."""
     level, number = OPTIONS[name]
     rows = session.events.records[events]
     fits = (rows["call"] == Call.setsockopt) & (rows["ret"] == 0)
