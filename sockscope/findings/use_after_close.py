@@ -44,7 +44,7 @@ RULE = Rule(
     slug="use-after-close",
     severity=Severity.WARNING,
     summary="a number is used after its socket was closed: EBADF, or another client's connection",
-    yields_to=frozenset({"double-close"}),
+    yields_to=frozenset({"double-close", "ghost-epoll-event"}),
 )
 
 _CALLS = (USES | {Call.accept, Call.accept4, Call.listen, Call.bind}) - {Call.shutdown}
