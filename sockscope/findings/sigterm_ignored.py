@@ -44,18 +44,7 @@ from enum import Enum, auto
 
 import numpy as np
 
-from sockscope.analysis.session import Session
-from sockscope.findings.evidence import (
-    GRACE_NS,
-    from_event,
-    from_proc,
-    kept,
-    listed,
-    plural,
-    since_start,
-    span,
-)
-from sockscope.findings.proc_facts import (
+from sockscope.analysis.proc_facts import (
     ENDING,
     SIGKILL,
     SIGTERM,
@@ -67,7 +56,18 @@ from sockscope.findings.proc_facts import (
     rows_of,
     signals_to,
 )
-from sockscope.findings.serving import Serving, below
+from sockscope.analysis.serving import Serving, below
+from sockscope.analysis.session import Session
+from sockscope.findings.evidence import (
+    GRACE_NS,
+    from_event,
+    from_proc,
+    kept,
+    listed,
+    plural,
+    since_start,
+    span,
+)
 from sockscope.model.calls import Call
 from sockscope.model.facts import Relation
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip

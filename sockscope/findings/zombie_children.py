@@ -44,6 +44,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.control import Flags
+from sockscope.analysis.proc_facts import ENDING, SIGCHLD, Rows, has_signal, is_init, named, rows_of, signals_to
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.evidence import (
     GRACE_NS,
@@ -58,7 +59,6 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.proc_facts import ENDING, SIGCHLD, Rows, has_signal, is_init, named, rows_of, signals_to
 from sockscope.model.calls import Call
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.ids import NO_ID

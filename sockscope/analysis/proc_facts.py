@@ -1,4 +1,4 @@
-"""Facts of /proc as rules ask for them: one process's rows, its signals, the PID 1 above it."""
+"""Facts of /proc as rules and reports ask for them: one process's rows, its signals, the PID 1 above it."""
 
 from __future__ import annotations
 
