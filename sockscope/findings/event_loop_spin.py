@@ -66,6 +66,7 @@ RULE = Rule(
     slug="event-loop-spin",
     severity=Severity.WARNING,
     summary="waits return at once with the same events and no progress is made",
+    yields_to=frozenset({"ghost-epoll-event"}),
 )
 
 _TURNS = 200
