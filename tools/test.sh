@@ -8,6 +8,32 @@ environment -e '.[dev]'
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/lint-imports
-.venv/bin/mypy
-NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet --site-dir build/site
-as_root .venv/bin/python -m pytest "$@"
+
+# Compiled modules go to build/, also where the environment wants none kept: each command of the tests loads them.
+# What a shell starts in the background ignores Ctrl-C; what the tests start must not.
+tests() {
+    as_root env --default-signal=INT,QUIT -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX="$PWD/build/pycache" \
+        .venv/bin/python -m pytest "$@"
+}
+still() {
+    .venv/bin/mypy && NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet --site-dir build/site
+}
+
+if [ $# -gt 0 ]; then
+    still
+    tests "$@"
+    exit
+fi
+
+# Live tests mostly wait, all others compute: side by side they take the time of one. What is said of the latter
+# comes when the live ones are through.
+as_root true
+mkdir -p build
+(still && tests -p no:cacheprovider --ignore=tests/live) >build/beside.log 2>&1 &
+beside=$!
+trap 'kill $beside 2>/dev/null || :' EXIT
+failed=0
+tests tests/live || failed=$?
+wait $beside || failed=$?
+cat build/beside.log
+exit $failed

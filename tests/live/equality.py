@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -161,11 +162,13 @@ class Normal:
         session: the recording, joined.
         tgid: the program's first process.
         port: the program's.
+        folder: where the program is.
     """
 
-    def __init__(self, session: Session, tgid: int, port: int) -> None:
+    def __init__(self, session: Session, tgid: int, port: int, folder: Path) -> None:
         self._session = session
         self._port = port
+        self._folder = bytes(folder)
         self._names = _names(session.events, tgid)
         self._at_attach = self._first_calls()
 
@@ -285,7 +288,7 @@ class Normal:
             return str([(events, data & 0xFFFFFFFF) for events, data in struct.iter_unpack(EPOLL_FORMATS[kind], data)])
         if kind is Section.POLLFDS:
             return str([(fd, asked, _told(revents)) for fd, asked, revents in struct.iter_unpack("<ihh", data)])
-        return repr(data.replace(str(self._port).encode(), b"PORT"))
+        return repr(data.replace(str(self._port).encode(), b"PORT").replace(self._folder, b"FOLDER"))
 
     def _address(self, address: Address | None) -> str:
         if address is None or address.family not in (Family.INET, Family.INET6):

@@ -18,9 +18,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -29,8 +30,9 @@ from sockscope.pipeline.analyze import load_session, make_report
 from sockscope.pipeline.options import EngineChoice, RecordOptions
 from sockscope.pipeline.record import Watcher, record
 from tests.live import servers
-from tests.live.engines import need
+from tests.live.engines import BOTH, need
 from tests.live.equality import Normal, differences
+from tests.live.rehearsals import Rehearsals
 from tests.sources.syscalls.ptrace_support import compile_c
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -76,6 +78,9 @@ def odd_server(folder: Path) -> Subject:
     return Subject(command=(program,), ask=listen_to_the_end, stays=True)
 
 
+SUBJECTS: Mapping[str, Callable[[Path], Subject]] = MappingProxyType({"python": python_server, "odd": odd_server})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
     """What an engine's recording says, normalised."""
@@ -83,6 +88,23 @@ class Told:
     threads: dict[str, list[str]]
     connections: list[str]
     findings: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A subject watched once: the `number`th time under this engine."""
+
+    subject: str
+    mode: str
+    engine: EngineChoice
+    number: int
+
+    def perform(self, folder: Path) -> Told:
+        folder.mkdir()
+        return watched(SUBJECTS[self.subject](folder), self.engine, self.mode, folder / "recording")
+
+    def __str__(self) -> str:
+        return f"{self.subject}-{self.mode}-{self.engine.value}-{self.number}"
 
 
 def watched(subject: Subject, engine: EngineChoice, mode: str, folder: Path) -> Told:
@@ -125,7 +147,7 @@ def watched(subject: Subject, engine: EngineChoice, mode: str, folder: Path) -> 
     session = load_session(folder)
     assert session.info.syscalls.engine == engine.value
     assert not session.info.syscalls.lost_count, session.info.syscalls.lost
-    normal = Normal(session, tgids[0], port)
+    normal = Normal(session, tgids[0], port, folder.parent)
     return Told(
         threads=normal.threads(),
         connections=normal.connections(),
@@ -133,17 +155,20 @@ def watched(subject: Subject, engine: EngineChoice, mode: str, folder: Path) -> 
     )
 
 
-@pytest.mark.parametrize("make", [python_server, odd_server])
-@pytest.mark.parametrize("mode", ["attach", "run"])
-@pytest.mark.parametrize("engine", [EngineChoice.PTRACE, EngineChoice.BPF])
-def test_engines_tell_the_same(
-    engine: EngineChoice, mode: str, make: Callable[[Path], Subject], tmp_path: Path
-) -> None:
+def pairs() -> list[tuple[Run, Run]]:
+    """ptrace and itself, then ptrace and bpf."""
+    first = [Run(subject=name, mode=mode, engine=BOTH[0], number=1) for name in SUBJECTS for mode in ("attach", "run")]
+    return [
+        *((run, replace(run, number=2)) for run in first),
+        *((run, replace(run, engine=EngineChoice.BPF)) for run in first),
+    ]
+
+
+@pytest.mark.parametrize("pair", pairs(), ids=lambda pair: f"{pair[0]}-{pair[1].engine.value}")
+def test_engines_tell_the_same(pair: tuple[Run, Run], rehearsals: Rehearsals) -> None:
     """ptrace against itself shows what is the same from run to run; then bpf against ptrace."""
-    need(engine)
-    subject = make(tmp_path)
-    first = watched(subject, EngineChoice.PTRACE, mode, tmp_path / "first")
-    second = watched(subject, engine, mode, tmp_path / "second")
+    need(pair[1].engine)
+    first, second = map(rehearsals.outcome, pair)
     told = differences(first.threads, second.threads)
     assert not told, "\n".join(told)
     assert len(first.threads) > 7
