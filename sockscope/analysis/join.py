@@ -103,6 +103,10 @@ def served_ports(state: ReplayState, info: SessionInfo, groups: SocketGroups, ha
 
 
 def _of_open_file(work: Join, file: OpenFile, used: bool) -> None:
+    if file.family == 0 and file.listener >= 0:
+        # Known only since the snapshots were looked into: an accept need not say who came.
+        listener = work.state.open_files[file.listener]
+        file.family, file.socket_type = listener.family, listener.socket_type or file.socket_type
     group = _group_of(work, file, file.local, file.peer)
     if group >= 0:
         _learn(work.groups, file, group)

@@ -111,12 +111,12 @@ class Sampler:
 
         Returns:
             The final snapshot's rows only (`drain` gives the earlier ones), with every owner on the host
-            that holds one of them, of the target or not.
+            that holds one of them, or the other end of a unix connection, of the target or not.
         """
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
-        inodes = np.unique(self._final["inode"])
+        inodes = np.unique(np.concatenate([self._final["inode"], self._final["peer_inode"]]))
         with self._source as source:
             held = owners(inodes=inodes[inodes != 0], source=source)[0] if len(inodes) else np.zeros(0, OWNER_DTYPE)
         return Sockets(records=self._final, owners=held)
