@@ -70,6 +70,7 @@ RULE = Rule(
             "edge-triggered-listener-not-drained",
             "blocking-call-in-event-loop",
             "descriptor-exhaustion",
+            "slow-reader",
         }
     ),
 )

@@ -26,8 +26,8 @@ False positives:
     A queue is filled up to its limit for moments in health: one snapshot alone says nothing. A SYN that is
     repeated because the path lost it goes unanswered too: the queue must have been full, or the kernel have
     counted an overflow. A queue that nobody empties at all has its own rules, which come first (unaccepted-connection,
-    edge-triggered-listener-not-drained, descriptor-exhaustion, blocking-call-in-event-loop, slow-reader): this
-    is then told as their consequence.
+    edge-triggered-listener-not-drained, descriptor-exhaustion, blocking-call-in-event-loop, slow-reader, accept-stall):
+    this is then told as their consequence.
 
 References:
     listen(2) (backlog, somaxconn); tcp(7) tcp_abort_on_overflow; net/ipv4/tcp_input.c tcp_conn_request,
@@ -75,6 +75,7 @@ RULE = Rule(
             "descriptor-exhaustion",
             "blocking-call-in-event-loop",
             "slow-reader",
+            "accept-stall",
         }
     ),
     bears_loss=True,

@@ -66,7 +66,7 @@ RULE = Rule(
     slug="slow-request",
     severity=Severity.WARNING,
     summary="a request took over a second and ten times the median: in the queue, or in the program, and at what",
-    follows=frozenset({"blocking-call-in-event-loop"}),
+    follows=frozenset({"blocking-call-in-event-loop", "slow-reader"}),
 )
 
 _LEAST_NS = NS_PER_S
