@@ -89,6 +89,7 @@ RULE = Rule(
             "accept-result-misused",
             "event-loop-spin",
             "write-after-peer-close",
+            "select-fd-overflow",
         }
     ),
 )
