@@ -43,6 +43,8 @@ class Join:
     ports: frozenset[int]
     """Local ports on which the target serves."""
     has_syscalls: bool
+    unix_names: frozenset[Address] = frozenset()
+    """Of the target's unix listeners."""
     connections: list[Connection] = field(default_factory=list)
     group_connection: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
 
@@ -74,6 +76,8 @@ def join(
         has_syscalls=has_syscalls,
         group_connection=np.full(len(groups), NO_ID, np.int32),
     )
+    listening = (file.local for file in state.open_files if file.listening and file.family == Family.UNIX)
+    work.unix_names = frozenset(name for name in listening if name is not None)
     for file in state.open_files:
         if file.kind == FileKind.SOCKET and not file.listening:
             _of_open_file(work, file, bool(moved[file.id]))
@@ -228,7 +232,9 @@ def _role(work: Join, file: OpenFile, protocol: Protocol, connected: bool) -> Ro
     if file.pair >= 0:
         return Role.UNKNOWN
     if protocol == Protocol.UNIX:
-        return Role.UNKNOWN
+        # Accepted before the watching: it carries its listener's name.
+        named = file.local is not None and any(file.local.packed)
+        return Role.SERVER if named and file.local in work.unix_names else Role.UNKNOWN
     if file.local is not None and file.local.port in work.ports:
         return Role.SERVER
     if protocol == Protocol.UDP:

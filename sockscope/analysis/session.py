@@ -179,5 +179,13 @@ class Session:
         return self.tables[table].tgids[-1]
 
     def comm(self, tgid: int) -> str:
+        """Of the target's processes, and of others as far as somebody looked at them; `?` where nobody did."""
         process = self.processes.get(tgid)
-        return process.comm if process else "?"
+        return process.comm if process else self._comms.get(tgid, "?")
+
+    @cached_property
+    def _comms(self) -> dict[int, str]:
+        rows = self.facts.processes
+        _, firsts = np.unique(rows["tgid"], return_index=True)
+        pairs = zip(rows["tgid"][firsts].tolist(), rows["comm"][firsts].tolist(), strict=True)
+        return {tgid: comm.decode("utf-8", "backslashreplace") for tgid, comm in pairs}

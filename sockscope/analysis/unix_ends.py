@@ -10,10 +10,10 @@ import numpy as np
 from sockscope.analysis.decode import section_of
 from sockscope.analysis.session import Session
 from sockscope.model.calls import Call
-from sockscope.model.connections import Connection, Protocol
+from sockscope.model.connections import Connection, Protocol, Role
 from sockscope.model.events import Section
 from sockscope.model.ids import NO_ID
-from sockscope.model.sockaddr import Family
+from sockscope.model.sockaddr import Address, Family
 
 _SOL_SOCKET, _SO_PEERCRED = 1, 17
 _UCRED = struct.Struct("<iII")
@@ -35,59 +35,89 @@ class UnixPeer:
     gid: int = -1
 
 
-def unix_peer(session: Session, connection: Connection) -> UnixPeer | None:
-    """Whom the connection goes to: by the descriptors seen, by the kernel's socket table, or by what it was asked.
+class UnixEnds:
+    """The other ends of a session's unix connections; what is common to all is worked out once."""
 
-    The credentials are those of the moment of the connect (or socketpair); a peer that has handed its end on is no
-    longer who they say, so the tables come first. Source: unix(7) SO_PEERCRED, sock_diag(7) UNIX_DIAG_PEER.
-    """
-    if connection.protocol != Protocol.UNIX:
-        return None
-    told = _credentials(session, connection)
-    uid, gid = (told.uid, told.gid) if told else (-1, -1)
-    for tgid, fd in (*_traced(session, connection), *_in_tables(session, connection)):
-        return UnixPeer(tgid=tgid, fd=fd, uid=uid, gid=gid)
-    return told
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._told = _credentials(session)
+        self._holder = _holders_of_peers(session)
+
+    def peer(self, connection: Connection) -> UnixPeer | None:
+        """Whom it goes to: by the descriptors seen, by the kernel's socket table, or by what the program asked.
+
+        The credentials are those of the moment of the connect (or socketpair), and a peer may have handed its end on
+        since: they come last. Source: unix(7) SO_PEERCRED, sock_diag(7) UNIX_DIAG_PEER.
+        """
+        if connection.protocol is not Protocol.UNIX:
+            return None
+        told = self._told.get(connection.id)
+        uid, gid = (told.uid, told.gid) if told else (-1, -1)
+        held = self._traced(connection) or self._holder.get(connection.id)
+        return UnixPeer(tgid=held[0], fd=held[1], uid=uid, gid=gid) if held else told
+
+    def words(self, connection: Connection) -> str:
+        """`python[812] (uid 1000), client of /run/app.sock`, `/run/app.sock of nginx[13]`; else empty."""
+        if connection.protocol is not Protocol.UNIX:
+            return ""
+        peer, path = self.peer(connection), listener_path(self._session, connection)
+        name = self._name(peer) if peer is not None else ""
+        if connection.role is Role.SERVER:
+            return ", ".join(part for part in (name, f"client of {path}" if path else "a client") if part)
+        if path:
+            return f"{path} of {name}" if name else path
+        return f"unix pair with {name}" if name else "unix pair"
+
+    def _name(self, peer: UnixPeer) -> str:
+        comm = self._session.comm(peer.tgid)
+        name = f"process {peer.tgid}" if comm == "?" else f"{comm}[{peer.tgid}]"
+        return f"{name} (uid {peer.uid})" if peer.uid >= 0 else name
+
+    def _traced(self, connection: Connection) -> tuple[int, int] | None:
+        """Who of the target holds the other end, or held it last."""
+        session = self._session
+        other = session.open_files[connection.open_file].pair if connection.open_file >= 0 else NO_ID
+        if other == NO_ID:
+            return None
+        held = [session.descriptors[d] for d in session.open_files[other].descriptors]
+        # After a fork both have both ends: the one that is used is the one that is kept.
+        kept = [one for one in held if one.closed_ns is None] or held
+        return (session.tgid_of_table(kept[-1].table), kept[-1].fd) if kept else None
 
 
-def _traced(session: Session, connection: Connection) -> list[tuple[int, int]]:
-    """Holders of the other end among the target."""
-    if connection.open_file < 0:
-        return []
-    other = session.open_files[connection.open_file].pair
-    if other == NO_ID:
-        return []
-    descriptors = [session.descriptors[d] for d in session.open_files[other].descriptors]
-    # Whoever holds it last is who talks.
-    return [(session.tgid_of_table(d.table), d.fd) for d in reversed(descriptors)]
+def _holders_of_peers(session: Session) -> dict[int, tuple[int, int]]:
+    """Connection → who holds the peer's inode, as of the last snapshot."""
+    rows, owners = session.sockets.records, session.sockets.owners
+    if not len(owners):
+        return {}
+    paired = np.flatnonzero((rows["peer_inode"] != 0) & (session.socket_connection >= 0))
+    by_inode = dict(
+        zip(owners["inode"].tolist(), zip(owners["tgid"].tolist(), owners["fd"].tolist(), strict=True), strict=True)
+    )
+    found = {}
+    for connection, inode in zip(
+        session.socket_connection[paired].tolist(), rows["peer_inode"][paired].tolist(), strict=True
+    ):
+        if inode in by_inode:
+            found[connection] = by_inode[inode]
+    return found
 
 
-def _in_tables(session: Session, connection: Connection) -> list[tuple[int, int]]:
-    """Holders of the peer's inode, as of the last snapshot."""
-    samples = session.samples_of(connection.id)
-    if not len(samples):
-        return []
-    peer = int(session.sockets.records["peer_inode"][samples].max())
-    owners = session.sockets.owners
-    held = owners[owners["inode"] == peer] if peer else owners[:0]
-    return [(int(row["tgid"]), int(row["fd"])) for row in held]
-
-
-def _credentials(session: Session, connection: Connection) -> UnixPeer | None:
-    """What getsockopt(SO_PEERCRED) on it returned."""
-    events = session.events_of(connection.id)
+def _credentials(session: Session) -> dict[int, UnixPeer]:
+    """Connection → what getsockopt(SO_PEERCRED) on it returned."""
     records = session.events.records
-    asked = events[(records["call"][events] == Call.getsockopt) & (records["ret"][events] == 0)]
-    for event in asked.tolist():
-        level, option = records["args"][event, 1:3].tolist()
+    asked = (records["call"] == Call.getsockopt) & (records["ret"] == 0) & (session.event_connection >= 0)
+    asked &= (records["args"][:, 1] == _SOL_SOCKET) & (records["args"][:, 2] == _SO_PEERCRED)
+    found = {}
+    for event in np.flatnonzero(asked).tolist():
         value = section_of(session.events.blob_of(event), Section.OPTION)
-        if (level, option) != (_SOL_SOCKET, _SO_PEERCRED) or value is None or len(value) < _UCRED.size:
+        if value is None or len(value) < _UCRED.size:
             continue
         pid, uid, gid = _UCRED.unpack_from(value)
         # In a pid namespace of its own the number is another one than ours; 0: it has none there.
         if pid > 0 and not _has_own_numbers(session, int(records["tgid"][event])):
-            return UnixPeer(tgid=pid, uid=uid, gid=gid)
-    return None
+            found[int(session.event_connection[event])] = UnixPeer(tgid=pid, uid=uid, gid=gid)
+    return found
 
 
 def _has_own_numbers(session: Session, tgid: int) -> bool:
@@ -100,17 +130,12 @@ def _has_own_numbers(session: Session, tgid: int) -> bool:
 
 def listener_path(session: Session, connection: Connection) -> str:
     """The name of the listener that the connection came through or went to; empty where none is known."""
-    for file in (connection.listener, connection.open_file):
-        if file >= 0:
-            for address in (session.open_files[file].local, session.open_files[file].peer):
-                if address is not None and address.family == Family.UNIX and any(address.packed):
-                    return str(address)
-    for address in (connection.local, connection.peer):
-        if address is not None and address.family == Family.UNIX and any(address.packed):
-            return str(address)
-    return ""
-
-
-def unix_rows(session: Session) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Ids of all unix connections."""
-    return np.array([c.id for c in session.connections if c.protocol == Protocol.UNIX], np.int64)
+    ends: list[Address | None] = []
+    if connection.listener >= 0:
+        ends.append(session.open_files[connection.listener].local)
+    # A client may have bound a name of its own; where it went to is what names the connection.
+    ends += (
+        [connection.peer, connection.local] if connection.role is Role.CLIENT else [connection.local, connection.peer]
+    )
+    named = (end for end in ends if end is not None and end.family == Family.UNIX and any(end.packed))
+    return next((str(end) for end in named), "")

@@ -45,7 +45,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.session import Session
-from sockscope.analysis.unix_ends import listener_path, unix_peer
+from sockscope.analysis.unix_ends import UnixEnds, listener_path
 from sockscope.findings.evidence import (
     GRACE_NS,
     from_event,
@@ -106,7 +106,7 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
 def _bypasses(session: Session, used: list[Segment]) -> Iterator[Finding]:
     if not used:
         return
-    index = _Index(used)
+    index, ends = _Index(used), UnixEnds(session)
     found: dict[int, _Bypass] = {}
     for connection in session.connections:
         if connection.protocol is not Protocol.UNIX or not connection.witnessed or connection.open_file < 0:
@@ -119,7 +119,7 @@ def _bypasses(session: Session, used: list[Segment]) -> Iterator[Finding]:
             bypass = found[holders[0]] = _Bypass(tgid=holders[0], kin=_kin(session, holders[0]))
         bypass.whole += 1
         if connection.read_bytes + connection.written_bytes <= _SIGNALLING_BYTES:
-            _explain(session, bypass, connection, holders, index)
+            _explain(session, bypass, connection, holders, index, ends)
     for bypass in found.values():
         if bypass.silent:
             yield _bypass_finding(session, bypass)
@@ -158,7 +158,9 @@ def _holders(session: Session, connection: Connection) -> list[int]:
     return list(dict.fromkeys(session.tgid_of_table(session.descriptors[d].table) for d in file.descriptors))
 
 
-def _explain(session: Session, bypass: _Bypass, connection: Connection, holders: list[int], index: _Index) -> None:
+def _explain(
+    session: Session, bypass: _Bypass, connection: Connection, holders: list[int], index: _Index, ends: UnixEnds
+) -> None:
     """Note the segment that the connection's data can go through, if there is one."""
     file = session.open_files[connection.open_file]
     over_ns = file.released_ns if file.released_ns is not None else session.info.ended_ns
@@ -170,7 +172,7 @@ def _explain(session: Session, bypass: _Bypass, connection: Connection, holders:
         bypass.proven |= bool(segment.users() - bypass.kin) or segment.attach_count > len(segment.users())
         return
     common = [one for tgid in holders for one in index.had_by(tgid) if one.users() - bypass.kin]
-    peer = unix_peer(session, connection) if common else None
+    peer = ends.peer(connection) if common else None
     with_peer = next((one for one in common if peer is not None and peer.tgid in one.users() - bypass.kin), None)
     if with_peer is not None:
         bypass.silent[connection.id] = with_peer

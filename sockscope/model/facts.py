@@ -21,6 +21,8 @@ class Relation(IntEnum):
     """Of a target process, and not traced: a zombie found, a helper that came before the watching."""
     INIT = 2
     """PID 1 of a target's pid namespace, where that is not the host's, and no target itself."""
+    PEER = 3
+    """Holds the other end of a target's unix connection at the end of the session. One row each."""
 
 
 class SegmentKind(IntEnum):

@@ -13,6 +13,7 @@ from sockscope.model.calls import Call
 from sockscope.model.events import Events
 from sockscope.model.facts import Facts
 from sockscope.model.sockets import Sockets
+from sockscope.sources.processes.look import Looker
 from sockscope.sources.processes.sampler import FactSampler
 from sockscope.sources.sockets.sampler import Sampler
 
@@ -45,6 +46,7 @@ class Samplers:
         self, tgids: Collection[int], ports: Collection[int] | None, netns_pid: int | None, sink: Sink
     ) -> None:
         self._sink = sink
+        self._tgids = set(tgids)
         self._facts: FactSampler | None = FactSampler(tgids)
         self._sockets: Sampler | None = None
         if ports is not None:
@@ -70,6 +72,7 @@ class Samplers:
 
     def add_tgids(self, tgids: Collection[int]) -> None:
         """Processes that are followed since."""
+        self._tgids.update(tgids)
         if self._facts is not None:
             self._facts.add_tgids(tgids)
         if self._sockets is not None:
@@ -117,6 +120,10 @@ class Samplers:
             self._sink.write_sockets(records)
         self._sink.write_sockets(sockets.records)
         self.snapshot_count = sampler.snapshot_count
+        # Whoever is at the other end of a unix connection has no address: only a name tells who it is.
+        strangers = set(sockets.owners["tgid"].tolist()) - self._tgids
+        if strangers:
+            self._sink.write_facts(Facts(processes=Looker().peers(strangers)))
         return sockets
 
     def stop(self) -> None:

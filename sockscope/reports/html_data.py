@@ -98,7 +98,7 @@ def _connections(rows: Sequence[ConnectionRow], report: Report, strings: Strings
             protocol=strings(c.protocol.value),
             role=strings(c.role.value),
             local=strings(words.address(c.local)),
-            peer=strings("unix pair" if words.unnamed_pair(c) else words.address(c.peer)),
+            peer=strings(words.far_end(row)),
             state=strings(words.state_name(c)),
             first=c.first_ns - start,
             last=c.last_ns - start,

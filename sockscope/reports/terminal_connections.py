@@ -109,9 +109,7 @@ def _row(
     connection = row.connection
     local, peer = words.address(connection.local), words.address(connection.peer)
     if connection.protocol is Protocol.UNIX:
-        # Of a unix socket usually one end has a name at most.
-        named = [end for end in (local, peer) if end != "*"]
-        local, peer = ("" if where else "unix"), (f"unix {named[0]}" if named else "unix pair")
+        local, peer = ("" if where else "unix"), words.far_end(row)
     elif arrows:
         peer = f"{words.arrow(connection.role, ascii_only=ascii_only)} {peer}"
     return _Row(

@@ -105,7 +105,7 @@ def whole(report: Report, row: ConnectionRow, *, limit: int, console: Console, a
 def ends_of(row: ConnectionRow, *, ascii_only: bool) -> str:
     """`#7 127.0.0.1:80 ← 127.0.0.1:40112`, safe to show."""
     connection = row.connection
-    near, far = safe(words.address(connection.local)), safe(words.address(connection.peer))
+    near, far = safe(words.address(connection.local)), safe(words.far_end(row))
     return f"#{connection.id} {near} {words.arrow(connection.role, ascii_only=ascii_only)} {far}"
 
 

@@ -70,6 +70,12 @@ class Looker:
         self._forget(rows.keys())
         return np.array(list(rows.values()), PROCESS_FACT_DTYPE) if rows else np.zeros(0, PROCESS_FACT_DTYPE)
 
+    def peers(self, tgids: Iterable[int]) -> npt.NDArray[np.void]:
+        """What these others are, PROCESS_FACT_DTYPE."""
+        rows: dict[int, _Row] = {}
+        self._add(rows, sorted(tgids)[:_MOST_PROCESSES], Relation.PEER)
+        return np.array(list(rows.values()), PROCESS_FACT_DTYPE) if rows else np.zeros(0, PROCESS_FACT_DTYPE)
+
     def namespaces(self, tgids: Iterable[int]) -> npt.NDArray[np.void]:
         """The counters of each network namespace that one of them is in, NETNS_FACT_DTYPE."""
         rows = []
