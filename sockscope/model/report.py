@@ -13,6 +13,7 @@ from sockscope.model.findings import Finding, Rule, Skip
 from sockscope.model.info import SessionInfo
 from sockscope.model.kernel import KernelCoverage, KernelStories, untold
 from sockscope.model.latency import ServerLatency
+from sockscope.model.stops import StopAudit
 
 
 class Lane(StrEnum):
@@ -75,6 +76,8 @@ class ConnectionRow:
     finding_indexes: tuple[int, ...]
     summary: str
     """In words: `GET /index.html → 200, 615 bytes`, or empty."""
+    far: str = ""
+    """Of a unix connection the other end in words, `python[812], client of /run/app.sock`: no address says it."""
     uring_count: int = 0
     """How many of its events went through an io_uring."""
 
@@ -98,5 +101,7 @@ class Report:
     """What the server is, one line a fact: `nginx[13] and nginx[14] share one listener on 0.0.0.0:80 (fd 6), …`."""
     latency: tuple[ServerLatency, ...] = ()
     """Where the time of each server's answers went, the server that answered most first."""
+    stops: tuple[StopAudit, ...] = ()
+    """Each time that a server was asked to end, in order of time."""
     kernel: KernelCoverage = field(default_factory=KernelCoverage)
     kernel_stories: KernelStories = untold

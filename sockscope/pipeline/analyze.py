@@ -15,17 +15,18 @@ from sockscope.analysis.idle import idle_words
 from sockscope.analysis.kernel_story import Stories, coverage
 from sockscope.analysis.latency import server_latencies
 from sockscope.analysis.session import Session
+from sockscope.analysis.stops import stops
 from sockscope.analysis.summary import summarise_all
 from sockscope.analysis.timeline import Timelines
+from sockscope.analysis.unix_ends import UnixEnds
 from sockscope.errors import UsageError
 from sockscope.findings.run import run_rules
-from sockscope.model.calls import Call
 from sockscope.model.events import EventFlag, Events, Unassigned
 from sockscope.model.findings import Finding
 from sockscope.model.info import PacketCoverage, SessionInfo, Target
 from sockscope.model.packets import Packets
 from sockscope.model.report import ConnectionRow, Report
-from sockscope.model.seed import FileKind, Seed
+from sockscope.model.seed import Seed
 from sockscope.model.sockets import Sockets
 from sockscope.recording.reader import read_recording
 from sockscope.sources.packets.files import read_packets
@@ -72,25 +73,19 @@ def load_session(
             notes.append(f"{path.name}: {capture.damage}")
         notes += [f"{path.name}: {note}" for note in capture.notes]
     known = replace(known, notes=tuple(notes), packets=coverage)
-    known = replace(known, notes=(*known.notes, *_io_uring_notes(known.syscalls.engine, data.events, data.seed)))
+    known = replace(known, notes=(*known.notes, *_io_uring_notes(known.syscalls.engine, data.events)))
     return build_session(
         info=known, seed=data.seed, events=data.events, packets=packets, sockets=data.sockets, facts=data.facts
     )
 
 
-def _io_uring_notes(engine: str, events: Events, seed: Seed) -> list[str]:
-    """What goes through an io_uring is no syscall: silence about it would be a claim."""
-    calls = events.records["call"]
-    used = np.unique(events.records["tgid"][(calls == Call.io_uring_setup) | (calls == Call.io_uring_enter)]).tolist()
-    tgids = sorted({*used, *np.unique(seed.fds["tgid"][seed.fds["kind"] == FileKind.IO_URING]).tolist()})
+def _io_uring_notes(engine: str, events: Events) -> list[str]:
+    """Who speaks through an io_uring that the engine sees into; what is not seen the rule io-uring-blind-spot says."""
     ringed = events.records["flags"] & EventFlag.URING != 0
-    seen = set(np.unique(events.records["tgid"][ringed]).tolist())
     by_engine = f"{engine} engine" if engine else "engine"
     return [
         f"process {tgid} uses io_uring: seen through the {by_engine}"
-        if tgid in seen
-        else f"process {tgid} uses io_uring: that passes system calls by, so what goes through it is not seen"
-        for tgid in sorted({*tgids, *seen})
+        for tgid in np.unique(events.records["tgid"][ringed]).tolist()
     ]
 
 
@@ -139,6 +134,7 @@ def make_report(session: Session, choice: RuleChoice | None = None) -> Report:
         idle_words=idle_words(session),
         architecture=architecture(session),
         latency=server_latencies(session),
+        stops=stops(session),
         kernel=coverage(session),
         kernel_stories=Stories(session),
     )
@@ -153,6 +149,7 @@ def _rows(session: Session, findings: Sequence[Finding]) -> tuple[ConnectionRow,
     ringed = session.events.records["flags"][events] & EventFlag.URING != 0
     uring_counts = np.diff(np.append(0, np.cumsum(ringed))[bounds]).tolist()
     packet_counts = np.diff(session.packets_of_flows()[1]).tolist()
+    ends = UnixEnds(session)
     rows = []
     for each, processes, event_count, uring_count, summary in zip(
         session.connections,
@@ -170,6 +167,7 @@ def _rows(session: Session, findings: Sequence[Finding]) -> tuple[ConnectionRow,
                 packet_count=packet_counts[each.flow] if each.flow >= 0 else 0,
                 finding_indexes=tuple(found.get(each.id, ())),
                 summary=summary,
+                far=ends.words(each),
                 uring_count=uring_count,
             )
         )

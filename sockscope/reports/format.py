@@ -99,6 +99,14 @@ def unnamed_pair(connection: Connection) -> bool:
     return connection.protocol is Protocol.UNIX and not any(end is not None and end.packed for end in ends)
 
 
+def far_end(row: ConnectionRow) -> str:
+    """The other end: an address; of a unix connection who it is, as far as that is known."""
+    if row.connection.protocol is not Protocol.UNIX:
+        return address(row.connection.peer)
+    named = next((end for end in (row.connection.local, row.connection.peer) if end is not None and end.packed), None)
+    return row.far or ("unix pair" if named is None else f"unix {named}")
+
+
 def idle_pair(row: ConnectionRow) -> bool:
     """Such a channel that carried nothing and is in no finding: nobody looks for it."""
     moved = row.connection.read_bytes + row.connection.written_bytes
@@ -233,16 +241,21 @@ def skip_groups(report: Report) -> list[tuple[str, list[str]]]:
 
 def ended_words(process: Process) -> str:
     """How a process ended: `exit 1`, `killed by SIGKILL`; empty while it lives."""
-    if process.exited_ns is None:
-        return ""
-    status = process.exit_status
+    return "" if process.exited_ns is None else exit_words(process.exit_status)
+
+
+def exit_words(status: int | None) -> str:
+    """The status that wait(2) gives: `exit 1`, `killed by SIGKILL`; `ended` where it is not known."""
     if status is None:
         return "ended"
-    number_ = status & 0x7F
-    if number_:
-        known = number_ in set(signal.Signals)
-        return f"killed by {signal.Signals(number_).name if known else f'signal {number_}'}"
+    if status & 0x7F:
+        return f"killed by {signal_name(status & 0x7F)}"
     return f"exit {(status >> 8) & 0xFF}"
+
+
+def signal_name(number_: int) -> str:
+    """`SIGTERM`; a number that has no name here as it is."""
+    return signal.Signals(number_).name if number_ in set(signal.Signals) else f"signal {number_}"
 
 
 def evidence_marks(items: Sequence[TimelineItem], evidence: Sequence[Evidence]) -> dict[int, int]:

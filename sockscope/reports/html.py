@@ -23,13 +23,14 @@ from sockscope.reports.escape import safe
 from sockscope.reports.html_data import page_data
 from sockscope.reports.html_findings import cards
 from sockscope.reports.html_latency import latency_cards
+from sockscope.reports.stop_words import stop_cards
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 SCRIPTS = ("util.js", "table.js", "scale.js", "lanes.js", "detail.js", "main.js")
 """In this order they make the page's script."""
-STYLES = ("page.css", "connections.css", "timeline.css", "latency.css", "print.css")
+STYLES = ("page.css", "connections.css", "timeline.css", "latency.css", "stops.css", "print.css")
 
 
 def write_html(report: Report, path: Path) -> None:
@@ -87,6 +88,7 @@ def render_html(report: Report) -> str:
             idle=report.idle_words,
             architecture=report.architecture,
             latency=latency_cards(report),
+            stops=stop_cards(report, step_count=200),
             coverage=words.coverage_lines(report),
             skipped=words.skip_groups(report),
             number=words.number,

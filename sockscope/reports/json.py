@@ -14,6 +14,7 @@ from sockscope.model.info import SessionInfo
 from sockscope.model.latency import FEWEST_FOR_PERCENTILES, PLACES, PhaseLatency, ServerLatency
 from sockscope.model.report import ConnectionRow, Report
 from sockscope.reports.format import state_name
+from sockscope.reports.json_stops import stop_document
 
 SCHEMA = "sockscope/1"
 SCHEMA_FILE = "sockscope-1.schema.json"
@@ -51,6 +52,7 @@ def _document(report: Report) -> Json:
         "processes": [_process(p, info) for p in report.processes],
         "connections": [{**_connection(row, info), **_told(row, report)} for row in report.connections],
         "latency": [_latency(server, info) for server in report.latency],
+        "stops": [stop_document(stop, info) for stop in report.stops],
         "findings": [_finding(f, info) for f in report.findings],
         "skipped": [{"rule": s.rule, "reason": s.reason} for s in report.skipped],
     }
@@ -118,6 +120,7 @@ def _connection(row: ConnectionRow, info: SessionInfo) -> dict[str, Json]:
         "io_uring_events": row.uring_count,
         "packets": row.packet_count,
         "summary": row.summary,
+        "other_end": row.far,
     }
 
 

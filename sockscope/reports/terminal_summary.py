@@ -14,6 +14,7 @@ from sockscope.reports import format as words
 from sockscope.reports.escape import safe
 from sockscope.reports.terminal_connections import Clean, connections
 from sockscope.reports.terminal_latency import latencies
+from sockscope.reports.terminal_stops import stops
 
 PROCESS_COUNT = 12
 
@@ -33,6 +34,7 @@ def summary(report: Report, *, console: Console, verbose: bool, ascii_only: bool
     if report.latency:
         yield from latencies(report, clean, verbose=verbose, ascii_only=ascii_only)
         yield ""
+    yield from stops(report, clean, verbose=verbose)
     if report.processes:
         yield from _processes(report, clean, verbose=verbose)
         yield ""
