@@ -16,6 +16,7 @@ A program prints `READY` (own line) when clients may come, and ends at SIGTERM. 
     modes = ["attach", "run"]       # how the fault can be seen: attached late, or from the start
     settle_s = 1.5                  # how long to go on watching after DONE
     engines = ["bpf"]               # optional: the engines that have the evidence; all, where not said
+    check = true                    # optional: `program --check` says why it cannot run here, and exits with 77
     signal = "TERM"                 # optional: sent to the server after DONE, its end awaited
     [expect]                        # of the faulty program, in JSON's words; the sound one: nothing above info
     severity = "error"
@@ -55,6 +56,12 @@ PORTS = range(10_000, 32_768)
 """net.ipv4.ip_local_port_range begins above."""
 PORT_TRIES = 20
 ENGINES = (EngineChoice.PTRACE, EngineChoice.BPF)
+REFUSED = 77
+"""Exit status of `program --check` where it cannot run."""
+
+
+class PlayRefusedError(CannotObserveError):
+    """The fixture's program needs what this machine does not allow (exit 3)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +83,7 @@ class Fixture:
     summary: str
     modes: tuple[str, ...]
     engines: tuple[EngineChoice, ...]
+    check: bool
     settle_s: float
     signal: signal.Signals | None
     expect: Expectation
@@ -110,6 +118,7 @@ def load(slug: str) -> Fixture:
         summary=data["summary"],
         modes=tuple(data.get("modes", ["attach", "run"])),
         engines=tuple(map(EngineChoice, data.get("engines", ENGINES))),
+        check=bool(data.get("check", False)),
         settle_s=float(data.get("settle_s", 1.5)),
         signal=signal.Signals[f"SIG{data['signal']}"] if "signal" in data else None,
         expect=Expectation(
@@ -162,6 +171,17 @@ class Play:
         binary = self._work / name
         subprocess.run([compiler, "-O1", "-pthread", "-o", str(binary), str(source)], check=True)
         return [str(binary)]
+
+    def need(self) -> None:
+        """Ask a program that may not run everywhere.
+
+        Raises:
+            PlayRefusedError: it cannot, and why.
+        """
+        if self.fixture.check:
+            said = subprocess.run([*self.command[:-1], "--check"], stdout=subprocess.PIPE, text=True, check=False)
+            if said.returncode == REFUSED:
+                raise PlayRefusedError(f"{self.fixture.slug} cannot be played here: {said.stdout.strip()}")
 
     def start_server(self) -> int:
         """Start the program on its own (for attach); its pid, once it is READY."""
@@ -232,6 +252,7 @@ def rehearse(
         engine: what watches it.
 
     Raises:
+        PlayRefusedError: the program needs what this machine does not allow.
         CannotObserveError: the program did not start, or cannot be watched.
     """
     watcher = Watcher()
@@ -248,6 +269,7 @@ def rehearse(
             watcher.stop.set()
 
     with Play(fixture, program) as play:
+        play.need()
 
         def begin(tgids: tuple[int, ...], seed: Seed) -> None:
             threading.Thread(target=act, args=(play, tgids[0]), daemon=True).start()

@@ -65,7 +65,7 @@ RULE = Rule(
     slug="abrupt-shutdown",
     severity=Severity.ERROR,
     summary="SIGTERM ends the server while clients wait for their answers",
-    yields_to=frozenset({"edge-triggered-read-not-drained", "sigterm-ignored"}),
+    yields_to=frozenset({"edge-triggered-read-not-drained", "select-fd-overflow", "sigterm-ignored"}),
 )
 
 _SIGTERM = 15
