@@ -1,8 +1,9 @@
 """When the bytes of each exchange crossed the wire: matched by their place in the stream, not by nearness in time.
 
 The n-th byte that the program read is the n-th after the peer's SYN. So what was sent again, or came in pieces, or
-lies unread in the socket's queue for an hour, is still found. Asked only of connections whose syscalls and packets
-were both seen from the first byte on.
+lies unread in the socket's queue for an hour, is still found. Of a connection that was there before the watching the
+first byte read is taken for the first one captured; where the bytes then do not add up (some lay unread at that
+moment), or would have been read before they came, nothing is said.
 
 Source: RFC 9293 section 3.4 (sequence numbers), 3.10.7.4 (acknowledgments).
 """
@@ -36,7 +37,7 @@ def tell_wire(session: Session, made: npt.NDArray[np.void]) -> None:
     rows, bounds = session.packets_of_flows()
     if not len(rows):
         return
-    usable = _usable(session, made)
+    usable = _usable(session)
     flow_of = np.array([c.flow for c in session.connections], np.int64)
     kept = np.flatnonzero(usable[made["connection"]])
     if not len(kept):
@@ -61,6 +62,36 @@ def tell_wire(session: Session, made: npt.NDArray[np.void]) -> None:
         ("acked_ns", streams.acked, written_end, has_written),
     ):
         made[name][kept[asked]] = stream.reached(of_exchange[asked], offset[asked])
+    late = streams.late[of_exchange] | ~_witnessed(session)[made["connection"][kept]]
+    if late.any():
+        _forget_doubtful(session, made, kept[late], of_exchange[late], streams)
+
+
+def _forget_doubtful(session: Session, made: npt.NDArray[np.void], rows: Ids, flow: Ids, streams: _Streams) -> None:
+    """Take back what was found of connections whose first bytes were not seen, where it does not hold together.
+
+    Args:
+        rows: all exchanges of those connections, in order; flow: shape (rows,).
+    """
+    mine = made[rows]
+    last = np.append(mine["connection"][1:] != mine["connection"][:-1], True)
+    first = np.append(True, last[:-1])
+    group = np.cumsum(first) - 1
+    of_group = flow[last]
+    read_total = np.bincount(group, weights=mine["read_bytes"]).astype(np.int64)
+    written_total = np.bincount(group, weights=mine["written_bytes"]).astype(np.int64)
+    # What nobody has read yet came after the last read, or it is not what nobody has read.
+    unread_ns = streams.arrived.reached(of_group, read_total + 1)
+    last_read_ns = np.maximum.reduceat(mine["last_read_ns"], np.flatnonzero(first))
+    bad_in = (unread_ns >= 0) & (unread_ns < last_read_ns)
+    early = (mine["read_count"] > 0) & ((mine["arrived_ns"] < 0) | (mine["arrived_whole_ns"] > mine["last_read_ns"]))
+    bad_in |= np.bincount(group, weights=early) > 0
+    bad_out = streams.sent.reached(of_group, written_total + 1) >= 0
+    early = (mine["sent_ns"] >= 0) & (mine["sent_ns"] < mine["first_write_ns"])
+    bad_out |= np.bincount(group, weights=early) > 0
+    for names, bad in ((("arrived_ns", "arrived_whole_ns"), bad_in), (("sent_ns", "acked_ns"), bad_out)):
+        for name in names:
+            made[name][rows[bad[group]]] = NO_ID
 
 
 def _running(made: npt.NDArray[np.void], column: str) -> Ids:
@@ -72,9 +103,14 @@ def _running(made: npt.NDArray[np.void], column: str) -> Ids:
     return found
 
 
-def _usable(session: Session, made: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
-    """Connections whose syscalls were seen from the beginning, and which move as many bytes as the wire does."""
-    usable = np.array([c.witnessed and c.flow >= 0 for c in session.connections], np.bool_)
+def _witnessed(session: Session) -> npt.NDArray[np.bool_]:
+    """Connections whose syscalls were seen from the beginning."""
+    return np.array([c.witnessed for c in session.connections], np.bool_)
+
+
+def _usable(session: Session) -> npt.NDArray[np.bool_]:
+    """Connections which move as many bytes as the wire does."""
+    usable = np.array([c.flow >= 0 for c in session.connections], np.bool_)
     records = session.events.records
     # Kernel TLS encrypts below the syscalls: bytes there are not bytes here (Documentation/networking/tls.rst).
     layered = np.flatnonzero((records["call"] == Call.setsockopt) & (session.event_connection >= 0))
@@ -119,10 +155,11 @@ class _Reach:
 class _Streams:
     """The two directions of the watched flows, and the peer's acknowledgments.
 
-    `known`: shape (flows,), where both initial sequence numbers were seen.
+    `known`, `late`: shape (flows,), where the first bytes' numbers are known at all; where it is by what came first.
     """
 
     known: npt.NDArray[np.bool_]
+    late: npt.NDArray[np.bool_]
     arrived: _Reach
     sent: _Reach
     acked: _Reach
@@ -135,7 +172,7 @@ class _Streams:
         local = _from_local(session, rows, flow)
         when = session.packet_ns[rows]
         opens, acks = (flags & TcpFlag.SYN) != 0, (flags & TcpFlag.ACK) != 0
-        known = np.zeros(len(session.flows), np.bool_)
+        known, late = np.zeros(len(session.flows), np.bool_), np.zeros(len(session.flows), np.bool_)
         ours = np.zeros(len(session.flows), np.uint32)
         theirs = np.zeros(len(session.flows), np.uint32)
         answers = np.flatnonzero(opens & acks & local)[::-1]
@@ -148,9 +185,16 @@ class _Streams:
         start = seq + opens.astype(np.uint32)
         came = np.flatnonzero((length > 0) & ~local)
         went = np.flatnonzero((length > 0) & local)
-        heard = np.flatnonzero(acks & ~local & ((flags & TcpFlag.RST) == 0))
+        for firsts, numbers in ((came[::-1], theirs), (went[::-1], ours)):
+            firsts = firsts[~known[flow[firsts]]]
+            numbers[flow[firsts]] = start[firsts]
+            late[flow[firsts]] = True
+        known |= late
+        # What acknowledges bytes of before says nothing of these.
+        heard = np.flatnonzero(acks & ~local & ((flags & TcpFlag.RST) == 0) & known[flow])
         return cls(
             known,
+            late,
             _Reach.of(flow[came], _offsets(flow[came], start[came], theirs) + length[came], when[came]),
             _Reach.of(flow[went], _offsets(flow[went], start[went], ours) + length[went], when[went]),
             _Reach.of(flow[heard], _offsets(flow[heard], ack[heard], ours), when[heard]),

@@ -37,5 +37,8 @@ EXCHANGE_DTYPE = np.dtype(
 )
 """A run of reads and the run of writes that follows it. TCP and unix stream connections of role server.
 
-Pipelined requests that are read together are one exchange. An idle read of a stream's end is none.
+Pipelined requests that are read together are one exchange. An idle read of a stream's end is none. What a server writes
+before it read anything (a greeting, or the answer to what was read before the attach) is a first exchange with
+read_count 0. Times on the wire are those of the exchange's own bytes, found by their place in the stream; they are -1
+where events were lost, and where a connection was there before the watching and its bytes do not add up.
 """

@@ -160,11 +160,10 @@ def test_sequence_numbers_wrap() -> None:
     assert [when // US for (when,) in _times(session, *names)] == [40, 50, 80, 90]
 
 
-@pytest.mark.parametrize("late", ["no handshake", "events lost", "kernel tls"])
+@pytest.mark.parametrize("late", ["events lost", "kernel tls"])
 def test_where_bytes_cannot_be_matched_nothing_is_said(late: str) -> None:
     script = _server()
-    if late != "no handshake":
-        script.handshake(CLIENT, SERVER, at=0)
+    script.handshake(CLIENT, SERVER, at=0)
     _accept(script, at=100 * US)
     if late == "events lost":
         script.lost = {"ring full": 3}
@@ -175,6 +174,51 @@ def test_where_bytes_cannot_be_matched_nothing_is_said(late: str) -> None:
     (one,) = script.session().exchanges
     assert one["arrived_ns"] == one["arrived_whole_ns"] == -1
     assert one["first_read_ns"] > 0
+
+
+def _late(script: Script, *reads: tuple[int, int], arrivals: tuple[tuple[int, int], ...]) -> Session:
+    """A connection that was there at the attach: (µs, bytes) of arrivals and reads, an answer after each read."""
+    script.seed_fd(100, 7, inode=12)
+    script.socket_row(SERVER, CLIENT, inode=12, cookie=5, owners=[(100, 7)])
+    at_byte = 777_000
+    for at, count in arrivals:
+        script.packet(CLIENT, SERVER, TcpFlag.ACK, seq=at_byte, ack=9_000, payload=b"a" * count, at=at * US)
+        at_byte += count
+    answer = 9_000
+    for at, count in reads:
+        script.event(100, 100, Call.read, fd=7, ret=count, at=at * US, took=US)
+        script.event(100, 100, Call.write, fd=7, ret=4, at=(at + 10) * US, took=US)
+        script.packet(SERVER, CLIENT, TcpFlag.ACK, seq=answer, ack=at_byte, payload=b"b" * 4, at=(at + 11) * US)
+        answer += 4
+        script.packet(CLIENT, SERVER, TcpFlag.ACK, seq=at_byte, ack=answer, at=(at + 20) * US)
+    return script.session()
+
+
+def test_a_connection_that_was_there_before_is_matched_from_its_first_captured_byte() -> None:
+    session = _late(_server(), (150, 10), (450, 20), arrivals=((100, 10), (300, 5), (400, 15), (900, 3)))
+    arrived, whole, sent, acked = _times(session, "arrived_ns", "arrived_whole_ns", "sent_ns", "acked_ns")
+    assert [when // US for when in arrived] == [100, 300]
+    assert [when // US for when in whole] == [100, 400]
+    assert [when // US for when in sent] == [161, 461]
+    assert [when // US for when in acked] == [170, 470]
+
+
+@pytest.mark.parametrize(
+    ("reads", "arrivals"),
+    [
+        # Ten bytes lay unread at the attach: the captured ones are read later than it seems.
+        (((150, 10), (450, 10)), ((300, 10), (400, 10))),
+        # A request was captured, and read before the attach: ten bytes of the wire too many.
+        (((450, 10), (650, 10)), ((100, 10), (400, 10), (600, 10))),
+    ],
+    ids=["some lay unread", "some were read before"],
+)
+def test_a_connection_that_was_there_before_and_does_not_add_up(
+    reads: tuple[tuple[int, int], ...], arrivals: tuple[tuple[int, int], ...]
+) -> None:
+    session = _late(_server(), *reads, arrivals=arrivals)
+    assert session.exchanges["arrived_ns"].tolist() == [-1, -1]
+    assert session.exchanges["first_read_ns"].min() > 0
 
 
 def test_the_kernel_tells_the_handshake_where_no_packets_are() -> None:
