@@ -44,7 +44,7 @@ class Member:
         watched: listeners that it waits for or accepts from.
         epolls: epoll open file → threads that waited on it (none, where it is only known to be there). Those that
             watch a listener, or several connections: the event loops.
-        waits: kind of wait (`epoll`, `poll`, `select`) → calls.
+        waits: the kinds of wait that it called: `epoll`, `poll`, `select`.
         asks: of poll and select those that it waits for a listener in.
         accepts: thread → connections that it accepted.
         rings: it uses io_uring.
@@ -59,7 +59,7 @@ class Member:
     listeners: dict[int, int] = field(default_factory=dict)
     watched: set[int] = field(default_factory=set)
     epolls: dict[int, set[int]] = field(default_factory=dict)
-    waits: Counter[str] = field(default_factory=Counter)
+    waits: set[str] = field(default_factory=set)
     asks: set[str] = field(default_factory=set)
     accepts: Counter[int] = field(default_factory=Counter)
     rings: bool = False
@@ -125,32 +125,35 @@ def members_of(session: Session) -> dict[int, Member]:
     return found
 
 
-def _pairs(records: npt.NDArray[np.void], rows: npt.NDArray[np.bool_] | Ids) -> tuple[Ids, Ids, Ids]:
-    """Distinct (tgid, tid) among the rows, and how often each."""
-    picked = records[["tgid", "tid"]][rows]
-    keys = picked["tgid"].astype(np.int64) * _PAIR + picked["tid"]
-    distinct, counts = np.unique(keys, return_counts=True)
-    return distinct // _PAIR, distinct % _PAIR, counts
+def _threads_of(records: npt.NDArray[np.void], rows: npt.NDArray[np.bool_] | Ids) -> list[tuple[int, int]]:
+    """The distinct (tgid, tid) among the rows, by a table of all thread numbers: sorting them all takes longer."""
+    tids, tgids = records["tid"][rows], records["tgid"][rows]
+    if not len(tids):
+        return []
+    owner = np.zeros(int(tids.max()) + 1, np.int32)
+    owner[tids] = tgids
+    distinct = np.flatnonzero(owner)
+    return list(zip(owner[distinct].tolist(), distinct.tolist(), strict=True))
 
 
 def _threads(session: Session, found: dict[int, Member]) -> None:
     records = session.events.records
     call = records["call"]
     about_sockets = (IS_SOCKET_CALL | IS_WAIT)[call] | (session.event_connection >= 0)
-    for tgid, tid, _ in zip(*(column.tolist() for column in _pairs(records, records["tgid"] > 0)), strict=True):
+    for tgid, tid in _threads_of(records, records["tgid"] > 0):
         if tgid in found:
             found[tgid].tids.add(tid)
     busy: defaultdict[int, set[int]] = defaultdict(set)
-    for tgid, tid, _ in zip(*(column.tolist() for column in _pairs(records, about_sockets)), strict=True):
+    for tgid, tid in _threads_of(records, about_sockets):
         busy[tgid].add(tid)
     for one in found.values():
         one.quiet = len(one.tids - busy[one.tgid])
-    reaping, rings = _IS_CHILD_WAIT[call], (call == Call.io_uring_enter) | (records["flags"] & EventFlag.URING != 0)
-    for tgid in np.unique(records["tgid"][reaping]).tolist():
+    for tgid, _ in _threads_of(records, _IS_CHILD_WAIT[call]):
         if tgid in found:
             found[tgid].reaps = True
+    rings = (call == Call.io_uring_enter) | (records["flags"] & EventFlag.URING != 0)
     seeded = session.seed.fds["tgid"][session.seed.fds["kind"] == FileKind.IO_URING]
-    for tgid in np.unique(np.concatenate([records["tgid"][rings], seeded])).tolist():
+    for tgid in {*np.unique(seeded).tolist(), *(tgid for tgid, _ in _threads_of(records, rings))}:
         if tgid in found:
             found[tgid].rings = True
 
@@ -184,18 +187,18 @@ def _waits(session: Session, found: dict[int, Member]) -> None:
         ("select", by_call([Call.select, Call.pselect6])),
     ):
         rows = waits[calls[call[waits]]]
-        for tgid, _, count in zip(*(column.tolist() for column in _pairs(records, rows)), strict=True):
+        for tgid, _ in _threads_of(records, rows):
             if tgid in found:
-                found[tgid].waits[name] += count
+                found[tgid].waits.add(name)
     rows = waits[_IS_EPOLL_WAIT[call[waits]] & (session.event_open_file[waits] >= 0)]
-    keys = np.unique(session.event_open_file[rows].astype(np.int64) * _PAIR + records["tid"][rows], return_index=True)
-    for key, at in zip(keys[0].tolist(), keys[1].tolist(), strict=True):
-        tgid = int(records["tgid"][rows[at]])
-        if tgid in found:
-            found[tgid].epolls.setdefault(int(key // _PAIR), set()).add(int(key % _PAIR))
+    files = session.event_open_file[rows]
+    for epoll in np.flatnonzero(np.bincount(files)).tolist() if len(files) else ():
+        for tgid, tid in _threads_of(records, rows[files == epoll]):
+            if tgid in found:
+                found[tgid].epolls.setdefault(epoll, set()).add(tid)
     _interests(session, found)
     for one in found.values():
-        if one.listeners and (one.waits["poll"] or one.waits["select"]):
+        if one.listeners and one.waits & {"poll", "select"}:
             for kind, numbers in numbered_waits(session, sorted(one.tids)):
                 named = {file for file, fd in one.listeners.items() if fd in numbers}
                 one.watched |= named
@@ -243,18 +246,20 @@ def _owners(session: Session, file: OpenFile) -> set[int]:
 def _accepts(session: Session, found: dict[int, Member]) -> None:
     records = session.events.records
     rows = np.flatnonzero(_IS_ACCEPT[records["call"]])
-    for event, tgid, file in zip(
-        rows.tolist(), records["tgid"][rows].tolist(), session.event_open_file[rows].tolist(), strict=True
-    ):
-        one = found.get(tgid)
-        if one is None:
-            continue
-        if file >= 0:
+    picked, files = records[rows], session.event_open_file[rows]
+    numbers = picked["args"][:, 0].astype(np.uint32).view(np.int32)
+    _, firsts = np.unique(picked["tgid"].astype(np.int64) * _PAIR + files, return_index=True)
+    for at in firsts.tolist():
+        one, file = found.get(int(picked["tgid"][at])), int(files[at])
+        if one is not None and file >= 0:
             one.watched.add(file)
-            if file not in one.listeners:
-                one.listeners[file] = int(np.int64(records["args"][event, 0]).astype(np.int32))
-        if int(records["ret"][event]) >= 0 and not int(records["flags"][event]) & EventFlag.ENTERED_ONLY:
-            one.accepts[int(records["tid"][event])] += 1
+            one.listeners.setdefault(file, int(numbers[at]))
+    got = (picked["ret"] >= 0) & (picked["flags"] & EventFlag.ENTERED_ONLY == 0)
+    tids, counts = np.unique(picked["tid"][got], return_counts=True)
+    owner = dict(zip(picked["tid"].tolist(), picked["tgid"].tolist(), strict=True))
+    for tid, count in zip(tids.tolist(), counts.tolist(), strict=True):
+        if owner[tid] in found:
+            found[owner[tid]].accepts[tid] = count
 
 
 def served_of(session: Session) -> Served:

@@ -53,8 +53,10 @@ def test_one_after_another() -> None:
     assert architecture(script.session()) == (
         "server[100] listens on 127.0.0.1:80 (fd 3): 3 connections accepted",
         "server[100] waits in accept itself until somebody connects",
-        "server[100] serves one connection after another (the thread that accepts serves it); "
-        "who comes meanwhile waits in the accept queue",
+        (
+            "server[100] serves one connection after another (the thread that accepts serves it); "
+            "who comes meanwhile waits in the accept queue"
+        ),
     )
 
 
