@@ -27,9 +27,9 @@ False positives:
     Some broadcast servers leave messages out for slow clients on purpose, so it is a warning and likely, not more.
     What is sent later, whole or as the beginning of a longer write, was not dropped; nor is it looked at where a
     wait said that there was room before the next write. Not reported: datagrams (leaving them out is normal),
-    calls that waited (SO_SNDTIMEO, SO_RCVTIMEO), peers that had gone, processes that ended, MSG_PEEK, a TLS close_notify, and reads
-    on connections that were ever answered. A read taken for the end is certain where the client's data came after
-    the close, and an error then.
+    calls that waited (SO_SNDTIMEO, SO_RCVTIMEO), peers that had gone, processes that ended, MSG_PEEK, a TLS
+    close_notify, and reads on connections that were ever answered. A read taken for the end is certain where the
+    client's data came after the close, and an error then.
 
 References:
     send(2) EAGAIN; recv(2) EAGAIN; epoll(7); socket(7) SO_SNDTIMEO.
@@ -74,7 +74,7 @@ RULE = Rule(
     slug="eagain-dropped",
     severity=Severity.WARNING,
     summary="EAGAIN taken for a success or for the end: bytes never sent, or a live connection closed",
-    yields_to=frozenset({"short-write-dropped", "sigpipe-death", "write-after-peer-close"}),
+    yields_to=frozenset({"short-write-dropped", "sigpipe-death", "write-after-peer-close", "connect-not-completed"}),
 )
 
 _EAGAIN = -11

@@ -45,7 +45,7 @@ RULE = Rule(
     slug="write-after-peer-close",
     severity=Severity.WARNING,
     summary="writes fail with EPIPE or ECONNRESET again and again",
-    yields_to=frozenset({"sigpipe-death"}),
+    yields_to=frozenset({"sigpipe-death", "connect-not-completed"}),
     bears_loss=True,
 )
 
