@@ -43,9 +43,11 @@ def demo(
     loaded = fixture.load(slug)
     from sockscope.cli.watch import recording_folder
     from sockscope.pipeline.analyze import load_session
+    from sockscope.pipeline.options import EngineChoice
 
     print(f"sockscope: demo {slug}: {loaded.summary}", file=sys.stderr)
     mode = loaded.modes[0]
+    engine = loaded.engines[0] if len(loaded.engines) == 1 else EngineChoice.AUTO
     with recording_folder(output) as folder:
-        fixture.rehearse(loaded, folder, program="sound" if sound else "faulty", mode=mode)
+        fixture.rehearse(loaded, folder, program="sound" if sound else "faulty", mode=mode, engine=engine)
         return wanted.emit(load_session(folder))
