@@ -341,6 +341,9 @@ def _option(view: View) -> str:
     title = v.option_name(view.int_arg(1), view.int_arg(2))
     number = struct.unpack("<i", raw)[0] if len(raw) == 4 else None
     if view.call == Call.getsockopt:
+        if title == "SO_PEERCRED" and len(raw) >= 12:
+            pid, uid, gid = struct.unpack_from("<iII", raw)
+            return f"who connected was process {pid} of user {uid}, group {gid}"
         if title != "SO_ERROR" or number is None:
             return ""
         return "no error pending" if number == 0 else f"the pending error is {v.errno_name(number)}"
@@ -357,6 +360,8 @@ def _option(view: View) -> str:
         return "TIME_WAIT sockets will not keep the address from being bound"
     if title == "SO_REUSEPORT" and number:
         return "several sockets may listen on the same port"
+    if title == "SO_PASSCRED" and number:
+        return "messages will say which process and user sent them"
     if title == "TCP_NODELAY" and number:
         return "small segments go out at once"
     return ""

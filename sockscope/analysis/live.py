@@ -66,7 +66,8 @@ class LiveNarrator:
 
     Args:
         seed: the target as found at attach.
-        labels: socket inode → peer, for the connections that were there at attach (sock_diag knows them).
+        labels: socket inode → peer, for the connections that were there at attach (sock_diag knows them); of unix
+            listeners what their clients are called.
         listeners: inodes of the sockets that listened then.
     """
 
@@ -239,6 +240,17 @@ class LiveNarrator:
             return ""
         if file.peer is not None and (file.peer.family != Family.UNIX or file.peer.packed):
             return str(file.peer)
+        if known := self._labels.get(file.inode, "") if file.inode else "":
+            return known
+        return self._client_of(file.listener)
+
+    def _client_of(self, listener: int) -> str:
+        """Clients of unix sockets have no name of their own: the listener's says most."""
+        if listener < 0:
+            return ""
+        file = self._replay.open_files[listener]
+        if file.local is not None and file.local.family == Family.UNIX and any(file.local.packed):
+            return f"client of {file.local}"
         return self._labels.get(file.inode, "") if file.inode else ""
 
     def _forget(self, now_ns: int) -> None:

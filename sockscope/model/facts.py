@@ -22,7 +22,7 @@ class Relation(IntEnum):
     INIT = 2
     """PID 1 of a target's pid namespace, where that is not the host's, and no target itself."""
     PEER = 3
-    """Holds the other end of a target's unix connection at the end of the session. One row each."""
+    """At the other end of a target's unix connection, looked at once."""
 
 
 class SegmentKind(IntEnum):

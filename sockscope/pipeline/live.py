@@ -19,7 +19,7 @@ from sockscope.model.info import SessionInfo, SyscallCoverage, Target
 from sockscope.model.live import LiveBatch
 from sockscope.model.packets import Packets
 from sockscope.model.seed import FileKind, Seed
-from sockscope.model.sockaddr import from_key
+from sockscope.model.sockaddr import Family, from_key
 from sockscope.model.sockets import Sockets
 from sockscope.model.tcp import TcpState
 from sockscope.pipeline import clock
@@ -100,9 +100,13 @@ def _held_sockets(seed: Seed) -> npt.NDArray[np.void]:
 
 
 def _labels(rows: npt.NDArray[np.void]) -> dict[int, str]:
-    """Socket inode → peer, for the connections that are there at attach."""
-    rows = rows[(rows["state"] != TcpState.LISTEN) & (rows["peer_port"] > 0)]
-    return {int(row["inode"]): str(from_key(row["peer"].tobytes(), int(row["peer_port"]))) for row in rows}
+    """Socket inode → peer, for the connections and the unix listeners that are there at attach."""
+    inet = rows[(rows["state"] != TcpState.LISTEN) & (rows["peer_port"] > 0)]
+    unix = rows[(rows["family"] == Family.UNIX) & (rows["path"] != b"") & (rows["path"] != b"*")]
+    labels = {int(row["inode"]): str(from_key(row["peer"].tobytes(), int(row["peer_port"]))) for row in inet}
+    # A connection that was accepted has its listener's name.
+    named = {int(row["inode"]): f"client of {row['path'].decode('utf-8', 'backslashreplace')}" for row in unix}
+    return labels | named
 
 
 def _known(tgids: tuple[int, ...], seed: Seed, rows: npt.NDArray[np.void]) -> tuple[str, ...]:

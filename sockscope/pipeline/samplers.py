@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sockscope.errors import CannotObserveError
 from sockscope.model.calls import Call
-from sockscope.model.events import Events
+from sockscope.model.events import Events, Section
 from sockscope.model.facts import Facts
 from sockscope.model.sockets import Sockets
 from sockscope.sources.processes.look import Looker
@@ -19,6 +19,11 @@ from sockscope.sources.sockets.sampler import Sampler
 
 _ENDING = (1, 2, 3, 15)
 """SIGHUP, SIGINT, SIGQUIT, SIGTERM."""
+
+
+_SOL_SOCKET, _SO_PEERCRED = 1, 17
+_PEERS_MAX = 1000
+"""Clients whose names are looked up, of all that ever come."""
 
 
 class Sink(Protocol):
@@ -47,6 +52,7 @@ class Samplers:
     ) -> None:
         self._sink = sink
         self._tgids = set(tgids)
+        self._peers: set[int] = set()
         self._facts: FactSampler | None = FactSampler(tgids)
         self._sockets: Sampler | None = None
         if ports is not None:
@@ -93,6 +99,14 @@ class Samplers:
         signals = np.flatnonzero(events.records["call"] == Call.task_signal)
         if self._facts is not None and bool(np.isin(events.records["args"][signals, 0], _ENDING).any()):
             self._facts.look_soon()
+        self._look_at_peers(set(_credentials(events)))
+
+    def _look_at_peers(self, tgids: set[int]) -> None:
+        """Who is at the other end of a unix connection has no address: only its name tells who it is."""
+        strangers = tgids - self._tgids - self._peers
+        if strangers and len(self._peers) < _PEERS_MAX:
+            self._peers |= strangers
+            self._sink.write_facts(Facts(processes=Looker().peers(strangers)))
 
     def drain(self) -> None:
         """What was seen since the last call goes to the sink."""
@@ -120,10 +134,7 @@ class Samplers:
             self._sink.write_sockets(records)
         self._sink.write_sockets(sockets.records)
         self.snapshot_count = sampler.snapshot_count
-        # Whoever is at the other end of a unix connection has no address: only a name tells who it is.
-        strangers = set(sockets.owners["tgid"].tolist()) - self._tgids
-        if strangers:
-            self._sink.write_facts(Facts(processes=Looker().peers(strangers)))
+        self._look_at_peers(set(sockets.owners["tgid"].tolist()))
         return sockets
 
     def stop(self) -> None:
@@ -134,3 +145,14 @@ class Samplers:
         if self._sockets is not None:
             self._sockets.stop()
             self._sockets = None
+
+
+def _credentials(events: Events) -> Iterator[int]:
+    """Who connected, where the program asked for it by SO_PEERCRED. Source: unix(7), struct ucred."""
+    records = events.records
+    asked = np.flatnonzero((records["call"] == Call.getsockopt) & (records["ret"] == 0))
+    options = records["args"][asked, 1:3]
+    for event in asked[(options == (_SOL_SOCKET, _SO_PEERCRED)).all(axis=1)].tolist():
+        value = events.section(event, Section.OPTION)
+        if value is not None and len(value) >= 4:
+            yield int.from_bytes(value[:4], "little", signed=True)
