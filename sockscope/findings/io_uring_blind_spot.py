@@ -38,7 +38,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import from_event, from_proc, kept, listed, plural, program, who
+from sockscope.findings.evidence import from_event, from_proc, kept, listed, plural, program, share, who
 from sockscope.model.calls import Call
 from sockscope.model.connections import Protocol, Role
 from sockscope.model.events import EventFlag
@@ -171,7 +171,7 @@ def _finding(session: Session, users: list[_User], left_out: dict[str, int], *, 
         )
         remedy = "Watch it with `--engine bpf`, which tells each request as the call that it stands for."
     quiet = (
-        f" On {len(silent)} of {plural(total, 'connection')} to it no call was seen at all: what is said of them comes "
+        f" On {share(len(silent), total)} to it no call was seen at all: what is said of them comes "
         "from packets and socket states."
         if silent
         else ""
