@@ -91,7 +91,7 @@ def _title(stop: StopAudit, report: Report) -> str:
     if stop.ended_ns is None:
         return f"{told}: still running {words.duration(report.info.ended_ns - stop.time_ns)} later"
     took = words.duration(stop.ended_ns - stop.time_ns)
-    return f"{told}: {words.exit_words(stop.process.status)} {took} later"
+    return f"{told}: {words.exit_words(stop.process.status)}, {took} later"
 
 
 def _disposition(stop: StopAudit) -> str:
