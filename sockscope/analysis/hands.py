@@ -79,7 +79,7 @@ class Hands:
             origin = f" from {self.owner(source)} (fd {source.fd} there)" if source is not None else ""
             return f"receives this connection as fd {one.fd}{origin}"
         if one.how is How.FORK:
-            return f"{self.owner(one)} inherits this connection as fd {one.fd}"
+            return f"{self.owner(one)} gets it as fd {one.fd}"
         return ""
 
     @property

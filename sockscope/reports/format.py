@@ -286,6 +286,8 @@ def meaning(item: TimelineItem, fact: Evidence | None) -> str:
     if fact is None or not item.text or item.text not in fact.text:
         return item.words
     added = fact.text.split(item.text, 1)[1].strip().removeprefix("(").removesuffix(")")
+    if added in item.words:
+        return item.words
     return "; ".join(part for part in (added, item.words) if part)
 
 

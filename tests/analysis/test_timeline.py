@@ -226,7 +226,7 @@ def test_a_copy_by_fork() -> None:
     session = script.session()
     words = [item.words for item in timeline(session, only(session))]
     assert words[1:] == [
-        "server[101] inherits this connection as fd 7: the process that will serve this connection",
+        "server[101] gets it as fd 7: the process that will serve this connection",
         "closes its copy: server[101] has it as fd 7, so the connection stays open",
         'sent 2 bytes: "ok"',
         "closes the last copy: only now the connection ends (FIN)",
