@@ -73,6 +73,7 @@ RULE = Rule(
     slug="slow-reader",
     severity=Severity.WARNING,
     summary="one side does not read and its window is closed: sends block",
+    yields_to=frozenset({"edge-triggered-read-not-drained"}),
     follows=frozenset({"blocking-call-in-event-loop"}),
     bears_loss=True,
 )

@@ -12,6 +12,8 @@ from sockscope.model.connections import Connection
 from sockscope.model.ids import NO_ID
 from sockscope.model.tcp import TcpFlag
 
+KEEPALIVE = 2
+"""idiag_timer: SO_KEEPALIVE is on, and nothing else is being waited for."""
 PROBING = 4
 """idiag_timer: the zero window probe's (include/net/tcp.h, icsk_pending ICSK_TIME_PROBE0)."""
 
