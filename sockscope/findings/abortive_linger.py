@@ -105,9 +105,8 @@ class _Abort:
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a program: of those that did harm, where there are any."""
     records = session.events.records
-    lingers = (records["call"] == Call.setsockopt) & (records["args"][:, 1] == SOL_SOCKET)
-    lingers &= records["args"][:, 2] == SO_LINGER
-    is_set = bool(lingers.any())
+    options = records["args"][np.flatnonzero(records["call"] == Call.setsockopt)]
+    is_set = bool(((options[:, 1] == SOL_SOCKET) & (options[:, 2] == SO_LINGER)).any())
     if not session.info.packets.available and not len(session.kernel):
         if is_set:
             yield Skip(rule=RULE.slug, reason="SO_LINGER was set, and no packets were captured that show the resets")

@@ -53,7 +53,6 @@ from sockscope.findings.evidence import (
     state_name,
     who,
 )
-from sockscope.findings.holding import Holdings
 from sockscope.findings.listener_holders import held_listeners
 from sockscope.model.calls import Call
 from sockscope.model.descriptors import OpenFile
@@ -102,7 +101,7 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
             groups[program(session, int(records["tgid"][event])), address].append(event)
     if groups:
         # Who holds the port without a use for it is the cause, and a finding of its own.
-        told = {event for one in held_listeners(session, Holdings(session)) for event in one.refused.tolist()}
+        told = {event for one in held_listeners(session) for event in one.refused.tolist()}
         for (_, address), events in groups.items():
             if not told.issuperset(events):
                 yield _finding(session, address, events)

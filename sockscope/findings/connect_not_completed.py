@@ -108,8 +108,8 @@ class _Case:
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a program, manner and peer."""
     records = session.events.records
-    begun = np.flatnonzero((records["call"] == Call.connect) & (records["ret"] == _EINPROGRESS))
-    begun = begun[session.event_open_file[begun] >= 0]
+    begun = np.flatnonzero(records["ret"] == _EINPROGRESS)
+    begun = begun[(records["call"][begun] == Call.connect) & (session.event_open_file[begun] >= 0)]
     if not len(begun):
         return
     names, holdings = Names(session), Holdings(session)

@@ -119,18 +119,27 @@ class _Dropped:
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a program and manner."""
+    refused = np.flatnonzero(session.events.records["ret"] == _EAGAIN)
+    refused = refused[session.event_connection[refused] >= 0]
+    if not len(refused):
+        return
     groups: defaultdict[tuple[str, _How], list[_Dropped]] = defaultdict(list)
     holdings, names = Holdings(session), Names(session)
-    for dropped in (*_sends(session, holdings, names, explained), *_reads(session, holdings, explained)):
+    for dropped in (
+        *_sends(session, refused, holdings, names, explained),
+        *_reads(session, refused, holdings, explained),
+    ):
         tgid = int(session.events.records["tgid"][dropped.refused[0]])
         groups[program(session, tgid), dropped.how].append(dropped)
     for (name, how), found in groups.items():
         yield _finding(session, how, found, served_by(session, name))
 
 
-def _sends(session: Session, holdings: Holdings, names: Names, explained: frozenset[int]) -> Iterator[_Dropped]:
+def _sends(
+    session: Session, refused: Ids, holdings: Holdings, names: Names, explained: frozenset[int]
+) -> Iterator[_Dropped]:
     records = session.events.records
-    refused = np.flatnonzero((records["ret"] == _EAGAIN) & _SENDS[records["call"]] & (session.event_connection >= 0))
+    refused = refused[_SENDS[records["call"][refused]]]
     refused = refused[records["exit_ns"][refused] >= session.info.started_ns]
     refused = refused[_at_once(session, refused)]
     for number in np.unique(session.event_connection[refused])[:_CONNECTIONS_LOOKED_AT].tolist():
@@ -261,9 +270,8 @@ def _peer_left(session: Session, connection: Connection, before_ns: int) -> bool
     return any(at is not None and at <= before_ns for at in (ended, reset))
 
 
-def _reads(session: Session, holdings: Holdings, explained: frozenset[int]) -> Iterator[_Dropped]:
-    records = session.events.records
-    refused = np.flatnonzero((records["ret"] == _EAGAIN) & _READS[records["call"]] & (session.event_connection >= 0))
+def _reads(session: Session, refused: Ids, holdings: Holdings, explained: frozenset[int]) -> Iterator[_Dropped]:
+    refused = refused[_READS[session.events.records["call"][refused]]]
     for number in np.unique(session.event_connection[refused]).tolist():
         connection = session.connections[number]
         new = connection.witnessed and connection.role is Role.SERVER and not connection.written_bytes

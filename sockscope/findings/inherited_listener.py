@@ -43,7 +43,7 @@ from collections.abc import Iterator
 from sockscope.analysis.session import Session
 from sockscope.findings.accept_queue import Queue, queues
 from sockscope.findings.evidence import from_event, from_proc, from_socket, kept, listed, plural, since_start, span, who
-from sockscope.findings.holding import Copy, Holdings, came_by, holder_of, holding_evidence
+from sockscope.findings.holding import Copy, came_by, holder_of, holding_evidence
 from sockscope.findings.listener_holders import Held, held_listeners
 from sockscope.model.descriptors import How
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
@@ -57,7 +57,7 @@ RULE = Rule(
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a listener."""
-    held = held_listeners(session, Holdings(session))
+    held = held_listeners(session)
     waiting = queues(session) if any(one.gone_ns is not None for one in held) else []
     for one in held:
         queue = next((q for q in waiting if any(file.id == one.file.id for file in q.listeners)), None)

@@ -37,27 +37,46 @@ class Held:
     refused: Ids
 
 
-def held_listeners(session: Session, holdings: Holdings) -> list[Held]:
+def held_listeners(session: Session) -> list[Held]:
     """Every listener of the target that a child holds which has no use for it."""
-    files = (file for file in session.open_files if file.listening and len(file.descriptors) > 1)
-    found = (_held(session, holdings, file) for file in files if _is_tcp(file))
+    shared = [file for file in session.open_files if file.listening and len(file.descriptors) > 1 and _is_tcp(file)]
+    suspects = [
+        (file, accepting) for file in shared if _is_suspect(session, file, accepting := _accepting(session, file))
+    ]
+    if not suspects:
+        return []
+    holdings = Holdings(session)
+    found = (_held(session, holdings, file, accepting) for file, accepting in suspects)
     return [one for one in found if one is not None]
+
+
+def _is_suspect(session: Session, file: OpenFile, accepting: set[int]) -> bool:
+    """Whether somebody has it who inherited it and does not accept (cheap: asked of every listener)."""
+    for one in map(session.descriptors.__getitem__, file.descriptors):
+        tgid = session.tgid_of_table(one.table)
+        process = session.processes.get(tgid)
+        other = process is not None and program(session, process.parent) != process.exe
+        if tgid not in accepting and (one.how is How.FORK or (one.how is How.SNAPSHOT and other)):
+            return True
+    return False
 
 
 def _is_tcp(file: OpenFile) -> bool:
     return file.kind is FileKind.SOCKET and file.family in (0, *INET) and file.socket_type in (0, SOCK_STREAM)
 
 
-def _held(session: Session, holdings: Holdings, file: OpenFile) -> Held | None:
+def _held(session: Session, holdings: Holdings, file: OpenFile, accepting: set[int]) -> Held | None:
     every = {copy.descriptor.id: copy for copy in holdings.copies(file.id)}
-    users = _users(session, holdings, file, list(every.values()))
     idle: list[tuple[Copy, Copy]] = []
     for copy in every.values():
         owner = _owner_of(session, copy, every)
-        if owner is not None and copy.tgid not in users and not copy.given_up and not _handed_on(session, copy):
+        if owner is not None and copy.tgid not in accepting and not copy.given_up and not _handed_on(session, copy):
             idle.append((copy, owner))
     if not idle:
         return None
+    waiting = {one.tgid for one in every.values() if is_standard_stream(one) or holdings.watches(one)}
+    users = _with_ancestors(session, accepting | waiting)
+    idle = [(copy, owner) for copy, owner in idle if copy.tgid not in users]
     children = {copy.descriptor.id for copy, _ in idle}
     others = [copy for number, copy in every.items() if number not in children]
     ends = [copy.descriptor.closed_ns for copy in others]
@@ -78,13 +97,16 @@ def _held(session: Session, holdings: Holdings, file: OpenFile) -> Held | None:
     )
 
 
-def _users(session: Session, holdings: Holdings, file: OpenFile, copies: list[Copy]) -> set[int]:
-    """Processes that accept from it or wait for it, and the ancestors that may have it for their sake."""
+def _accepting(session: Session, file: OpenFile) -> set[int]:
     events = session.events_of_open_file(file.id)
-    rows = session.events.records[events]
-    users = set(rows["tgid"][np.isin(rows["call"], ACCEPTS)].tolist())
-    users |= {copy.tgid for copy in copies if is_standard_stream(copy) or holdings.watches(copy)}
-    for tgid in tuple(users):
+    accepts = np.isin(session.events.records["call"][events], ACCEPTS)
+    return set(np.unique(session.events.records["tgid"][events[accepts]]).tolist())
+
+
+def _with_ancestors(session: Session, tgids: set[int]) -> set[int]:
+    """The ancestors of those that use it may have it for their sake."""
+    users = set(tgids)
+    for tgid in tgids:
         process = session.processes.get(tgid)
         while process is not None and process.parent in session.processes and process.parent not in users:
             users.add(process.parent)
