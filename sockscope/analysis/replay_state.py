@@ -147,6 +147,7 @@ class ReplayState:
         """Two unix sockets are the ends of one connection."""
         self.unix_peer[one] = other
         self.unix_peer[other] = one
+        self.open_files[one].far, self.open_files[other].far = other, one
 
     def new_file(self, kind: FileKind, ns: int, event: int = NO_ID, *, witnessed: bool = False) -> OpenFile:
         """An open file that nothing names yet."""

@@ -44,7 +44,8 @@ class UnixEnds:
         self._holder = _holders_of_peers(session)
 
     def peer(self, connection: Connection) -> UnixPeer | None:
-        """Whom it goes to: by the descriptors seen, by the kernel's socket table, or by what the program asked.
+        """Whom it goes to: by the socketpair, the kernel's socket table, the accept that came of a connect, or by what
+        the program asked.
 
         The credentials are those of the moment of the connect (or socketpair), and a peer may have handed its end on
         since: they come last. Source: unix(7) SO_PEERCRED, sock_diag(7) UNIX_DIAG_PEER.
@@ -53,7 +54,10 @@ class UnixEnds:
             return None
         told = self._told.get(connection.id)
         uid, gid = (told.uid, told.gid) if told else (-1, -1)
-        held = self._traced(connection) or self._holder.get(connection.id)
+        file = self._session.open_files[connection.open_file] if connection.open_file >= 0 else None
+        pair, far = (file.pair, file.far) if file is not None else (NO_ID, NO_ID)
+        # Connects and accepts on one path are matched in turn: the kernel knows better, where it was asked in time.
+        held = self._traced(pair) or self._holder.get(connection.id) or self._traced(far)
         return UnixPeer(tgid=held[0], fd=held[1], uid=uid, gid=gid) if held else told
 
     def words(self, connection: Connection) -> str:
@@ -73,10 +77,9 @@ class UnixEnds:
         name = f"process {peer.tgid}" if comm == "?" else f"{comm}[{peer.tgid}]"
         return f"{name} (uid {peer.uid})" if peer.uid >= 0 else name
 
-    def _traced(self, connection: Connection) -> tuple[int, int] | None:
-        """Who of the target holds the other end, or held it last."""
+    def _traced(self, other: int) -> tuple[int, int] | None:
+        """Who of the target holds this open file, or held it last."""
         session = self._session
-        other = session.open_files[connection.open_file].pair if connection.open_file >= 0 else NO_ID
         if other == NO_ID:
             return None
         held = [session.descriptors[d] for d in session.open_files[other].descriptors]

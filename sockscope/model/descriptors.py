@@ -108,6 +108,8 @@ class OpenFile:
     nonblock: bool | None = None
     pair: int = NO_ID
     """The other end of a socketpair (open file id)."""
+    far: int = NO_ID
+    """The other end of a connected unix socket (open file id), where the target has both."""
 
 
 @dataclass(slots=True, kw_only=True)
