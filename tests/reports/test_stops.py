@@ -144,7 +144,8 @@ def test_children_that_are_left_or_not_waited_for() -> None:
 
 def test_a_server_that_lives_on() -> None:
     alive = replace(PARENT, disposition=Disposition.IGNORED, ended_ns=None, status=None)
-    stop = replace(WELL, processes=(alive,), ended_ns=None, steps=WELL.steps[:1], clients=StopClients())
+    stop = replace(WELL, processes=(alive,), ended_ns=None, steps=WELL.steps[:1], listeners_first=None)
+    stop = replace(stop, clients=StopClients())
     (card,) = stop_cards(with_stops(stop))
     assert card.title.endswith("still running 9.0 s later")
     assert card.lines == ("It ignores SIGTERM.", "Clients: no connection was open at the signal.")
