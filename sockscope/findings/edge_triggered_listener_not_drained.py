@@ -28,7 +28,8 @@ False positives:
     Connections must have waited for a second, up to the last snapshot. An accept
     that returned EAGAIN after they came proves the queue was emptied, and nothing is reported. A
     thread that does not come back to epoll_wait may yet accept, or is stuck elsewhere:
-    unaccepted-connection says so.
+    blocking-call-in-event-loop or unaccepted-connection says so. With EPOLLONESHOT each renewal of the registration
+    reports what waits, so that nothing is lost by the edge.
 
 References:
     epoll(7) "Level-triggered and edge-triggered", and Q9; accept(2) EAGAIN.
@@ -63,7 +64,7 @@ RULE = Rule(
     needs=frozenset({Need.SYSCALLS, Need.SOCKETS}),
 )
 
-_EPOLLET = 1 << 31
+_EPOLLONESHOT, _EPOLLET = 1 << 30, 1 << 31
 _WAITS_BEGUN = 2
 
 
@@ -99,6 +100,7 @@ def _judge(session: Session, queue: Queue, listener: OpenFile) -> _Case | None:
         for i in session.interests
         if i.open_file == listener.id
         and i.events & _EPOLLET
+        and not i.events & _EPOLLONESHOT
         and (i.removed_ns is None or i.removed_ns > queue.until_ns)
     ]
     if not interests:

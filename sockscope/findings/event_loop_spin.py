@@ -250,7 +250,7 @@ def _served_elsewhere(session: Session, run: _Run, names: Names) -> bool:
 
 
 _MENDS = {
-    _Why.HANG_UP: "On EPOLLHUP, EPOLLERR or EPOLLRDHUP take {fds} out of the set and close it.",
+    _Why.HANG_UP: "On {poll}HUP, {poll}ERR or {poll}RDHUP take {fds} out of the set and close it.",
     _Why.END_OF_FILE: "Where the read of {fds} returns 0, take it out of the set and close it.",
     _Why.WRITABLE: "Ask for readiness to write on {fds} only while something is left to be sent.",
     _Why.UNREAD: "Read (or accept from) {fds} when it is ready, or take it out of the set until it can be served.",
@@ -277,6 +277,8 @@ def _finding(session: Session, tgid: int, why: _Why, runs: list[_Run], names: Na
         else "In between the thread made no call at all."
     )
     about = f" for {named_fds}" if worst.ready else ""
+    threads = len({run.tid for run in runs})
+    by, whose = (f" by {threads} threads", "one CPU's") if threads > 1 else ("", "the")
     return Finding(
         rule=RULE.slug,
         severity=Severity.WARNING,
@@ -291,10 +293,10 @@ def _finding(session: Session, tgid: int, why: _Why, runs: list[_Run], names: Na
         explanation=(
             f"{who(session, tgid, worst.tid)}: {call} returned {len(worst.waits)} times in a row within "
             f"{span(worst.spun_ns)} ({rate} a second), each time at once{about}, and no progress was made. {between} "
-            f"In all {turns} such turns, {span(spun)} or {100 * spun // watched} % of the time watched. "
+            f"In all {turns} such turns{by}, {span(spun)} or {100 * spun // watched} % of {whose} time watched. "
             f"The cause: {why.value}."
         ),
-        remedy=_MENDS[why].format(fds=named_fds),
+        remedy=_MENDS[why].format(fds=named_fds, poll="EPOLL" if call.startswith("epoll") else "POLL"),
         evidence=kept(_evidence(session, worst, tried)),
     )
 

@@ -50,7 +50,7 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.model.calls import READS, WAITS, WRITES, Call
+from sockscope.model.calls import FD_IN_ARG0, READS, WAITS, WRITES, Call
 from sockscope.model.connections import Role
 from sockscope.model.findings import Confidence, Evidence, Finding, Need, Rule, Severity, Skip
 from sockscope.model.ids import NO_ID
@@ -178,8 +178,8 @@ def _finding(session: Session, queue: Queue, explained: frozenset[int]) -> Findi
         began = int(session.events.records["enter_ns"][doing])
         held = f" for {span(queue.until_ns - began)}" if blocked and began >= 0 else ""
         verb = "has been" if blocked else "was last"
-        on = int(session.events.records["args"][doing][0])
-        meanwhile += f"; its thread {verb} in {call}{f'({on})' if on < 1 << 31 else ''}{held}"
+        on = int(session.events.records["args"][doing][0]) if session.events.call(doing) in FD_IN_ARG0 else -1
+        meanwhile += f"; its thread {verb} in {call}{f'({on})' if 0 <= on < 1 << 31 else ''}{held}"
     return Finding(
         rule=RULE.slug,
         severity=Severity.ERROR if certain_harm else mild,

@@ -106,3 +106,10 @@ def test_woken_and_still_at_work(run: Run) -> None:
     script.event(100, 100, Call.epoll_wait, 0, 64, fd=4, ret=2, epoll=[(EPOLLIN, 9), (EPOLLIN, 3)], at=510 * MS)
     script.event(100, 100, Call.recvfrom, 0, 4096, fd=9, ret=5)
     assert not run(script.ends(2100 * MS).session(), SLUG)
+
+
+def test_a_registration_for_one_event_reports_again_when_renewed(run: Run) -> None:
+    script = seeded(EPOLLIN | EPOLLET | 1 << 30)
+    woken(script, 0, 7, at=100 * MS)
+    waits(script, at=200 * MS)
+    assert not run(later(script, 1, 2).session(), SLUG)

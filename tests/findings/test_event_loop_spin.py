@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from sockscope.findings.run import run_rules
 from sockscope.model.calls import Call
 from sockscope.model.findings import Confidence, Severity
 from sockscope.model.seed import FileKind
@@ -100,3 +101,20 @@ def test_poll_and_select_are_read_too(run: Run) -> None:
         script.event(100, 100, Call.poll, 0, 1, 1000, ret=1, poll=[(7, 5, 4)], at=S + number * STEP)
     (finding,) = run(script.ends(3 * S).session(), SLUG)
     assert (finding.fd, finding.connections) == (7, (0,))
+
+
+def test_a_ghost_that_keeps_it_spinning_is_one_finding() -> None:
+    """The registration outlived its descriptor: ghost-epoll-event says why, and event-loop-spin nothing more."""
+    script = loop(EPOLLIN)
+    script.event(100, 100, Call.dup, fd=7, ret=9)
+    script.event(100, 100, Call.close, fd=7)
+    findings, _, _ = run_rules(turns(script, EPOLLIN).session(), select=[SLUG, "ghost-epoll-event"])
+    assert [finding.rule for finding in findings] == ["ghost-epoll-event"]
+
+
+def test_the_mend_speaks_of_the_call_that_is_made(run: Run) -> None:
+    script = loop()
+    for number in range(TURNS):
+        script.event(100, 100, Call.poll, 0, 1, 1000, ret=1, poll=[(7, 1, 0x11)], at=S + number * STEP)
+    (finding,) = run(script.ends(3 * S).session(), SLUG)
+    assert finding.remedy.startswith("On POLLHUP")
