@@ -11,7 +11,7 @@ from sockscope.model.events import EventFlag
 from sockscope.model.facts import PROCESS_FACT_DTYPE, Facts
 from sockscope.model.findings import Confidence, Severity
 from sockscope.model.seed import FileKind
-from sockscope.model.tcp import TcpFlag
+from sockscope.model.tcp import TcpFlag, TcpState
 from tests.analysis.builders import EPOLLIN, START_NS, Script
 from tests.findings.conftest import MS, SERVER, Run, S, accept, peer, server
 
@@ -247,3 +247,21 @@ def test_who_waited_cannot_be_known() -> None:
     findings, skips, _ = run_rules(script.session(), select=[SLUG])
     assert not findings
     assert "neither packets nor socket states" in skips[0].reason
+
+
+def test_those_in_the_accept_queue_have_one_cause() -> None:
+    """A blocking read from a silent client: unaccepted-connection would say the same of the newcomers."""
+    script = loop()
+    for at in (60, 70, 80):
+        turn(script, at=at * MS)
+    turn(script, 7, at=100 * MS)
+    read(script, 7, at=101 * MS)
+    script.event(100, 100, Call.recvfrom, 0, 100, fd=7, at=102 * MS, flags=EventFlag.ENTERED_ONLY)
+    script.handshake(peer(9), SERVER, at=200 * MS)
+    for at in (500, 1000, 1500, 2000, 2500):
+        script.snapshot(at=at * MS)
+        script.socket_row(SERVER, None, TcpState.LISTEN, inode=3, recv_q=1, send_q=64, owners=[(100, 3)])
+        script.socket_row(SERVER, peer(9), cookie=59)
+    findings, _, _ = run_rules(script.ends(2600 * MS).session(), select=[SLUG, "unaccepted-connection"])
+    assert [(finding.rule, finding.severity) for finding in findings] == [(SLUG, Severity.ERROR)]
+    assert "(1 of them to be accepted)" in findings[0].explanation
