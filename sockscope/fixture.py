@@ -109,11 +109,16 @@ def load(slug: str) -> Fixture:
     folder = fixtures_folder() / slug
     if not (folder / "fixture.toml").is_file():
         raise UsageError(f"no demo named {slug!r}", help_text="sockscope demo --list shows them")
+    return read(folder)
+
+
+def read(folder: Path) -> Fixture:
+    """A fixture's folder, wherever it is; its slug is the folder's name."""
     with (folder / "fixture.toml").open("rb") as file:
         data = tomllib.load(file)
     expect = data["expect"]
     return Fixture(
-        slug=slug,
+        slug=folder.name,
         folder=folder,
         summary=data["summary"],
         modes=tuple(data.get("modes", ["attach", "run"])),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from sockscope.analysis.session import Session
 from sockscope.findings.catalogue import catalogue, find
 from sockscope.findings.contract import RuleModule
-from sockscope.model.findings import Confidence, Consequence, Finding, Need, Rule, Skip
+from sockscope.model.findings import Confidence, Consequence, Finding, Need, Rule, Severity, Skip
 from sockscope.model.info import SessionInfo
 
 _CONFIDENCE_ORDER = (Confidence.CERTAIN, Confidence.LIKELY, Confidence.POSSIBLE)
@@ -47,15 +47,18 @@ def run_rules(
     skips: list[Skip] = []
     ran: list[Rule] = []
     reported: dict[str, set[int]] = {}
+    faulty: dict[str, set[int]] = {}
     causes: list[Finding] = []
     consequences: dict[int, list[Consequence]] = {}
     for module in in_order(list(known.values()), wanted):
         rule = module.RULE
-        explained = frozenset[int]().union(*(reported.get(slug, ()) for slug in rule.yields_to))
+        before = [slug for slug in rule.yields_to if slug in reported]
+        # What silenced a rule silences those that yield to it as well, but a hint only the rule that names it.
+        above = set[int]().union(*(faulty[slug] for slug in before))
+        explained = frozenset(above.union(*(reported[slug] for slug in before)))
         found, skipped = _run_one(module, session, explained)
-        reported[rule.slug] = {connection for finding in found for connection in finding.connections}
-        # What silenced a rule silences those that yield to it as well.
-        reported[rule.slug] |= explained
+        reported[rule.slug] = _connections(found, Severity.INFO)
+        faulty[rule.slug] = _connections(found, Severity.WARNING) | above
         found = _without_consequences(found, rule, causes, consequences, seen=rule.slug in wanted)
         causes += found
         if rule.slug not in wanted:
@@ -67,6 +70,10 @@ def run_rules(
     findings = [_with(finding, consequences.get(id(finding), ())) for finding in findings]
     findings.sort(key=_worst_first)
     return findings, sorted(skips, key=lambda skip: skip.rule), sorted(ran, key=lambda rule: rule.slug)
+
+
+def _connections(found: Iterable[Finding], least: Severity) -> set[int]:
+    return {connection for finding in found if finding.severity >= least for connection in finding.connections}
 
 
 def _without_consequences(

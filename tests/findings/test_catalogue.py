@@ -160,6 +160,14 @@ def test_rules_in_a_circle_are_a_bug() -> None:
         in_order(circle, {"a", "b"})
 
 
+def test_a_hint_silences_only_the_rule_that_names_it() -> None:
+    general = rule("general", yields_to=frozenset({"between"}))
+    between = rule("between", yields_to=frozenset({"hint"}))
+    hint = rule("hint", found=Severity.INFO)
+    findings, _, _ = run_rules(Script().session(), modules=[general, between, hint])
+    assert [finding.rule for finding in findings] == ["general", "hint"]
+
+
 def test_a_consequence_is_told_under_its_cause() -> None:
     cause, effect = rule("cause"), rule("effect", follows=frozenset({"cause"}))
     findings, _, ran = run_rules(Script().session(), modules=[effect, cause])
