@@ -6,8 +6,9 @@ from sockscope.analysis.live import LiveNarrator
 from sockscope.model.calls import Call
 from sockscope.model.events import EventFlag, Events
 from sockscope.model.live import LineKind, LiveBatch, LiveLine
+from sockscope.model.sockaddr import Family
 from sockscope.model.tcp import TcpState
-from tests.analysis.builders import START_NS, Script, address
+from tests.analysis.builders import START_NS, Script, address, unix_address
 
 CLIENT = address("127.0.0.1", 40112)
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -205,4 +206,21 @@ def test_a_connection_that_is_handed_on_keeps_its_name() -> None:
         "closes its copy: the message that carries the connection keeps it open",
         "receives this connection as fd 9 from master[100] (fd 7 there)",
         "closes the last copy: only now the connection ends (FIN)",
+    ]
+
+
+def test_clients_of_a_unix_socket_are_named_by_it() -> None:
+    """Seen from its bind on, and there before."""
+    script = Script().process(77).seed_fd(77, 9, inode=90)
+    script.event(77, 77, Call.socket, Family.UNIX, 1, 0, ret=3)
+    script.event(77, 77, Call.bind, fd=3, sockaddr=unix_address("/run/new.sock"))
+    script.event(77, 77, Call.listen, 16, fd=3)
+    for listener, fd in ((3, 4), (9, 5)):
+        script.event(77, 77, Call.accept4, fd=listener, ret=fd, sockaddr=b"\x01\x00")
+        script.event(77, 77, Call.recvfrom, 4096, 100, 0, fd=fd, ret=1, payload=b"x")
+    narrator = LiveNarrator(script.seed(), {90: "client of @old"})
+    lines = narrator.feed(script.events(), FOREVER).lines
+    assert [line.connection for line in lines if line.text.startswith("recvfrom")] == [
+        "client of /run/new.sock",
+        "client of @old",
     ]

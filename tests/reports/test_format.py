@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from sockscope.model.connections import Protocol
 from sockscope.model.descriptors import Process
 from sockscope.model.findings import Evidence, Source
 from sockscope.reports import format as words
@@ -63,3 +66,11 @@ def test_coverage_says_what_was_lost_or_missing() -> None:
 def test_skipped_rules_are_grouped_by_reason() -> None:
     groups = dict(words.skip_groups(example_report(packets=False)))
     assert groups["needs packets"] == ["retransmissions", "slow-reader"]
+
+
+def test_the_other_end_of_a_unix_connection() -> None:
+    row = example_report().connections[0]
+    assert words.far_end(row) == words.address(row.connection.peer)
+    unix = replace(row, connection=replace(row.connection, protocol=Protocol.UNIX, local=None, peer=None))
+    assert words.far_end(unix) == "unix pair"
+    assert words.far_end(replace(unix, far="psql[7], client of /run/app.sock")) == "psql[7], client of /run/app.sock"
