@@ -90,6 +90,7 @@ _REUSED_SHARE = 0.1
 _LOOKED_AT = 100
 _SOON_NS = 86_400 * NS_PER_S
 _UNLIMITED = 1 << 30
+_NEVER_NS = 1 << 62
 _EMFILE = -24
 _USES = by_call(USES)
 _MOVES = by_call(READS | WRITES | {Call.splice})
@@ -208,16 +209,18 @@ def _family(file: OpenFile) -> str:
     return " ".join([families.get(file.family, f"family {file.family}"), types.get(file.socket_type, "")]).strip()
 
 
-def _made(session: Session) -> dict[tuple[int, str], list[int]]:
-    """(tgid, origin in words) → when its sockets were made, also those that were closed."""
-    made: defaultdict[tuple[int, str], list[int]] = defaultdict(list)
+def _made(session: Session) -> dict[tuple[int, str], list[tuple[int, int]]]:
+    """(tgid, origin in words) → when each of its sockets was made and went, also those that were closed."""
+    made: defaultdict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
     touched = np.zeros(len(session.open_files) + 1, np.bool_)
     touched[session.event_open_file[_USES[session.events.records["call"]]]] = True
     for file in session.open_files:
         if file.witnessed and file.kind is FileKind.SOCKET and not file.listening:
             origin = _origin(session, file, touched=bool(touched[file.id]))
             if origin is not None:
-                made[origin.tgid, origin.words].append(file.created_ns)
+                closed = session.descriptors[file.descriptors[0]].ended in DELIBERATE
+                gone_ns = file.released_ns if closed and file.released_ns is not None else _NEVER_NS
+                made[origin.tgid, origin.words].append((file.created_ns, gone_ns))
     return made
 
 
@@ -227,7 +230,7 @@ def _growth(
     origin: _Origin,
     files: list[OpenFile],
     last_use: npt.NDArray[np.int64],
-    made: dict[tuple[int, str], list[int]],
+    made: dict[tuple[int, str], list[tuple[int, int]]],
 ) -> _Growth | None:
     """The group, if it grows to the end of the process's work and nobody has a use for its sockets."""
     files.sort(key=lambda file: file.created_ns)
@@ -238,17 +241,19 @@ def _growth(
     idle = end - np.maximum(last_use[numbers], created) >= GRACE_NS
     if int(idle.sum()) * 2 < _LEAST or _comes_back(session, numbers) or _is_watched(session, holdings, files):
         return None
-    began, until = int(created[0]), max(_works_until(session, origin.tgid, numbers, end), int(created[-1]))
+    lives = np.array(made[origin.tgid, origin.words], np.int64)
+    began, until = int(lives[:, 0].min()), max(_works_until(session, origin.tgid, numbers, end), int(created[-1]))
     if until - began < _LEAST_SPAN_NS:
         return None
-    thirds = np.histogram(created, bins=3, range=(began, until))[0]
-    if thirds.min() < max(_LEAST_A_THIRD, _SHARE_A_THIRD * len(files)):
+    thirds = [began - 1, *(began + (until - began) * part // 3 for part in (1, 2, 3))]
+    live = [int(((lives[:, 0] <= at) & (lives[:, 1] > at)).sum()) for at in thirds]
+    if np.diff(live).min() < max(_LEAST_A_THIRD, _SHARE_A_THIRD * len(files)):
         return None
     return _Growth(
         origin=origin,
         files=tuple(files),
         unused=tuple(file for file, rests in zip(files, idle.tolist(), strict=True) if rests),
-        made_count=max(len(files), sum(at >= began for at in made[origin.tgid, origin.words])),
+        made_count=len(lives),
         began_ns=began,
         until_ns=until,
     )

@@ -166,7 +166,8 @@ class Holdings:
         """
         known = self._watching.get(copy.tgid)
         if known is None:
-            known = self._watching[copy.tgid] = _Watching.of(self._session, copy.tgid)
+            stopped_ns = self._stopped.get(copy.tgid, _NEVER)
+            known = self._watching[copy.tgid] = _Watching.of(self._session, copy.tgid, stopped_ns)
         if copy.descriptor.open_file in known.by_epoll:
             return True
         born = copy.descriptor.opened_ns
@@ -206,11 +207,16 @@ class _Watching:
     by_number: tuple[tuple[int, frozenset[int] | None], ...]
 
     @classmethod
-    def of(cls, session: Session, tgid: int) -> _Watching:
+    def of(cls, session: Session, tgid: int, stopped_ns: int) -> _Watching:
         events = session.events_of_tgid(tgid)
         waits = events[np.isin(calls_of(session, events), _WAITS)]
         epolls = {int(number) for number in np.unique(session.event_open_file[waits])}
-        interests = frozenset(i.open_file for i in session.interests if i.removed_ns is None and i.epoll in epolls)
+        # What the end of the process took away it had until then.
+        interests = frozenset(
+            i.open_file
+            for i in session.interests
+            if i.epoll in epolls and (i.removed_ns is None or i.removed_ns >= stopped_ns)
+        )
         by_epoll = np.isin(calls_of(session, waits), _EPOLL_WAITS)
         numbered = tuple(
             (int(session.effective_ns[wait]), asked_of(session, int(wait)))

@@ -180,6 +180,33 @@ def test_few(run: Run) -> None:
     assert silent(run, serving(script, lambda number, at: connect(script, 10 + number, at=at), count=15, every=S // 2))
 
 
+def test_the_oldest_give_way(run: Run) -> None:
+    """A server with a limit, whose clients say nothing: it closes one for each that comes."""
+    script = server()
+
+    def each(number: int, at: int) -> None:
+        accept(script, 1 + number, 10 + number % 30, at=at)
+        if number >= 29:
+            script.event(100, 100, Call.close, fd=10 + (number + 1) % 30)
+
+    assert silent(run, serving(script, each))
+
+
+def test_watched_until_the_process_ended(run: Run) -> None:
+    script = server()
+    script.event(100, 100, Call.epoll_create1, ret=4)
+
+    def each(number: int, at: int) -> None:
+        accept(script, 1 + number, 10 + number, at=at)
+        script.event(100, 100, Call.epoll_ctl, 1, 10 + number, fd=4, epoll=[(1, 10 + number)])
+        script.event(100, 100, Call.epoll_wait, 0, 64, 0, fd=4)
+
+    serving(script, each)
+    script.signal(100, 15, at=9 * S)
+    script.exit(100, status=15)
+    assert silent(run, script, 10 * S)
+
+
 def test_threads_that_read_them(run: Run) -> None:
     script = server(*range(100, 200))
 
