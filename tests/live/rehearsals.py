@@ -7,8 +7,10 @@ tuple of them (tests/live/conftest.py).
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -22,8 +24,10 @@ from sockscope.model.info import SessionInfo
 from sockscope.pipeline.analyze import load_session, make_report
 from sockscope.pipeline.options import EngineChoice
 
-PLAYERS = 3 * (os.cpu_count() or 1)
+MOST_PLAYERS = 3 * (os.cpu_count() or 1)
+FEWEST_PLAYERS = 2
 PATIENCE_S = 110.0
+PR_SET_PDEATHSIG = 1
 
 Outcome = TypeVar("Outcome", covariant=True)
 
@@ -72,6 +76,16 @@ def play(case: Performance[Outcome], folder: Path) -> Outcome:
     return case.perform(folder)
 
 
+def players() -> int:
+    """How many at once: a machine that is busy with other things gets fewer."""
+    return max(FEWEST_PLAYERS, MOST_PLAYERS - int(os.getloadavg()[0]))
+
+
+def end_with_parent() -> None:
+    """A player must not go on playing once the tests are gone, however they went."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 class Rehearsals:
     """All plays asked for, begun at once in the order given. Leaving the context ends what has not begun.
 
@@ -83,7 +97,9 @@ class Rehearsals:
     def __init__(self, cases: Iterable[Performance[Any]], folder: Path) -> None:
         self._folder = folder
         # Spawned, not forked: pytest has threads.
-        self._pool = ProcessPoolExecutor(PLAYERS, mp_context=multiprocessing.get_context("spawn"))
+        self._pool = ProcessPoolExecutor(
+            players(), mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
+        )
         self._plays: dict[Performance[Any], Future[Any]] = {
             case: self._pool.submit(play, case, folder / str(case)) for case in dict.fromkeys(cases)
         }
