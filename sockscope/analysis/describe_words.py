@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable
 
 from sockscope.analysis import constants as c
+from sockscope.analysis import describe_settings as settings
 from sockscope.analysis import describe_values as v
 from sockscope.analysis.describe_view import View
 from sockscope.analysis.http1 import Direction, Http1State, PieceKind, narrate
@@ -20,7 +21,6 @@ from sockscope.model.events import EventFlag, Events, Section
 from sockscope.model.sockaddr import Family, decode_sockaddr
 
 _READY_SHOWN = 4
-_EPOLL_CTL_DEL, _EPOLL_CTL_MOD = 2, 3
 _STREAMS_NOT = frozenset({Call.recvmmsg, Call.pread64, Call.preadv, Call.preadv2})
 
 
@@ -296,15 +296,17 @@ def _control(view: View) -> str:
             same = view.args[0] == view.ret
             return "" if same else f"{view.ret} now names the same open file as {view.int_arg(0)}"
         case Call.fcntl:
-            return _fcntl(view)
+            return settings.fcntl(view)
         case Call.setsockopt | Call.getsockopt:
-            return _option(view)
+            return settings.option(view)
         case Call.epoll_ctl:
-            return _epoll_ctl(view)
+            return settings.epoll_ctl(view)
         case Call.clone | Call.clone3 | Call.fork | Call.vfork:
             return _started(view)
         case Call.wait4:
             return _reaped(view)
+        case Call.socket:
+            return "a new socket: it neither listens nor is connected yet"
         case Call.getsockname:
             return "asks for its own address" if _peer(view) else ""
         case Call.getpeername:
@@ -323,62 +325,6 @@ def _started(view: View) -> str:
             return f"started {view.ret}"
         (flags,) = struct.unpack_from("<Q", raw)
     return f"started {'thread' if flags & c.CLONE_THREAD else 'process'} {view.ret}"
-
-
-def _fcntl(view: View) -> str:
-    title = c.FCNTL_COMMANDS.get(view.int_arg(1), "")
-    if title.startswith("F_DUPFD"):
-        return f"{view.ret} now names the same open file as {view.int_arg(0)}"
-    if title == "F_SETFL":
-        return "calls on it will not block" if view.args[2] & 0o4000 else "calls on it may block"
-    if title == "F_SETFD":
-        return "closed at exec" if view.args[2] & 1 else "stays open across exec"
-    return ""
-
-
-def _option(view: View) -> str:
-    raw = view.sections.get(Section.OPTION, b"")
-    title = v.option_name(view.int_arg(1), view.int_arg(2))
-    number = struct.unpack("<i", raw)[0] if len(raw) == 4 else None
-    if view.call == Call.getsockopt:
-        if title == "SO_PEERCRED" and len(raw) >= 12:
-            pid, uid, gid = struct.unpack_from("<iII", raw)
-            return f"who connected was process {pid} of user {uid}, group {gid}"
-        if title != "SO_ERROR" or number is None:
-            return ""
-        return "no error pending" if number == 0 else f"the pending error is {v.errno_name(number)}"
-    if title == "SO_LINGER" and len(raw) >= 8:
-        onoff, linger = struct.unpack_from("<ii", raw)
-        if not onoff:
-            return "close will not wait"
-        return (
-            "close will reset the connection (RST)"
-            if linger == 0
-            else f"close waits up to {linger} s for the rest to go"
-        )
-    if title == "SO_REUSEADDR" and number:
-        return "TIME_WAIT sockets will not keep the address from being bound"
-    if title == "SO_REUSEPORT" and number:
-        return "several sockets may listen on the same port"
-    if title == "SO_PASSCRED" and number:
-        return "messages will say which process and user sent them"
-    if title == "TCP_NODELAY" and number:
-        return "small segments go out at once"
-    return ""
-
-
-def _epoll_ctl(view: View) -> str:
-    fd = view.int_arg(2)
-    if view.int_arg(1) == _EPOLL_CTL_DEL:
-        return f"epoll no longer tells of descriptor {fd}"
-    entries = v.epoll_entries(view.sections.get(Section.EPOLL_EVENTS), view.sections.get(Section.EPOLL_EVENTS_ALIGNED))
-    if not entries:
-        return ""
-    bits = entries[0][0]
-    wanted = [text for bit, text in ((0x1, "has something to read"), (0x4, "has room to write")) if bits & bit]
-    edge = ", once a change (edge-triggered)" if bits & c.EPOLLET else ""
-    now = "from now on " if view.int_arg(1) == _EPOLL_CTL_MOD else ""
-    return f"{now}epoll_wait tells when descriptor {fd} {' or '.join(wanted) or 'has an error'}{edge}"
 
 
 def _reaped(view: View) -> str:

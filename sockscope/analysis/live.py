@@ -26,7 +26,6 @@ from sockscope.model.calls import EPOLL_WAITS, FD_IN_ARG0, READS, WAITS, WRITES,
 from sockscope.model.descriptors import OpenFile
 from sockscope.model.event_rows import subset
 from sockscope.model.events import EventFlag, Events, Section
-from sockscope.model.ids import NO_ID
 from sockscope.model.live import LineKind, LiveBatch, LiveLine
 from sockscope.model.seed import FileKind, Seed
 from sockscope.model.sockaddr import Family
@@ -223,12 +222,7 @@ class LiveNarrator:
         """A `Naming` of what a wait reports."""
         if view.call in EPOLL_WAITS:
             epoll = self._names.open_file(view.tid, view.int_arg(0), effective_ns)
-            interests = self._replay.by_epoll.get(epoll.id, {}) if epoll is not None else {}
-            number = next((one.open_file for one in interests.values() if one.data == key), NO_ID)
-            try:
-                file = self._replay.open_files[number] if number != NO_ID else None
-            except KeyError:
-                return ""
+            file = self._names.watched(epoll.id, key, effective_ns) if epoll is not None else None
         else:
             file = self._names.open_file(view.tid, key, effective_ns)
         if file is not None and (file.listening or file.inode in self._listeners):

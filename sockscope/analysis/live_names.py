@@ -6,7 +6,7 @@ from collections import deque
 from typing import Final
 
 from sockscope.analysis.replay_state import ReplayState
-from sockscope.model.descriptors import OpenFile
+from sockscope.model.descriptors import EpollInterest, OpenFile
 
 _KEPT: Final = 64
 """Generations of one number that are kept: more do not fit into a batch worth reading."""
@@ -22,6 +22,8 @@ class Names:
         self._descriptors_seen = 0
         self._spans_seen = 0
         self._over: set[int] = set()
+        self._watched: dict[tuple[int, int], deque[EpollInterest]] = {}
+        self._interests_seen = 0
         self.update()
 
     def update(self) -> None:
@@ -31,6 +33,9 @@ class Names:
             key = (descriptor.table, descriptor.fd)
             self._generations.setdefault(key, deque(maxlen=_KEPT)).append(descriptor.id)
         self._descriptors_seen = len(state.descriptors)
+        for interest in state.interests[self._interests_seen :]:
+            self._watched.setdefault((interest.epoll, interest.data), deque(maxlen=_KEPT)).append(interest)
+        self._interests_seen = len(state.interests)
         for tid, _, table in state.spans[self._spans_seen :]:
             # -1 ends a task; its last events are still to be told.
             if table >= 0:
@@ -42,6 +47,13 @@ class Names:
         state = self._state
         del state.spans[:]
         self._spans_seen = 0
+        self._interests_seen = len(state.interests)
+        for key in list(self._watched):
+            left_ones = [one for one in self._watched[key] if one.removed_ns is None]
+            if left_ones:
+                self._watched[key] = deque(left_ones, maxlen=_KEPT)
+            else:
+                del self._watched[key]
         known = {descriptor.id for descriptor in state.descriptors}
         for key in list(self._generations):
             left = [index for index in self._generations[key] if index in known]
@@ -53,6 +65,16 @@ class Names:
         for tid in ended & self._over:
             del self._table_of[tid]
         self._over = ended - self._over
+
+    def watched(self, epoll: int, data: int, time_ns: int) -> OpenFile | None:
+        """What an epoll instance (its open file) told of under this data at that time."""
+        for one in reversed(self._watched.get((epoll, data), ())):
+            if one.added_ns <= time_ns and (one.removed_ns is None or one.removed_ns >= time_ns):
+                try:
+                    return self._state.open_files[one.open_file]
+                except KeyError:
+                    return None
+        return None
 
     def open_file(self, tid: int, fd: int, time_ns: int) -> OpenFile | None:
         """What the number named for this thread at that time; None where nothing is known."""
