@@ -19,7 +19,7 @@ class Serving:
 
     def at(self, tgid: int, time_ns: int) -> bool:
         """Whether it held a listener, or a client's connection, then."""
-        return any(_open_at(one, time_ns) for one in self._of(tgid))
+        return any(_open_at(one, time_ns) for one in self.held(tgid))
 
     def connections(self, tgid: int, time_ns: int) -> list[int]:
         """Clients' connections that it held then, or until then; ids, ascending."""
@@ -27,12 +27,13 @@ class Serving:
         return sorted(
             {
                 files[one.open_file].connection
-                for one in self._of(tgid)
+                for one in self.held(tgid)
                 if files[one.open_file].connection != NO_ID and _open_at(one, time_ns)
             }
         )
 
-    def _of(self, tgid: int) -> list[Descriptor]:
+    def held(self, tgid: int) -> list[Descriptor]:
+        """Its descriptors of listeners and of clients' connections, at any time."""
         if self._held is None:
             self._held = self._look()
         return self._held.get(tgid, [])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sockscope.analysis.control import by_call
-from sockscope.analysis.proc_facts import ENDING, rows_of, signals_to
+from sockscope.analysis.proc_facts import rows_of
+from sockscope.analysis.serving import Serving
 from sockscope.analysis.session import Ids, Session
 from sockscope.model.calls import Call
 from sockscope.model.connections import Role
@@ -21,6 +22,9 @@ _KILLS = (Call.kill, Call.tkill, Call.tgkill)
 _P_PID = 1
 _SHUT_RD = 0
 
+Signal = tuple[int, int, int]
+"""Event, tgid, CLOCK_MONOTONIC ns."""
+
 
 class Members:
     """The processes of one stop, and their part of the session from the signal on.
@@ -28,12 +32,19 @@ class Members:
     Args:
         tgids: who got the signal first, then those below.
         since_ns: when the signal came.
+        signals: every signal of `ENDING` in the session: event, tgid, time.
+        serving: who holds which sockets.
     """
 
-    def __init__(self, session: Session, tgids: list[int], since_ns: int) -> None:
+    def __init__(
+        self, session: Session, tgids: list[int], since_ns: int, signals: Sequence[Signal], serving: Serving
+    ) -> None:
         self.tgids = tgids
         self.since_ns = since_ns
         self._session = session
+        self._serving = serving
+        mine = set(tgids)
+        self.signals = [one for one in signals if one[1] in mine and one[2] >= since_ns]
         self._inner = {tgid: _inner_number(session, tgid) for tgid in tgids}
         self._outer = {inner: tgid for tgid, inner in reversed(self._inner.items())}
         events = np.concatenate([session.events_of_tgid(tgid) for tgid in tgids])
@@ -69,16 +80,12 @@ class Members:
 
     def sockets(self) -> Iterator[tuple[Descriptor, OpenFile, bool]]:
         """Their listeners, and clients' connections, that were open: descriptor, open file, is it a listener."""
-        session, mine = self._session, set(self.tgids)
-        for file in session.open_files:
-            client = file.connection != NO_ID and session.connections[file.connection].role is not Role.CLIENT
-            if not (file.listening or client):
-                continue
-            for number in file.descriptors:
-                one = session.descriptors[number]
-                gone = one.closed_ns is not None and one.closed_ns < self.since_ns
-                if not gone and mine.intersection(session.tables[one.table].tgids):
-                    yield one, file, file.listening
+        # Of a table that several processes share, each has them all.
+        held = {one.id: one for tgid in self.tgids for one in self._serving.held(tgid)}
+        for one in held.values():
+            if one.closed_ns is None or one.closed_ns >= self.since_ns:
+                file = self._session.open_files[one.open_file]
+                yield one, file, file.listening
 
 
 def _inner_number(session: Session, tgid: int) -> int:
@@ -120,18 +127,17 @@ def listeners_first(steps: Iterable[StopStep]) -> bool | None:
 
 
 def _signals(session: Session, members: Members) -> Iterator[StopStep]:
-    for event, tgid, time_ns in signals_to(session, ENDING):
-        if tgid in members.tgids and time_ns >= members.since_ns:
-            args = session.events.records["args"][event]
-            sender = int(args[2])
-            yield StopStep(
-                time_ns=time_ns,
-                last_ns=time_ns,
-                tgid=tgid,
-                act=StopAct.SIGNALLED,
-                signal=int(args[0]),
-                other=members.named_by(sender) if sender else NO_ID,
-            )
+    for event, tgid, time_ns in members.signals:
+        args = session.events.records["args"][event]
+        sender = int(args[2])
+        yield StopStep(
+            time_ns=time_ns,
+            last_ns=time_ns,
+            tgid=tgid,
+            act=StopAct.SIGNALLED,
+            signal=int(args[0]),
+            other=members.named_by(sender) if sender else NO_ID,
+        )
 
 
 def _sent(session: Session, members: Members) -> Iterator[StopStep]:

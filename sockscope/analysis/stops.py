@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sockscope.analysis.proc_facts import SIGINT, SIGQUIT, SIGTERM, has_signal, is_init, rows_of, signals_to
+from sockscope.analysis.proc_facts import ENDING, SIGINT, SIGQUIT, SIGTERM, has_signal, is_init, rows_of, signals_to
 from sockscope.analysis.serving import Serving, below
 from sockscope.analysis.session import Session
 from sockscope.analysis.stop_clients import clients_of
@@ -26,8 +26,11 @@ _TOGETHER_NS = 100_000_000
 def stops(session: Session) -> tuple[StopAudit, ...]:
     """Every stop of a process that serves, or stands above one that does; in order of time."""
     first: dict[int, tuple[int, int]] = {}
-    for event, tgid, time_ns in signals_to(session, STOPPING):
-        first.setdefault(tgid, (event, time_ns))
+    signals = list(signals_to(session, ENDING))
+    numbers = session.events.records["args"][[event for event, _, _ in signals], 0]
+    for (event, tgid, time_ns), number in zip(signals, numbers.tolist(), strict=True):
+        if number in STOPPING:
+            first.setdefault(tgid, (event, time_ns))
     if not first:
         return ()
     serving = Serving(session)
@@ -37,7 +40,7 @@ def stops(session: Session) -> tuple[StopAudit, ...]:
             continue
         members = _members(session, tgid, time_ns)
         if any(serving.at(one, time_ns) for one in members):
-            audits.append(_audit(session, event, members, time_ns))
+            audits.append(_audit(session, event, Members(session, members, time_ns, signals, serving)))
             if len(audits) == STOP_COUNT:
                 break
     return tuple(audits)
@@ -65,13 +68,12 @@ def _members(session: Session, tgid: int, time_ns: int) -> list[int]:
     ]
 
 
-def _audit(session: Session, event: int, tgids: list[int], time_ns: int) -> StopAudit:
-    members = Members(session, tgids, time_ns)
+def _audit(session: Session, event: int, members: Members) -> StopAudit:
     steps = list(steps_of(session, members))
-    root = session.processes[tgids[0]]
+    root = session.processes[members.tgids[0]]
     return StopAudit(
         signal=int(session.events.records["args"][event, 0]),
-        time_ns=time_ns,
+        time_ns=members.since_ns,
         sender=int(session.events.records["args"][event, 2]),
         tgid=root.tgid,
         processes=tuple(_processes(session, members)),
@@ -85,8 +87,8 @@ def _audit(session: Session, event: int, tgids: list[int], time_ns: int) -> Stop
 
 def _processes(session: Session, members: Members) -> Iterator[StopProcess]:
     signalled: dict[int, int] = {}
-    for _, tgid, time_ns in signals_to(session, STOPPING):
-        if time_ns >= members.since_ns:
+    for event, tgid, time_ns in members.signals:
+        if int(session.events.records["args"][event, 0]) in STOPPING:
             signalled.setdefault(tgid, time_ns)
     waited = {members.fetched_by(event): event for event in members.events(Call.wait4, Call.waitid)}
     for tgid in members.tgids:

@@ -110,15 +110,18 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
     """One finding a signal that was lost, or a container that would lose it."""
     serving = Serving(session)
     signals: dict[int, tuple[int, int]] = {}
-    for event, tgid, time_ns in signals_to(session, (SIGTERM,)):
-        signals.setdefault(tgid, (event, time_ns))
+    told_ns: dict[int, int] = {}
+    for event, tgid, time_ns in signals_to(session, ENDING):
+        told_ns[tgid] = time_ns
+        if int(session.events.records["args"][event, 0]) == SIGTERM:
+            signals.setdefault(tgid, (event, time_ns))
     if signals and not len(session.facts.processes):
         if any(_lived_on(session, tgid, time_ns) for tgid, (_, time_ns) in signals.items()):
             yield Skip(rule=RULE.slug, reason="what each process does at SIGTERM was not read from /proc")
         return
     told: set[int] = set()
     for tgid, (event, time_ns) in signals.items():
-        lost = _lost(session, serving, signals, tgid, event, time_ns)
+        lost = _lost(session, serving, signals, told_ns, tgid, event, time_ns)
         if lost is not None and not told.intersection(lost.servers):
             told.update(lost.servers)
             yield _finding(session, serving, lost)
@@ -139,7 +142,13 @@ def _killed(session: Session, tgid: int) -> bool:
 
 
 def _lost(
-    session: Session, serving: Serving, signals: dict[int, tuple[int, int]], tgid: int, event: int, time_ns: int
+    session: Session,
+    serving: Serving,
+    signals: dict[int, tuple[int, int]],
+    told_ns: dict[int, int],
+    tgid: int,
+    event: int,
+    time_ns: int,
 ) -> _Lost | None:
     if not _lived_on(session, tgid, time_ns):
         return None
@@ -156,7 +165,7 @@ def _lost(
     if why is _Why.SHELL and tgid in servers:
         return None
     # One that was told by another way was told.
-    servers = [one for one in servers if one == tgid or not _was_told(session, one, time_ns)]
+    servers = [one for one in servers if one == tgid or told_ns.get(one, -1) < time_ns]
     if not servers:
         return None
     return _Lost(why=why, event=event, tgid=tgid, time_ns=time_ns, servers=tuple(servers), row=around[1][0])
@@ -175,10 +184,6 @@ def _parent_stops_it(session: Session, tgid: int, signals: dict[int, tuple[int, 
     parent = process.parent if process is not None else 0
     rows = rows_of(session, parent)
     return parent in signals and bool(len(rows)) and handles(rows[-1], SIGTERM)
-
-
-def _was_told(session: Session, tgid: int, since_ns: int) -> bool:
-    return any(to == tgid and at >= since_ns for _, to, at in signals_to(session, ENDING))
 
 
 def _finding(session: Session, serving: Serving, lost: _Lost) -> Finding:
