@@ -119,7 +119,7 @@ class Segments:
                 self._system_v(args[0]).removed = True
             elif call == Call.mmap:
                 self._mapped(event, now, tgid, args)
-        for path, events in opened(session, SHARED, created=True).items():
+        for path, events in opened(session, SHARED, created=True).items() if self.by_path else ():
             if path in self.by_path:
                 self.by_path[path].created, self.by_path[path].creator = events[0], int(records["tgid"][events[0]])
 
