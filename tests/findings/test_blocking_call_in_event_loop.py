@@ -72,9 +72,36 @@ def test_a_blocking_read_keeps_others_waiting(run: Run) -> None:
 
 
 def test_no_call_at_all(run: Run) -> None:
-    (finding,) = run(stalled(loop(), None).session(), SLUG)
-    assert (finding.confidence, finding.fd, finding.count) == (Confidence.LIKELY, None, 2)
+    (finding,) = run(stalled(loop(), None, lasts=1200 * MS).session(), SLUG)
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.LIKELY)
+    assert (finding.fd, finding.count) == (None, 2)
     assert "no call that is seen" in finding.explanation
+
+
+def test_less_than_a_second_without_calls_once_is_information(run: Run) -> None:
+    (finding,) = run(stalled(loop(), None).session(), SLUG, least=Severity.INFO)
+    assert finding.severity is Severity.INFO
+
+
+def test_a_call_that_cannot_wait(run: Run) -> None:
+    """It took long because the thread had no CPU."""
+    script = server().seed_fd(100, 4, kind=FileKind.EPOLL).seed_fd(100, 20, inode=20, nonblock=True)
+    for number in range(3):
+        accept(script, number, 7 + number)
+        script.event(100, 100, Call.epoll_ctl, 1, 7 + number, fd=4, epoll=[(EPOLLIN, 7 + number)])
+    assert not run(stalled(script).session(), SLUG, least=Severity.INFO)
+
+
+def test_the_loop_waits_for_a_free_thread(run: Run) -> None:
+    script = stalled(loop(100, 101, clients=4), None)
+    script.event(100, 101, Call.sendto, 0, 1, fd=10, ret=1, payload=b"r", at=500 * MS)
+    assert not run(script.ends(2 * S).session(), SLUG, least=Severity.INFO)
+
+
+def test_a_file_is_never_non_blocking(run: Run) -> None:
+    script = loop().seed_fd(100, 30, kind=FileKind.OTHER)
+    (finding,) = run(stalled(script, Call.pread64, fd=30).session(), SLUG)
+    assert finding.remedy.startswith("Fd 30 is no socket")
 
 
 def test_a_wait_for_a_child(run: Run) -> None:
@@ -203,7 +230,7 @@ def test_a_loop_of_poll_with_a_poll_of_its_own_inside(run: Run) -> None:
     poll(1010 * MS, 8)
     read(script, 8, at=1011 * MS)
     (finding,) = run(script.ends(2 * S).session(), SLUG)
-    assert "poll for 900.0 ms, a wait of its own" in finding.explanation
+    assert "poll for 900.0 ms, a wait of its own for fd 20" in finding.explanation
     assert finding.connections == (1,)
 
 
@@ -226,7 +253,7 @@ def test_processor_time_tells_computing(run: Run) -> None:
     script = stalled(loop(), None)
     session = script.session()
     session.facts = sampled(script, b"R", 780 * MS)
-    (finding,) = run(session, SLUG)
+    (finding,) = run(session, SLUG, least=Severity.INFO)
     assert "most likely it computed" in finding.explanation
     assert "780.0 ms of processor time in the 1.50 s" in finding.explanation
 
