@@ -80,6 +80,8 @@ _RELEASE_NS = 5 * NS_PER_MS
 _IN_FLIGHT_BYTES = 14_000
 """Below the initial congestion window (RFC 6928: ten segments)."""
 
+_USUAL_SCALE = 7
+"""Of windows whose SYN was not seen: what Linux advertises with its default buffers."""
 _OTHERWISE = ("TCP_NODELAY", "TCP_CORK")
 """With these, bytes wait for other reasons."""
 
@@ -116,7 +118,7 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
 
 def _stalls(session: Session) -> Iterator[tuple[Connection, list[_Stall]]]:
     wire = Wire.of(session)
-    sent, ack, released = _released_by_ack(wire)
+    sent, ack, released = _released_by_ack(session, wire)
     if not len(released):
         return
     ours = connections_by_side(session)
@@ -131,7 +133,7 @@ def _stalls(session: Session) -> Iterator[tuple[Connection, list[_Stall]]]:
             yield connection, stalls
 
 
-def _released_by_ack(wire: Wire) -> tuple[Ids, Ids, Ids]:
+def _released_by_ack(session: Session, wire: Wire) -> tuple[Ids, Ids, Ids]:
     """Places of (a packet with data, the peer's late and bare ACK of it, the packet with the next data behind that)."""
     data = np.flatnonzero(wire.length > 0)
     before, after = [], []
@@ -146,11 +148,33 @@ def _released_by_ack(wire: Wire) -> tuple[Ids, Ids, Ids]:
     fits &= (wire.ack[ack] == wire.seq[released]) & (wire.window[ack] > 0)
     fits &= (wire.flags[ack] & np.uint8(TcpFlag.ACK | TcpFlag.FIN | TcpFlag.RST | TcpFlag.SYN)) == TcpFlag.ACK
     fits &= as_offset(wire.seq[released], wire.seq[sent]) == wire.length[sent]
-    fits &= wire.length[sent] < _IN_FLIGHT_BYTES
     fits &= wire.time_ns[released] - wire.time_ns[ack] <= _RELEASE_NS
     late = wire.time_ns[ack] - wire.time_ns[sent]
     fits &= (late >= _STALL_NS) & (late <= _LONGEST_NS)
-    return sent[fits], ack[fits], released[fits]
+    sent, ack, released = sent[fits], ack[fits], released[fits]
+    free = _was_free(session, wire, ack, released) if len(released) else np.zeros(0, np.bool_)
+    return sent[free], ack[free], released[free]
+
+
+def _was_free(session: Session, wire: Wire, ack: Ids, released: Ids) -> Mask:
+    """Whether what was held might have gone before that ACK: the window had room for it, and little was in flight."""
+    scale = np.full(2 * len(session.flows), _USUAL_SCALE, np.int64)
+    opening = np.flatnonzero(wire.has(TcpFlag.SYN))
+    told = session.packets.records["wscale"][wire.rows[opening]].astype(np.int64)
+    scale[wire.flow[opening] * 2 + wire.side[opening]] = np.maximum(told, 0)
+    free = np.zeros(len(released), np.bool_)
+    for side in (0, 1):
+        mine = np.flatnonzero(wire.side[ack] == side)
+        peers = np.flatnonzero((wire.side == side) & wire.has(TcpFlag.ACK))
+        at = np.searchsorted(peers, ack[mine]) - 1
+        before = peers[np.maximum(at, 0)]
+        shift = np.where(wire.has(TcpFlag.SYN)[before], 0, scale[wire.flow[before] * 2 + side])
+        window = wire.window[before].astype(np.int64) << shift
+        in_flight = as_offset(wire.seq[released[mine]], wire.ack[before])
+        good = (at >= 0) & (wire.flow[before] == wire.flow[released[mine]])
+        good &= (in_flight > 0) & (in_flight < _IN_FLIGHT_BYTES)
+        free[mine] = good & (window - in_flight >= wire.length[released[mine]])
+    return free
 
 
 def _of_connection(

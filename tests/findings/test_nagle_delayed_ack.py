@@ -138,6 +138,22 @@ def test_the_second_write_came_late_itself(run: Run) -> None:
     assert not run(script.session(), SLUG, least=Severity.INFO)
 
 
+@pytest.mark.parametrize("room", [30, 0x7FFF], ids=["window", "nothing"])
+def test_a_window_without_room(run: Run, room: int) -> None:
+    """The peer reads slowly: what waits, waits for room (the handshake's windows count as they are, without scale)."""
+    script = server()
+    accept(script, 0, 7, at=MS)
+    for nth in range(3):
+        at, sent = (10 + nth * 200) * MS, nth * 24
+        script.packet(peer(0), SERVER, TcpFlag.ACK, seq=1001, ack=5001 + sent, window=room // 128 or 1, at=at - MS)
+        script.event(100, 100, Call.sendto, 0, 19, fd=7, ret=19, at=at)
+        script.packet(SERVER, peer(0), PSH, seq=5001 + sent, ack=1001, payload=HEADER, at=at + 500)
+        script.event(100, 100, Call.sendto, 0, 5, fd=7, ret=5, at=at + MS)
+        script.packet(peer(0), SERVER, TcpFlag.ACK, seq=1001, ack=5020 + sent, window=500, at=at + 41 * MS)
+        script.packet(SERVER, peer(0), PSH, seq=5020 + sent, ack=1001, payload=BODY, at=at + 41 * MS + 2000)
+    assert bool(run(script.session(), SLUG)) == (room > 30)
+
+
 def test_without_packets_it_is_skipped() -> None:
     script = server()
     script.event(100, 100, Call.accept4, fd=3, ret=7, sockaddr=peer(0))
