@@ -11,10 +11,15 @@ import pytest
 from sockscope import fixture
 from sockscope.model.findings import Finding, Severity
 from sockscope.pipeline.options import EngineChoice
+from tests.live.coverage_table import TABLE, coverage_table
 from tests.live.engines import BOTH, bpf_problem, machine_has_all, need
 from tests.live.rehearsals import Case, Rehearsals
+from tools import excerpts
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+LIKE = 0.7
+"""How much of what a demo says must be on its page, word for word."""
 
 
 def cases(program: str, *engines: EngineChoice) -> list[Case]:
@@ -91,3 +96,27 @@ def test_engines_agree(pair: tuple[Case, Case], rehearsals: Rehearsals) -> None:
     need(EngineChoice.BPF)
     ptrace, bpf = (sorted(essence(f) for f in rehearsals.outcome(each).findings) for each in pair)
     assert bpf == ptrace
+
+
+@pytest.mark.parametrize("case", [case for case in cases("faulty", *BOTH) if case.is_demo], ids=str)
+def test_the_demo_says_what_its_page_shows(case: Case, rehearsals: Rehearsals) -> None:
+    """The command of the rule's page; what it says there has other numbers, and may lack a clause."""
+    need(case.engine)
+    verdict = rehearsals.outcome(case)
+    assert verdict.told == {finding.rule for finding in verdict.findings}
+    now = excerpts.excerpt(verdict.printed, case.slug)
+    shown = (fixture.fixtures_folder() / case.slug / "excerpt.txt").read_text(encoding="utf-8")
+    assert excerpts.likeness(now, shown) > LIKE, now
+
+
+ALL = (*cases("faulty", *BOTH), *cases("sound", *BOTH))
+
+
+@pytest.mark.parametrize("plays", [ALL], ids=["all"])
+def test_the_table_of_the_docs_is_true(plays: tuple[Case, ...], rehearsals: Rehearsals) -> None:
+    """Rule by rule: found from the start, on late attach, from the recording; the twin silent."""
+    need(EngineChoice.BPF)
+    table = coverage_table({case: rehearsals.outcome(case) for case in plays})
+    if os.environ.get("SOCKSCOPE_WRITE_DOCS"):
+        TABLE.write_text(table, encoding="utf-8")
+    assert TABLE.read_text(encoding="utf-8") == table, "SOCKSCOPE_WRITE_DOCS=1 writes it anew"
