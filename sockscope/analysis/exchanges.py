@@ -90,10 +90,10 @@ class _Moves:
             file_of = np.array([c.open_file for c in session.connections], np.int64)
             # Its first descriptor is what is read from.
             write[spliced] = session.event_open_file[rows[spliced]] != file_of[connection[spliced]]
-        flags = np.where(call == Call.recvfrom, records["args"][rows, 3], 0)
-        flags = np.where(call == Call.recvmsg, records["args"][rows, 2], flags)
-        good = (flags & _MSG_PEEK == 0) & (byte_count > 0)
-        good &= (records["flags"][rows] & EventFlag.ENTERED_ONLY) == 0
+        good = (byte_count > 0) & ((records["flags"][rows] & EventFlag.ENTERED_ONLY) == 0)
+        for receive, place in ((Call.recvfrom, 3), (Call.recvmsg, 2)):
+            asked = np.flatnonzero(call == receive)
+            good[asked] &= (records["args"][rows[asked], place] & _MSG_PEEK) == 0
         if not good.all():
             rows, connection, write, byte_count = rows[good], connection[good], write[good], byte_count[good]
         return cls(rows, connection, write, byte_count)

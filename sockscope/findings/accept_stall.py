@@ -27,8 +27,9 @@ False positives:
     before the first accept is the program starting. A deferred accept (TCP_DEFER_ACCEPT) waits for the
     request, so the wait counts from the request's arrival. It is a warning where one thread accepts and was blocked
     in a call; where several accept, and all were busy (a pool at its limit), where the thread waited for other
-    events (paused on purpose), or made no call that is seen, it is information: that may be how the server
-    limits its load, or a machine without a CPU to spare.
+    events (paused on purpose), or made no call that is seen, it is information from two seconds on: that may be how
+    the server limits its load. Where calls that never wait took long meanwhile, or our own samples came late, the
+    machine or the tracer was slow, and nothing is said.
 
 References:
     listen(2) (backlog), accept(2), tcp(7) TCP_DEFER_ACCEPT.
@@ -54,7 +55,7 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.meanwhile import BLOCKED, Kind, Meanwhile, meanwhile, words
+from sockscope.findings.meanwhile import BLOCKED, Kind, Meanwhile, blamed, meanwhile, words
 from sockscope.findings.told import established, told_by_kernel
 from sockscope.model.descriptors import OpenFile
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
@@ -76,6 +77,8 @@ RULE = Rule(
 )
 
 _STALL_NS = NS_PER_S
+_WORTH_NS = 2 * NS_PER_S
+"""What is only information must be twice as long to be worth a line."""
 _AT_ONCE_NS = 500 * NS_PER_MS
 """TCP_DEFER_ACCEPT gives up after a second at the least: what is accepted sooner and empty is not deferred."""
 
@@ -131,7 +134,7 @@ def _of_listener(session: Session, listener: OpenFile, rows: np.ndarray) -> Iter
         inside = np.minimum(rows["accept_ns"], stall.ended_ns) - np.maximum(since, stall.began_ns)
         touched |= (since >= began_ns) & (inside >= _STALL_NS // 2)
     if touched.any():
-        yield _finding(session, listener, accepts, stalls, rows[touched], since[touched])
+        yield from _finding(session, listener, accepts, stalls, rows[touched], since[touched])
 
 
 def _since(rows: np.ndarray) -> Ids:
@@ -177,7 +180,7 @@ def _stalls(session: Session, accepts: Ids, since: Ids, accept_ns: Ids) -> list[
 
 def _finding(
     session: Session, listener: OpenFile, accepts: Ids, stalls: list[_Stall], rows: np.ndarray, since: Ids
-) -> Finding:
+) -> Iterator[Finding]:
     worst = stalls[0]
     records = session.events.records
     tgid, tid = int(records["tgid"][worst.accept]), int(records["tid"][worst.accept])
@@ -185,7 +188,9 @@ def _finding(
     doer = int(records["tid"][worst.before]) if worst.before >= 0 else tid
     did = meanwhile(session, doer, worst.began_ns, worst.ended_ns)
     alone = len(acceptors) == 1
-    faulty = alone and did.kind in BLOCKED
+    faulty = alone and blamed(did, _STALL_NS)
+    if did.starved or (not faulty and worst.lasted_ns < _WORTH_NS):
+        return
     waited = rows["accept_ns"] - since
     longest = int(np.argmax(waited))
     connections = rows["connection"]
@@ -194,7 +199,7 @@ def _finding(
     where = str(listener.local) if listener.local is not None else f"fd {fd}"
     again = f" That happened {len(stalls)} times." if len(stalls) > 1 else ""
     others = "" if alone else f" {len(acceptors)} threads accept there, and none did: all were busy."
-    return Finding(
+    yield Finding(
         rule=RULE.slug,
         severity=Severity.WARNING if faulty else Severity.INFO,
         confidence=Confidence.CERTAIN if faulty else Confidence.LIKELY,

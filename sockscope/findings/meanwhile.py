@@ -8,6 +8,7 @@ from enum import Enum, auto
 
 import numpy as np
 
+from sockscope.analysis.control import by_call
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.evidence import NS_PER_MS, span
 from sockscope.findings.readiness import Names, Ready, ready_of
@@ -20,6 +21,17 @@ _MOST = 0.5
 _BUSY_SHARE = 0.5
 _LOOKED_AT = 64
 _RUNNING = b"R"
+_LOOKS_EVERY_NS = 250 * NS_PER_MS
+_LATE_SHARE = 0.4
+_QUICK_SHARE = 0.2
+IS_QUICK = by_call(
+    {
+        Call.socket, Call.bind, Call.listen, Call.getsockname, Call.getpeername, Call.getsockopt, Call.setsockopt,
+        Call.close, Call.dup, Call.dup2, Call.dup3, Call.fcntl, Call.epoll_ctl, Call.clone, Call.clone3, Call.fork,
+        Call.mmap, Call.munmap,
+    }
+)  # fmt: skip
+"""Calls that never wait for anybody. (A close that lingers does; it is rare.)"""
 
 
 class Kind(Enum):
@@ -40,7 +52,8 @@ class Kind(Enum):
     """None of these took half of it."""
 
 
-BLOCKED = frozenset({Kind.CONNECT, Kind.SERVICE, Kind.CLIENT, Kind.CHILD, Kind.CALL})
+BLOCKED = frozenset({Kind.CONNECT, Kind.SERVICE, Kind.CLIENT, Kind.CHILD})
+"""What holds a thread up and can be named. A call that never waits is none of them: it is slow where the machine is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +65,7 @@ class Meanwhile:
         event: the longest call of this kind; -1 for none.
         connection: what it was on; -1.
         cpu_ns: processor time that the process used between the samples of /proc around; None: not known.
-        runnable: a sample in between shows the process on a CPU, or waiting for one.
+        starved: the machine, or the tracer, was too slow just then to hold the time against the program.
     """
 
     tgid: int
@@ -64,16 +77,11 @@ class Meanwhile:
     event: int = NO_ID
     connection: int = NO_ID
     cpu_ns: int | None = None
-    runnable: bool = False
+    starved: bool = False
 
     @property
     def lasted_ns(self) -> int:
         return self.ended_ns - self.began_ns
-
-    @property
-    def starved(self) -> bool:
-        """It would have gone on, and was not given a CPU."""
-        return self.runnable and self.cpu_ns is not None and self.cpu_ns < _BUSY_SHARE * self.lasted_ns
 
 
 def meanwhile(session: Session, tid: int, began_ns: int, ended_ns: int, *, besides: int = NO_ID) -> Meanwhile:
@@ -116,7 +124,8 @@ def meanwhile(session: Session, tid: int, began_ns: int, ended_ns: int, *, besid
         event=event,
         connection=connection,
         cpu_ns=cpu_ns,
-        runnable=runnable,
+        starved=(runnable and cpu_ns is not None and cpu_ns < _BUSY_SHARE * (ended_ns - began_ns))
+        or _slow_machine(session, tgid, began_ns, ended_ns),
     )
 
 
@@ -209,7 +218,26 @@ def blamed(one: Meanwhile, least_ns: int) -> bool:
     return one.kind in BLOCKED and one.spent_ns >= max(least_ns - 100 * NS_PER_MS, _MOST * one.lasted_ns)
 
 
+def _slow_machine(session: Session, tgid: int, began_ns: int, ended_ns: int) -> bool:
+    """Whether everything was slow in that time: calls that never wait took long, or our own looking came late."""
+    lasted = ended_ns - began_ns
+    looked = np.unique(session.sockets.records["time_ns"])
+    if len(looked) > 1:
+        # Where there are very many sockets, all looks are far apart.
+        usual = max(_LOOKS_EVERY_NS, int(np.quantile(np.diff(looked), 0.25)))
+        if int(overlap(looked[:-1], looked[1:], began_ns, ended_ns).max()) - usual >= _LATE_SHARE * lasted:
+            return True
+    records = session.events.records
+    events = session.events_of_tgid(tgid)
+    near = events[(session.effective_ns[events] > began_ns) & IS_QUICK[records["call"][events]]]
+    took = overlap(records["enter_ns"][near], records["exit_ns"][near], began_ns, ended_ns)
+    took[(records["enter_ns"][near] < 0) | (records["exit_ns"][near] < 0)] = 0
+    _, thread = np.unique(records["tid"][near], return_inverse=True)
+    spent = np.bincount(thread.reshape(-1), weights=took) if len(near) else np.zeros(1)
+    return float(spent.max()) >= _QUICK_SHARE * lasted
+
+
 def overlap(began: Ids, ended: Ids, low: int, high: int) -> Ids:
-    """How long each of these times lies between two moments: shape (n,), at least 0."""
+    """How much of each of these times lies between two moments: shape (n,), at least 0."""
     found: Ids = np.maximum(np.minimum(ended, high) - np.maximum(began, low), 0)
     return found

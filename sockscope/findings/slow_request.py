@@ -28,10 +28,11 @@ False positives:
     Slow may be right: a long poll, a big report, BLPOP. So it is a warning only where an HTTP request waited
     because its thread was blocked by something that can be named (another service, another client, a child), or
     lay unread; whatever the program does on purpose or on the CPU is told as information at most, one line a server.
-    A second, ten times the median, and a median of ten requests at least: a busy machine does not do that to
-    one of them. Time on the wire is not the server's and not counted (retransmissions tells of loss); neither is
-    a streamed answer, whose first byte counts, nor a request sent ahead, which waits for the answer before it.
-    Of connections whose packets were not seen from their beginning only the program's part is known.
+    A second (two, for information), ten times the median, and a median of ten requests at least. A time in which the
+    machine or the tracer was slow is nobody's fault: where calls that never wait took long then, or our own samples
+    came late, nothing is said. Time on the wire is not the server's and not counted (retransmissions tells of
+    loss); neither is a streamed answer, whose first byte counts, nor a request sent ahead, which waits for the
+    answer before it. Of connections whose packets were not seen from their beginning only the program's part is known.
 
 References:
     `sockscope report` shows all phases of each server's requests; RFC 9110 section 15.6.5 (504 Gateway Timeout).
@@ -70,6 +71,8 @@ RULE = Rule(
 )
 
 _LEAST_NS = NS_PER_S
+_WORTH_NS = 2 * NS_PER_S
+"""What is only information must be twice as long to be worth a line."""
 _TIMES_MEDIAN = 10
 _FEWEST = 10
 """Requests of a server from which on their median says something."""
@@ -105,7 +108,7 @@ class _Slow:
     @property
     def faulty(self) -> bool:
         """More than information: somebody can be named who kept a request waiting that wanted an answer at once."""
-        return bool(self.http) and not self.did.starved and (self.queued or blamed(self.did, _LEAST_NS))
+        return bool(self.http) and (self.queued or blamed(self.did, _LEAST_NS))
 
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
@@ -136,13 +139,15 @@ def _of_server(session: Session, name: str, mine: Ids, queue: Ids, program: Ids)
     groups: defaultdict[tuple[bool, Kind], list[_Slow]] = defaultdict(list)
     for row in slow[:_LOOKED_AT].tolist():
         one = _slow(session, row, int(queue[row]), int(program[row]))
+        if one.did.starved:
+            continue
         groups[one.queued, one.did.kind if one.did.kind in BLOCKED or one.queued else Kind.MIXED].append(one)
     faulty = [ones for ones in groups.values() if not every and any(one.faulty for one in ones)]
     for ones in faulty:
         yield _finding(session, name, ones, mine, median, Severity.WARNING)
-    if not faulty:
-        largest = max(groups.values(), key=len)
-        yield _finding(session, name, largest, mine, median, Severity.INFO)
+    worth = [ones for ones in groups.values() if ones[0].took_ns >= _WORTH_NS or every]
+    if not faulty and worth:
+        yield _finding(session, name, max(worth, key=len), mine, median, Severity.INFO)
 
 
 def _slow(session: Session, row: int, queue_ns: int, program_ns: int) -> _Slow:

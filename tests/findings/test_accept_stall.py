@@ -82,7 +82,7 @@ def test_an_empty_queue_in_between_is_no_stall() -> None:
 
 
 def test_a_pool_at_its_limit_is_information() -> None:
-    script = one_at_a_time()
+    script = one_at_a_time(silent=2800 * MS)
     script.thread(100, 101, at=50 * MS)
     take(script, 20, 30, at=60 * MS, tid=101)
     (finding,) = findings(script.session())
@@ -95,7 +95,7 @@ def test_a_thread_of_which_nothing_is_seen_is_information() -> None:
     arrive(script, 0, at=100 * MS)
     take(script, 0, 7, at=110 * MS)
     arrive(script, 1, at=200 * MS)
-    take(script, 1, 8, at=2 * S)
+    take(script, 1, 8, at=3 * S)
     (finding,) = findings(script.session())
     assert finding.severity is Severity.INFO
     assert "made no call that is seen" in finding.explanation
@@ -157,3 +157,18 @@ def test_a_service_asked_by_the_accepting_thread(run: Run) -> None:
     (finding,) = run(session, SLUG)
     assert "connecting to 10.0.0.5:53" in finding.explanation
     assert "Take connect out of the thread" in finding.remedy
+
+
+def test_what_the_program_does_on_its_own_for_a_moment_is_not_worth_a_line() -> None:
+    script = server()
+    arrive(script, 0, at=100 * MS)
+    take(script, 0, 7, at=110 * MS)
+    arrive(script, 1, at=200 * MS)
+    take(script, 1, 8, at=1900 * MS)
+    assert findings(script.session()) == []
+
+
+def test_a_slow_machine_is_nobodys_fault() -> None:
+    script = one_at_a_time()
+    script.event(100, 102, Call.clone3, ret=103, at=300 * MS, took=500 * MS)
+    assert findings(script.session()) == []

@@ -9,7 +9,7 @@ from sockscope.findings.run import run_rules
 from sockscope.model.calls import Call
 from sockscope.model.events import EventFlag
 from sockscope.model.findings import Finding, Severity
-from sockscope.model.tcp import TcpFlag
+from sockscope.model.tcp import TcpFlag, TcpState
 from tests.analysis.builders import Script, address
 from tests.findings.conftest import MS, SERVER, Run, S, peer, server
 
@@ -87,8 +87,8 @@ def test_what_the_program_does_on_its_own_is_information_and_one_line() -> None:
     script = server()
     quick(script)
     for number in range(50, 53):
-        request(script, number, at=number * S, took=1500 * MS)
-    script.event(100, 1050, Call.epoll_wait, 0, 64, 5000, fd=4, ret=1, at=50 * S + 5 * MS, took=1400 * MS)
+        request(script, number, at=number * 5 * S, took=2500 * MS)
+    script.event(100, 1050, Call.epoll_wait, 0, 64, 5000, fd=4, ret=1, at=250 * S + 5 * MS, took=2400 * MS)
     (finding,) = findings(script.session())
     assert finding.severity is Severity.INFO
     assert finding.count == 3
@@ -98,8 +98,8 @@ def test_another_protocol_is_information() -> None:
     """A tunnel, a blocking pop: nobody says that an answer is due at once."""
     script = server()
     quick(script)
-    request(script, 50, at=S, took=1500 * MS, payload=b"*3\r\n$5\r\nBLPOP\r\n")
-    ask_database(script, 1050, at=S + 5 * MS, took=1490 * MS)
+    request(script, 50, at=S, took=2500 * MS, payload=b"*3\r\n$5\r\nBLPOP\r\n")
+    ask_database(script, 1050, at=S + 5 * MS, took=2490 * MS)
     (finding,) = findings(script.session())
     assert finding.severity is Severity.INFO
 
@@ -177,4 +177,29 @@ def test_a_call_that_never_returned_has_no_answer() -> None:
     script.event(100, 100, Call.accept4, fd=3, ret=60, sockaddr=peer(50), at=S + MS)
     script.event(100, 100, Call.recvfrom, fd=60, ret=34, payload=GET, at=S + 2 * MS)
     script.event(100, 100, Call.recvfrom, fd=60, at=S + 3 * MS, flags=EventFlag.ENTERED_ONLY)
+    assert findings(script.session()) == []
+
+
+def test_what_the_program_does_on_its_own_for_a_moment_is_not_worth_a_line() -> None:
+    script = server()
+    quick(script)
+    request(script, 50, at=S, took=1500 * MS)
+    assert findings(script.session()) == []
+
+
+def test_a_slow_machine_is_nobodys_fault() -> None:
+    """A close took 400 ms, or our own snapshots came 1.4 s apart."""
+    script = server()
+    quick(script)
+    request(script, 50, at=S, took=1500 * MS)
+    ask_database(script, 1050, at=S + 5 * MS, took=1490 * MS)
+    script.event(100, 100, Call.close, fd=99, ret=-9, at=S + 100 * MS, took=400 * MS)
+    assert findings(script.session()) == []
+    script = server()
+    quick(script)
+    request(script, 50, at=S, took=1500 * MS)
+    ask_database(script, 1050, at=S + 5 * MS, took=1490 * MS)
+    for at in (900 * MS, 2300 * MS):
+        script.snapshot(at=at)
+        script.socket_row(SERVER, None, TcpState.LISTEN, inode=3, owners=[(100, 3)])
     assert findings(script.session()) == []
