@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from sockscope.analysis.session import Session
-from sockscope.model.connections import Role
+from sockscope.model.connections import Protocol, Role
 from sockscope.model.descriptors import Descriptor
 from sockscope.model.ids import NO_ID
 
@@ -42,14 +42,22 @@ class Serving:
         session = self._session
         held: defaultdict[int, list[Descriptor]] = defaultdict(list)
         for file in session.open_files:
-            clients = file.connection != NO_ID and session.connections[file.connection].role is not Role.CLIENT
-            if not (file.listening or clients):
+            if not (file.listening or is_of_client(session, file.connection)):
                 continue
             for number in file.descriptors:
                 descriptor = session.descriptors[number]
                 for tgid in session.tables[descriptor.table].tgids:
                     held[tgid].append(descriptor)
         return dict(held)
+
+
+def is_of_client(session: Session, connection: int) -> bool:
+    """Whether a connection (an id, or NO_ID) is one that a client made: not an outgoing one, nor a channel between
+    processes of the server (socketpair)."""
+    if connection == NO_ID:
+        return False
+    one = session.connections[connection]
+    return one.role is Role.SERVER or (one.role is Role.UNKNOWN and one.protocol is not Protocol.UNIX)
 
 
 def _open_at(descriptor: Descriptor, time_ns: int) -> bool:

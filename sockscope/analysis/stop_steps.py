@@ -9,10 +9,9 @@ import numpy as np
 
 from sockscope.analysis.control import by_call
 from sockscope.analysis.proc_facts import rows_of
-from sockscope.analysis.serving import Serving
+from sockscope.analysis.serving import Serving, is_of_client
 from sockscope.analysis.session import Ids, Session
 from sockscope.model.calls import Call
-from sockscope.model.connections import Role
 from sockscope.model.descriptors import Descriptor, Ended, OpenFile
 from sockscope.model.ids import NO_ID
 from sockscope.model.stops import StopAct, StopStep
@@ -196,7 +195,7 @@ def _shut(session: Session, members: Members) -> Iterator[StopStep]:
         if file == NO_ID or records["ret"][event] != 0:
             continue
         named = session.open_files[file]
-        client = named.connection != NO_ID and session.connections[named.connection].role is not Role.CLIENT
+        client = is_of_client(session, named.connection)
         if named.listening or (client and int(records["args"][event, 1]) != _SHUT_RD):
             yield _at(
                 session,

@@ -48,7 +48,9 @@ def stop_cards(report: Report, *, step_count: int = STEPS_SHOWN) -> list[StopCar
 
 def sentences(stop: StopAudit) -> list[str]:
     """What there is to know of it, one fact a line."""
-    return [line for line in (_disposition(stop), _order(stop), *_children(stop), *_clients(stop)) if line]
+    return [
+        line for line in (_disposition(stop), _sender(stop), _order(stop), *_children(stop), *_clients(stop)) if line
+    ]
 
 
 def _card(stop: StopAudit, report: Report, step_count: int) -> StopCard:
@@ -104,6 +106,12 @@ def _disposition(stop: StopAudit) -> str:
         Disposition.BLOCKED: f"It blocks {name}, and fetches it itself (signalfd, sigwait).",
         Disposition.UNHEARD: f"As PID 1 of its pid namespace, without a handler, it does not hear {name}.",
     }[stop.process.disposition if stop.signal == signal.SIGTERM else Disposition.UNKNOWN]
+
+
+def _sender(stop: StopAudit) -> str:
+    if stop.sender:
+        return f"Process {stop.sender} sent it."
+    return "It was sent from outside its pid namespace." if stop.process.ns_tgid != stop.tgid else ""
 
 
 def _order(stop: StopAudit) -> str:

@@ -270,3 +270,14 @@ def test_not_more_than_somebody_reads() -> None:
         script.signal(200 + number, SIGTERM, at=number * S + 500 * MS)
         script.exit(200 + number)
     assert len(stops(script.ends(60 * S).session())) == STOP_COUNT
+
+
+def test_a_channel_between_processes_is_no_client() -> None:
+    script = server()
+    script.event(100, 100, Call.socketpair, 1, 1, pair=(5, 6))
+    script.signal(100, SIGTERM, at=S)
+    script.event(100, 100, Call.close, fd=5)
+    script.exit(100)
+    stop = one(script)
+    assert stop.clients.open_count == 0
+    assert acts(stop) == [StopAct.SIGNALLED, StopAct.ENDED]

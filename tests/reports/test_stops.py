@@ -79,6 +79,7 @@ def test_terminal() -> None:
     assert f"Stop: SIGTERM to {SCRIPT}[811] (1 in its pid namespace) at +1.000 s: exit 0, 312 ms later" in text
     for line in (
         "It has a handler for SIGTERM.",
+        "Process 7 sent it.",
         "Listeners were closed first, then connections.",
         "The signal came to w[812], too.",
         f"w[812] was waited for by {SCRIPT}[811].",
@@ -148,7 +149,7 @@ def test_a_server_that_lives_on() -> None:
     stop = replace(stop, clients=StopClients())
     (card,) = stop_cards(with_stops(stop))
     assert card.title.endswith("still running 9.0 s later")
-    assert card.lines == ("It ignores SIGTERM.", "Clients: no connection was open at the signal.")
+    assert card.lines == ("It ignores SIGTERM.", "Process 7 sent it.", "Clients: no connection was open at the signal.")
 
 
 def test_a_long_story_is_cut_in_the_middle() -> None:
