@@ -208,8 +208,8 @@ def _bypass_finding(session: Session, bypass: _Bypass) -> Finding:
     attached = sum(use.event >= 0 for use in own)
     detached = sum(use.until_ns is not None for use in own)
     calls = f" ({plural(attached, 'attachment')} seen, {detached} of them ended)" if attached else ""
-    also = f"; {listed(_named(session, tgid) for tgid in others)} {_has(others)} it too" if others else ""
-    children = f"; {plural(len(heirs), 'child', 'children')} inherited it by fork" if heirs else ""
+    also = f" (and {listed(_named(session, tgid) for tgid in others)} {_has(others)} it too)" if others else ""
+    children = f" ({plural(len(heirs), 'child', 'children')} inherited it by fork)" if heirs else ""
     return Finding(
         rule=RULE.slug,
         severity=Severity.INFO,
@@ -222,8 +222,8 @@ def _bypass_finding(session: Session, bypass: _Bypass) -> Finding:
         count=count,
         worst=connections[0].id,
         explanation=(
-            f"{share(count, bypass.whole)} of {who(session, bypass.tgid)} carried {carried}, while it had "
-            f"{listed(shown, 4)} attached{calls}{also}{children}. What passes there makes no system call: no "
+            f"While {who(session, bypass.tgid)} had {listed(shown, 4)} attached{calls}{also}{children}, "
+            f"{share(count, bypass.whole)} carried {carried}. What passes there makes no system call: no "
             "timeline and no capture shows it, and quiet connections say nothing about how busy the server is."
         ),
         remedy=(
