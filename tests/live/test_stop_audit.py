@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from sockscope.fixture import free_port
+from sockscope.model.findings import Severity
 from sockscope.model.report import Report
 from sockscope.model.stops import Disposition, StopAct, StopAudit, StopProcess
 from sockscope.pipeline.analyze import load_session, make_report
@@ -343,3 +344,22 @@ def test_a_worker_that_is_told_alone(engine: EngineChoice, tmp_path: Path) -> No
     assert stop.process.status == signal.SIGTERM
     assert stop.process.disposition is Disposition.DEFAULT
     assert "Nobody was seen to wait" not in " ".join(sentences(stop))
+
+
+@pytest.mark.parametrize("engine", BOTH)
+def test_a_late_look_at_a_server_below_a_shell(engine: EngineChoice, tmp_path: Path) -> None:
+    """Nobody has sent a signal yet, and the shell is not watched: /proc tells."""
+    need(engine)
+    program, port = tmp_path / "server.py", free_port()
+    program.write_text(CONTAINED)
+    with started(program, port, "unshare", "--pid", "--fork", "--kill-child") as process:
+        (shell,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+        (server,) = map(int, Path(f"/proc/{shell}/task/{shell}/children").read_text().split())
+        options = RecordOptions(pids=(server,), engine=engine, packets=False, duration_s=1.3)
+        record(options, tmp_path / "recording", Watcher())
+        assert not gone(server)
+    report = make_report(load_session(tmp_path / "recording"))
+    assert not report.stops
+    (finding,) = (one for one in report.findings if one.rule == "sigterm-ignored")
+    assert (finding.severity, finding.tgid) == (Severity.INFO, server)
+    assert f"sh[{shell}, 1 in its pid namespace] is PID 1" in finding.explanation
