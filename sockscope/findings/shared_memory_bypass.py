@@ -207,22 +207,22 @@ def _bypass_finding(session: Session, bypass: _Bypass) -> Finding:
     shown = [f"{one.name} ({_size(one)})" if one.size_bytes else one.name for one in segments]
     attached = sum(use.event >= 0 for use in own)
     detached = sum(use.until_ns is not None for use in own)
-    calls = f" ({plural(attached, 'attachment')} seen, {detached} of them ended)" if attached else ""
-    also = f" (and {listed(_named(session, tgid) for tgid in others)} {_has(others)} it too)" if others else ""
-    children = f" ({plural(len(heirs), 'child', 'children')} inherited it by fork)" if heirs else ""
+    known = [f"{plural(attached, 'attachment')} seen, {detached} of them ended"] if attached else []
+    known += [f"{listed(_named(session, tgid) for tgid in others)} {_has(others)} it too"] if others else []
+    known += [f"{plural(len(heirs), 'child', 'children')} inherited it by fork"] if heirs else []
+    about = f" ({'; '.join(known)})" if known else ""
     return Finding(
         rule=RULE.slug,
         severity=Severity.INFO,
         confidence=Confidence.CERTAIN if bypass.proven else Confidence.LIKELY,
-        title=f"{plural(count, 'connection')} of unix socket {path or '(unnamed)'} carried no data: "
-        "it goes through shared memory",
+        title=f"{plural(count, 'connection')} of {path or 'a unix socket'} carried no data: shared memory does",
         tgid=bypass.tgid,
         comm=session.comm(bypass.tgid),
         connections=tuple(sorted(bypass.silent)),
         count=count,
         worst=connections[0].id,
         explanation=(
-            f"While {who(session, bypass.tgid)} had {listed(shown, 4)} attached{calls}{also}{children}, "
+            f"While {who(session, bypass.tgid)} had {listed(shown, 4)} attached{about}, "
             f"{share(count, bypass.whole)} carried {carried}. What passes there makes no system call: no "
             "timeline and no capture shows it, and quiet connections say nothing about how busy the server is."
         ),

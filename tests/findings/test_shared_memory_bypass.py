@@ -73,7 +73,7 @@ def test_attached_for_each_connection(run: Run) -> None:
         script.event(100, 100, Call.shmdt, address)
     (finding,) = run(script.ends(S).session(), SLUG, least=Severity.INFO)
     assert (finding.severity, finding.confidence, finding.count) == (Severity.INFO, Confidence.LIKELY, 3)
-    assert finding.title == f"3 connections of unix socket {PATH} carried no data: it goes through shared memory"
+    assert finding.title == f"3 connections of {PATH} carried no data: shared memory does"
     assert "all 3 connections carried no byte" in finding.explanation
     assert "3 attachments seen, 3 of them ended" in finding.explanation
 
