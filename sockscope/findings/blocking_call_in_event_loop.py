@@ -132,8 +132,8 @@ def _finding(session: Session, stalls: list[Stall]) -> Finding:
         rule=RULE.slug,
         severity=_severity(session, stalls),
         confidence=Confidence.LIKELY if worst.kind is Kind.NOTHING else Confidence.CERTAIN,
-        title=f"an event loop stood still for {lasted} in {_name(session, worst)}: "
-        f"{plural(len(worst.others), 'other connection')} waited",
+        title=f"event loop stood still for {lasted} in {_name(session, worst)}: "
+        f"{plural(len(worst.others), 'other')} waited",
         tgid=worst.tgid,
         comm=session.comm(worst.tgid),
         fd=worst.fd if len(fds) == 1 and worst.fd >= 0 else None,
@@ -153,7 +153,7 @@ def _finding(session: Session, stalls: list[Stall]) -> Finding:
 
 def _name(session: Session, stall: Stall) -> str:
     if stall.call < 0:
-        return "a time without calls"
+        return "no call seen"
     name = session.events.call(stall.call).name
     return f"{name}({stall.fd})" if stall.fd >= 0 else name
 

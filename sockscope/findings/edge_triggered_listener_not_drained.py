@@ -166,7 +166,7 @@ def _finding(session: Session, case: _Case) -> Finding:
     count = len(queue.waiting)
     gone = sum(1 for one in queue.waiting if one.connection.state is TcpState.CLOSE_WAIT)
     witnessed = bool(len(case.accepted))
-    clients = f" ({plural(gone, 'client')} of them gave up: CLOSE_WAIT without an owner)" if gone else ""
+    clients = f" ({gone} of the clients gave up: CLOSE_WAIT without an owner)" if gone else ""
     registered = (
         "before watching began (fdinfo shows it)"
         if case.interest.added_event < 0
@@ -181,8 +181,7 @@ def _finding(session: Session, case: _Case) -> Finding:
         rule=RULE.slug,
         severity=Severity.ERROR,
         confidence=Confidence.CERTAIN if witnessed else Confidence.LIKELY,
-        title=f"{plural(count, 'connection')} left in the accept queue of port {queue.port}: "
-        "edge-triggered, and not accepted until EAGAIN",
+        title=f"{plural(count, 'connection')} left in the accept queue of port {queue.port} (EPOLLET)",
         tgid=case.tgid,
         comm=session.comm(case.tgid),
         fd=case.fd,

@@ -338,7 +338,7 @@ def _finding(session: Session, found: list[_Left], proven: bool) -> Finding:
         rule=RULE.slug,
         severity=Severity.ERROR,
         confidence=Confidence.CERTAIN if proven else Confidence.LIKELY,
-        title=f"{plural(len(connections), 'connection')} left half read: edge-triggered, and one {name} a wake-up",
+        title=f"{plural(len(connections), 'connection')} left half read: one {name} a wake-up (EPOLLET)",
         tgid=worst.tgid,
         comm=session.comm(worst.tgid),
         fd=fd if len(fds) == 1 else None,
