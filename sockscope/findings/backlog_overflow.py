@@ -124,11 +124,16 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
     listening = np.flatnonzero((records["state"] == TcpState.LISTEN) & (records["protocol"] == 6))
     if not len(listening):
         return
+    overflowed = (records["recv_q"][listening] > records["send_q"][listening]).any()
+    if not overflowed and not len(session.facts.namespaces):
+        return
     find = _Listeners(session)
     rows_of: defaultdict[int, list[int]] = defaultdict(list)
     for row in listening.tolist():
         rows_of[find.of(int(records["inode"][row]), int(records["local_port"][row]))].append(row)
     rows_of.pop(NO_ID, None)
+    if not overflowed and not any(_grown(session, int(records["netns"][rows[-1]])) for rows in rows_of.values()):
+        return
     suspects = _unanswered(session)
     for number, rows in rows_of.items():
         full = _judge(session, session.open_files[number], np.array(rows, np.int64), suspects)

@@ -117,7 +117,7 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
 
 
 def _stalls(session: Session) -> Iterator[tuple[Connection, list[_Stall]]]:
-    wire = Wire.of(session)
+    wire = Wire.of(session, _with_pauses(session))
     sent, ack, released = _released_by_ack(session, wire)
     if not len(released):
         return
@@ -131,6 +131,19 @@ def _stalls(session: Session) -> Iterator[tuple[Connection, list[_Stall]]]:
         stalls = _of_connection(session, wire, connection, sent[mine], ack[mine], released[mine])
         if stalls:
             yield connection, stalls
+
+
+def _with_pauses(session: Session) -> Mask:
+    """Flows in which a bare packet comes after a pause, and one with data right behind it: no others need a look."""
+    rows, begins = session.packets_of_flows()
+    flow = np.repeat(np.arange(len(session.flows), dtype=np.int64), np.diff(begins))
+    gap = np.diff(session.packet_ns[rows])
+    at = np.flatnonzero((gap[:-1] >= _STALL_NS // 2) & (gap[1:] <= _RELEASE_NS)) + 1
+    length = session.packets.records["payload_bytes"]
+    at = at[(length[rows[at]] == 0) & (length[rows[at + 1]] > 0)]
+    found = np.zeros(len(session.flows), np.bool_)
+    found[flow[at]] = True
+    return found
 
 
 def _released_by_ack(session: Session, wire: Wire) -> tuple[Ids, Ids, Ids]:
