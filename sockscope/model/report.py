@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol as TypingProtocol
@@ -82,6 +82,11 @@ class ConnectionRow:
     """How many of its events went through an io_uring."""
 
 
+def no_story(connection: int) -> str:
+    """Where nobody tells one."""
+    return ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     info: SessionInfo
@@ -97,6 +102,8 @@ class Report:
     """Reason → events that belong to no connection."""
     idle_words: tuple[str, ...] = ()
     """What each process does at rest: `python3[812]: poll every 500 ms`."""
+    stories: Callable[[int], str] = no_story
+    """A connection's life in a few sentences, made when asked for; empty where there is nothing to tell."""
     architecture: tuple[str, ...] = ()
     """What the server is, one line a fact: `nginx[13] and nginx[14] share one listener on 0.0.0.0:80 (fd 6), …`."""
     latency: tuple[ServerLatency, ...] = ()

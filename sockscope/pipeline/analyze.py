@@ -16,6 +16,7 @@ from sockscope.analysis.kernel_story import Stories, coverage
 from sockscope.analysis.latency import server_latencies
 from sockscope.analysis.session import Session
 from sockscope.analysis.stops import stops
+from sockscope.analysis.story import Life
 from sockscope.analysis.summary import summarise_all
 from sockscope.analysis.timeline import Timelines
 from sockscope.analysis.unix_ends import UnixEnds
@@ -133,6 +134,7 @@ def make_report(session: Session, choice: RuleChoice | None = None) -> Report:
         unassigned=_unassigned(session),
         idle_words=idle_words(session),
         architecture=architecture(session),
+        stories=Life(session),
         latency=server_latencies(session),
         stops=stops(session),
         kernel=coverage(session),

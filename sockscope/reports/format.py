@@ -165,6 +165,7 @@ def connection_lines(row: ConnectionRow, report: Report) -> list[tuple[str, str]
         queues = f"receive {byte_count(connection.recv_q)}, send {byte_count(connection.send_q)}"
         lines.append(("queues", f"{queues}, as of {since_start(connection.state_ns, report.info)}"))
     lines.append(("did", row.summary))
+    lines.append(("story", report.stories(connection.id)))
     return [(name, text) for name, text in lines if text]
 
 
