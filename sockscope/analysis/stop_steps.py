@@ -14,7 +14,7 @@ from sockscope.analysis.session import Ids, Session
 from sockscope.model.calls import Call
 from sockscope.model.descriptors import Descriptor, Ended, OpenFile
 from sockscope.model.ids import NO_ID
-from sockscope.model.stops import StopAct, StopStep
+from sockscope.model.stops import A_GROUP, StopAct, StopStep
 
 FDS_SHOWN = 8
 _KILLS = (Call.kill, Call.tkill, Call.tgkill)
@@ -154,7 +154,7 @@ def _sent(session: Session, members: Members) -> Iterator[StopStep]:
             tgid=int(row["tgid"]),
             act=StopAct.SENT,
             signal=number,
-            other=members.named_by(to) if to > 0 else NO_ID,
+            other=members.named_by(to) if to > 0 else A_GROUP,
         )
 
 
@@ -260,7 +260,7 @@ def _at(
     )
 
 
-_ALONE = (StopAct.SIGNALLED, StopAct.SENT, StopAct.FETCHED, StopAct.ENDED)
+_ALONE = (StopAct.SIGNALLED, StopAct.ENDED)
 
 
 def _in_a_row(steps: list[StopStep]) -> Iterator[StopStep]:
@@ -278,4 +278,7 @@ def _in_a_row(steps: list[StopStep]) -> Iterator[StopStep]:
 
 
 def _alike(run: StopStep, step: StopStep) -> bool:
-    return (run.tgid, run.act, run.is_listener, run.address) == (step.tgid, step.act, step.is_listener, step.address)
+    def kind(one: StopStep) -> tuple[int, StopAct, int, bool, str]:
+        return one.tgid, one.act, one.signal, one.is_listener, one.address
+
+    return kind(run) == kind(step)

@@ -7,6 +7,9 @@ from enum import StrEnum
 
 from sockscope.model.ids import NO_ID
 
+A_GROUP = 0
+"""In place of a receiver: all processes of a group."""
+
 
 class Disposition(StrEnum):
     """What a process does at the signal, as /proc said before it came (proc_pid_status(5) SigCgt, SigIgn, SigBlk)."""
@@ -27,7 +30,7 @@ class StopAct(StrEnum):
     SIGNALLED = "signalled"
     """A signal came; `signal`, `other`: its sender."""
     SENT = "sent"
-    """It sent `signal` to `other` (NO_ID: to a process group)."""
+    """It sent `signal` to `other` (`A_GROUP`; NO_ID: to one that is not among them); of several the first."""
     CLOSED = "closed"
     """It closed sockets: `fds`; listeners or connections."""
     SHUT = "shut"
@@ -36,7 +39,7 @@ class StopAct(StrEnum):
     ANSWERED = "answered"
     """It finished answers to what had been read before the signal."""
     FETCHED = "fetched"
-    """It waited for `other`, which had ended."""
+    """It waited for `other`, which had ended; of several the first."""
     ENDED = "ended"
     """With `status`; with it went the sockets that nobody had closed."""
 

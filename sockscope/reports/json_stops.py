@@ -66,7 +66,7 @@ def _step(one: StopStep, info: SessionInfo) -> Json:
         "act": one.act.value,
         "count": one.count,
         "signal": signal_name(one.signal) if one.signal else None,
-        "other": _known(one.other),
+        "other": _known(one.other or NO_ID),
         "fds": list(one.fds),
         "address": one.address or None,
         "listener": one.is_listener,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sockscope.model.ids import NO_ID
 from sockscope.model.report import Report
-from sockscope.model.stops import Disposition, StopAct, StopAudit, StopClients, StopProcess, StopStep
+from sockscope.model.stops import A_GROUP, Disposition, StopAct, StopAudit, StopClients, StopProcess, StopStep
 from sockscope.reports import format as words
 
 STEPS_SHOWN = 14
@@ -144,8 +144,12 @@ def _children(stop: StopAudit) -> Iterator[str]:
         yield f"The signal came to {_listed([_name(one) for one in heard])}, too."
     for one in deaf:
         yield f"The signal came to {_name(one)}, too, which as PID 1 without a handler does not hear it."
-    if untold:
-        yield f"No such signal came to {_listed([_name(one) for one in untold])}."
+    by_itself = [one for one in untold if one.status is not None and not one.status & 0x7F]
+    if by_itself:
+        yield f"No such signal came to {_listed([_name(one) for one in by_itself])}: told by other means, or of itself."
+    unheard = [one for one in untold if one not in by_itself]
+    if unheard:
+        yield f"No such signal came to {_listed([_name(one) for one in unheard])}."
     waited = [one for one in children if one.waited_by != NO_ID]
     ended = [one for one in children if one.ended_ns is not None]
     left = [one for one in children if one.ended_ns is None]
@@ -226,8 +230,7 @@ def _act(stop: StopAudit, step: StopStep) -> str:
             sender = f" from {_of(stop, step.other)}" if step.other != NO_ID else ""
             return f"gets {words.signal_name(step.signal)}{sender}"
         case StopAct.SENT:
-            to = _of(stop, step.other) if step.other != NO_ID else "others"
-            return f"sends {words.signal_name(step.signal)} to {to}"
+            return f"sends {words.signal_name(step.signal)} to {_others(stop, step)}"
         case StopAct.CLOSED:
             return f"closes {what}{fds}"
         case StopAct.SHUT:
@@ -237,9 +240,17 @@ def _act(stop: StopAudit, step: StopStep) -> str:
         case StopAct.ANSWERED:
             return f"finishes {words.counted(step.count, 'answer')}"
         case StopAct.FETCHED:
-            return f"waited for {_of(stop, step.other)}"
+            return f"waited for {_others(stop, step)}"
         case StopAct.ENDED:
             return f"{words.exit_words(step.status)}{_with_it(step)}"
+
+
+def _others(stop: StopAudit, step: StopStep) -> str:
+    """The first of whom it concerned, and how many more."""
+    more = f" and {step.count - 1} more" if step.count > 1 else ""
+    if step.other == A_GROUP:
+        return f"a process group{more}"
+    return f"{_of(stop, step.other) if step.other != NO_ID else 'another process'}{more}"
 
 
 def _fds(step: StopStep) -> str:

@@ -149,7 +149,9 @@ def test_a_parent_that_passes_it_on_and_waits() -> None:
     assert [process.tgid for process in stop.processes] == [100, 200, 201]
     assert [process.waited_by for process in stop.processes] == [NO_ID, 100, 100]
     assert all(process.signalled_ns is not None for process in stop.processes)
-    assert acts(stop).count(StopAct.SENT) == acts(stop).count(StopAct.FETCHED) == 2
+    assert acts(stop).count(StopAct.SENT) == 2
+    (fetched,) = (step for step in stop.steps if step.act is StopAct.FETCHED)
+    assert (fetched.other, fetched.count) == (200, 2)
     assert [step.other for step in stop.steps if step.act is StopAct.SIGNALLED] == [NO_ID, 100, 100]
 
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from sockscope.model.report import Report
-from sockscope.model.stops import Disposition, StopAct, StopAudit, StopClients, StopProcess, StopStep
+from sockscope.model.stops import A_GROUP, Disposition, StopAct, StopAudit, StopClients, StopProcess, StopStep
 from sockscope.reports.html import render_html
 from sockscope.reports.json import render_json, schema_text
 from sockscope.reports.stop_words import sentences, stop_cards
@@ -50,7 +50,9 @@ WELL = StopAudit(
         step(2 * MS, StopAct.SENT, signal=SIGTERM, other=812),
         step(2 * MS, StopAct.SIGNALLED, tgid=812, signal=SIGTERM, other=811),
         step(3 * MS, StopAct.ENDED, tgid=812, status=15, connection_count=2),
-        step(3 * MS, StopAct.FETCHED, other=812),
+        step(3 * MS, StopAct.FETCHED, other=812, count=3),
+        step(3 * MS, StopAct.SENT, signal=SIGKILL, other=A_GROUP),
+        step(3 * MS, StopAct.SENT, signal=SIGKILL),
         step(4 * MS, StopAct.ACCEPTED, fds=(9,)),
         step(5 * MS, StopAct.SHUT, fds=(7,)),
         step(300 * MS, StopAct.ANSWERED),
@@ -89,7 +91,9 @@ def test_terminal() -> None:
         "sends SIGTERM to w[812]",
         f"gets SIGTERM from {SCRIPT}[811]",
         "killed by SIGTERM, which closes 2 connections",
-        "waited for w[812]",
+        "waited for w[812] and 2 more",
+        "sends SIGKILL to a process group",
+        "sends SIGKILL to another process",
         "shuts 1 connection down (fd 7)",
         "finishes 1 answer",
         "closes 12 connections (fd 7, 8 …)",
@@ -138,7 +142,10 @@ def test_a_shell_that_did_not_hear() -> None:
 def test_children_that_are_left_or_not_waited_for() -> None:
     left = replace(CHILD, ended_ns=None, status=None, waited_by=-1, signalled_ns=None)
     late = replace(CHILD, tgid=813, ns_tgid=813, waited_by=-1)
-    told = sentences(replace(WELL, processes=(PARENT, left, late)))
+    itself = replace(CHILD, tgid=814, ns_tgid=814, signalled_ns=None, status=0)
+    told = sentences(replace(WELL, processes=(PARENT, left, late, itself)))
+    assert "No such signal came to w[814]: told by other means, or of itself." in told
+    assert "No such signal came to w[812]." in told
     assert "w[812] still ran at the end of the session." in told
     assert "Nobody was seen to wait for w[813]." in told
 
