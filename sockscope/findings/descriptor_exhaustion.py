@@ -150,7 +150,10 @@ def _finding(session: Session, tgid: int, runs: _Runs) -> Finding:
     ]
     recovered = runs.recovered and not waiting
     what = listed(f"{number} {_kind(kind, number)}" for kind, number in kinds.most_common())
-    limit = "the system has no file handles left (fs.file-max)" if system else "its limit (RLIMIT_NOFILE) is reached"
+    own = _limit(session, tgid)
+    limit = "the system has no file handles left (fs.file-max)"
+    if not system:
+        limit = f"its limit{f' of {own}' if own else ''} (RLIMIT_NOFILE) is reached"
     left = f" {plural(len(waiting), 'connection')} still wait in the accept queue." if waiting else ""
     how_ended = (
         f"It recovered each time, within {span(runs.longest_ns)}."
@@ -190,6 +193,13 @@ def _finding(session: Session, tgid: int, runs: _Runs) -> Finding:
             ]
         ),
     )
+
+
+def _limit(session: Session, tgid: int) -> int:
+    """Its soft RLIMIT_NOFILE as sampled last; 0 where it is not known."""
+    rows = session.facts.processes
+    rows = rows[rows["tgid"] == tgid]
+    return int(rows["nofile"][-1]) if len(rows) else 0
 
 
 def _kind(kind: FileKind, count: int) -> str:

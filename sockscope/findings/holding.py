@@ -26,6 +26,7 @@ _WAITS = np.array(sorted(WAITS), np.uint16)
 _EPOLL_WAITS = np.array(sorted(EPOLL_WAITS), np.uint16)
 _EAGAIN = -11
 _STANDARD_STREAMS = 3
+_F_SETFD, _FIONCLEX = 2, 0x5450
 _WAITS_LOOKED_AT = 200
 
 WIND_DOWN_NS = 50 * NS_PER_MS
@@ -108,6 +109,18 @@ def served_by(session: Session, name: str) -> int:
 def is_standard_stream(copy: Copy) -> bool:
     """A socket put in the place of stdin, stdout or stderr is meant for the process (inetd, CGI)."""
     return copy.descriptor.fd < _STANDARD_STREAMS
+
+
+def handed_on(session: Session, copy: Copy) -> bool:
+    """Given to a child on purpose: it took close-on-exec off itself before its exec, or made a duplicate of it."""
+    numbers = session.open_files[copy.descriptor.open_file].descriptors
+    copied = (session.descriptors[number] for number in numbers)
+    if any(one.source == copy.descriptor.id and one.how is How.DUP for one in copied):
+        return True
+    rows = session.events.records[session.events_of_descriptor(copy.descriptor.id)]
+    kept_open = (rows["call"] == Call.fcntl) & (rows["args"][:, 1] == _F_SETFD) & ((rows["args"][:, 2] & 1) == 0)
+    kept_open |= (rows["call"] == Call.ioctl) & (rows["args"][:, 1] == _FIONCLEX)
+    return bool((kept_open & (rows["tgid"] == copy.tgid)).any())
 
 
 class Holdings:

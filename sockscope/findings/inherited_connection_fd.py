@@ -23,8 +23,9 @@ Mend:
 
 False positives:
     A child that exits, execs or closes within 1 s inherits harmlessly. Copies that are used, waited
-    for, or placed on stdin, stdout or stderr are meant. A fork without exec is reported as info: the
-    server may end its connections by shutdown(2) (redis does, while it saves).
+    for, duplicated or made inheritable by the child itself (Python's pass_fds), or placed on stdin, stdout or stderr
+    are meant. Where it got the listener as well, inherited-listener tells of both. A fork without exec is reported
+    as info: the server may end its connections by shutdown(2) (redis does, while it saves).
 
 References:
     fork(2); execve(2); open(2) O_CLOEXEC; accept4(2) SOCK_CLOEXEC; PEP 446.
@@ -43,6 +44,7 @@ from sockscope.findings.holding import (
     Holdings,
     came_by,
     exec_after,
+    handed_on,
     holder_of,
     holding_evidence,
     is_standard_stream,
@@ -57,6 +59,7 @@ RULE = Rule(
     severity=Severity.WARNING,
     summary="a child process inherited a connection that it has no use for",
     yields_to=frozenset({"fin-withheld", "passed-fd-leak"}),
+    follows=frozenset({"inherited-listener"}),
 )
 
 
@@ -117,12 +120,10 @@ def _is_other_program(session: Session, child: Copy) -> bool:
 
 
 def _is_meant(session: Session, holdings: Holdings, child: Copy, parent: Copy) -> bool:
-    """The parent gave it away (no use of it since the fork), or the child waits for it, or has it by dup."""
+    """The parent gave it away (no use of it since the fork), or the child waits for it, or made it inheritable."""
     last_use = int(session.effective_ns[parent.uses[-1]]) if len(parent.uses) else None
     given = last_use is None or (parent.given_up and last_use < child.descriptor.opened_ns)
-    doubles = session.open_files[child.descriptor.open_file].descriptors
-    doubled = any(session.descriptors[number].source == child.descriptor.id for number in doubles)
-    return given or doubled or holdings.watches(child)
+    return given or handed_on(session, child) or holdings.watches(child)
 
 
 def _finding(session: Session, leaks: list[_Leak]) -> Finding:

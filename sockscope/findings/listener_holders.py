@@ -10,13 +10,12 @@ from sockscope.analysis.session import Ids, Session
 from sockscope.findings.accept_queue import ACCEPTS
 from sockscope.findings.binding import EADDRINUSE, INET, SOCK_STREAM, bound_to
 from sockscope.findings.evidence import GRACE_NS, program
-from sockscope.findings.holding import Copy, Holdings, exec_after, is_standard_stream
+from sockscope.findings.holding import Copy, Holdings, exec_after, handed_on, is_standard_stream
 from sockscope.model.calls import Call
 from sockscope.model.descriptors import How, OpenFile
 from sockscope.model.seed import FileKind
 
 _TRIES = np.array([Call.bind, Call.listen], np.uint16)
-_F_SETFD, _FIONCLEX = 2, 0x5450
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +69,7 @@ def _held(session: Session, holdings: Holdings, file: OpenFile, accepting: set[i
     idle: list[tuple[Copy, Copy]] = []
     for copy in every.values():
         owner = _owner_of(session, copy, every)
-        if owner is not None and copy.tgid not in accepting and not copy.given_up and not _handed_on(session, copy):
+        if owner is not None and copy.tgid not in accepting and not copy.given_up and not handed_on(session, copy):
             idle.append((copy, owner))
     if not idle:
         return None
@@ -132,18 +131,6 @@ def _owner_of(session: Session, copy: Copy, every: dict[int, Copy]) -> Copy | No
     if above is not None:
         return above
     return parent if program(session, parent.tgid) != process.exe else None
-
-
-def _handed_on(session: Session, copy: Copy) -> bool:
-    """Given on purpose: the child took close-on-exec off itself before its exec, or made a duplicate of it."""
-    numbers = session.open_files[copy.descriptor.open_file].descriptors
-    copied = (session.descriptors[number] for number in numbers)
-    if any(one.source == copy.descriptor.id and one.how is How.DUP for one in copied):
-        return True
-    rows = session.events.records[session.events_of_descriptor(copy.descriptor.id)]
-    kept_open = (rows["call"] == Call.fcntl) & (rows["args"][:, 1] == _F_SETFD) & ((rows["args"][:, 2] & 1) == 0)
-    kept_open |= (rows["call"] == Call.ioctl) & (rows["args"][:, 1] == _FIONCLEX)
-    return bool((kept_open & (rows["tgid"] == copy.tgid)).any())
 
 
 def _runs_another(session: Session, copy: Copy) -> bool:

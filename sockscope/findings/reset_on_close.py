@@ -165,7 +165,7 @@ def _finding(session: Session, cases: list[_Reset], severity: Severity, total: i
         written_ns = int(session.effective_ns[worst.last_write])
         told += (
             f". The last answer had been written only {span(max(0, closed_ns - written_ns))} before: what of it the "
-            "peer had not read by then is lost."
+            "peer had not read by then may be lost."
         )
     elif worst.last_write < 0:
         told += ". Nothing had been written, so no answer is lost."

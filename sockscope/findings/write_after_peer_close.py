@@ -20,7 +20,8 @@ Mend:
 
 False positives:
     The first EPIPE or ECONNRESET is normal (the first write after the peer closed even succeeds). A
-    second may come from data that was queued.
+    second may come from data that was queued. Up to ten within 100 ms, after which the connection is closed, are the
+    rest of an answer that was under way.
 
 References:
     send(2) EPIPE; tcp(7); RFC 9293 section 3.5.2 (reset generation).
@@ -34,7 +35,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import from_event, kept, plural, program, share, since_start, span, who
+from sockscope.findings.evidence import NS_PER_MS, from_event, kept, plural, program, share, since_start, span, who
 from sockscope.findings.halves import last_sample_evidence, packet_evidence
 from sockscope.findings.holding import served_by
 from sockscope.model.calls import WRITES
@@ -51,6 +52,7 @@ RULE = Rule(
 
 _EPIPE, _ECONNRESET = -32, -104
 _NORMAL_FAILURES = 2
+_ONE_ANSWER, _AT_ONCE_NS = 10, 100 * NS_PER_MS
 
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
@@ -64,10 +66,18 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
     for connection in sorted(concerned):
         events = session.events_of(connection)
         failures = events[failed[events]]
-        if len(failures) > _NORMAL_FAILURES:
+        if len(failures) > _NORMAL_FAILURES and not _was_learned(session, connection, failures):
             groups[program(session, int(records["tgid"][failures[-1]]))].append((connection, failures))
     for name, cases in groups.items():
         yield _finding(session, cases, served_by(session, name))
+
+
+def _was_learned(session: Session, connection: int, failures: Ids) -> bool:
+    """A few failures of one answer, and then the close."""
+    file = session.connections[connection].open_file
+    released_ns = session.open_files[file].released_ns if file >= 0 else None
+    first_ns = int(session.effective_ns[failures[0]])
+    return len(failures) <= _ONE_ANSWER and released_ns is not None and released_ns - first_ns <= _AT_ONCE_NS
 
 
 def _finding(session: Session, cases: list[tuple[int, Ids]], total: int) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sockscope.findings.run import run_rules
 from sockscope.model.calls import Call
 from sockscope.model.findings import Confidence, Holder, Severity
 from tests.analysis.builders import Script
@@ -11,8 +12,9 @@ SLUG = "inherited-connection-fd"
 
 
 def forked() -> Script:
-    """A connection in use before and after a fork."""
+    """A connection in use before and after a fork; the listener is closed on exec."""
     script = server()
+    script.event(100, 100, Call.fcntl, 2, 1, fd=3)
     accept(script, 0, 7)
     ask(script, 0, 7)
     script.fork(100, 200)
@@ -103,3 +105,24 @@ def test_found_at_attach_in_a_worker_of_the_same_program(run: Run) -> None:
 def test_found_at_attach_and_used_by_both(run: Run) -> None:
     script = found_at_attach("/usr/bin/sleep", used_by=(100, 200))
     assert not run(script.ends(3 * S).session(), SLUG, least=Severity.INFO)
+
+
+def test_made_inheritable_by_the_child(run: Run) -> None:
+    """Python's pass_fds."""
+    script = forked()
+    script.event(200, 200, Call.fcntl, 2, 0, fd=7)
+    script.exec(200, comm="handler")
+    assert not run(script.ends(3 * S).session(), SLUG, least=Severity.INFO)
+
+
+def test_with_the_listener_it_is_one_finding() -> None:
+    script = forked()
+    script.event(100, 100, Call.fcntl, 2, 0, fd=3)
+    script.event(200, 200, Call.close, fd=3)
+    script.event(200, 200, Call.close, fd=7)
+    script.fork(100, 300)
+    answer(script, 7)
+    script.exec(300, path="/usr/bin/sleep", comm="sleep")
+    findings, _, _ = run_rules(script.ends(3 * S).session(), select=[SLUG, "inherited-listener"])
+    assert [finding.rule for finding in findings] == ["inherited-listener"]
+    assert [one.rule for one in findings[0].consequences] == [SLUG]

@@ -44,3 +44,12 @@ def test_lost_events_do_not_matter(run: Run) -> None:
     script = told_times(5)
     script.lost["ring full"] = 3
     assert len(run(script.ends(S).session(), SLUG)) == 1
+
+
+def test_the_rest_of_an_answer_and_then_the_close(run: Run) -> None:
+    script = told_times(5)
+    script.event(100, 100, Call.close, fd=7)
+    assert not run(script.ends(S).session(), SLUG)
+    script = told_times(12)
+    script.event(100, 100, Call.close, fd=7)
+    assert run(script.ends(S).session(), SLUG)
