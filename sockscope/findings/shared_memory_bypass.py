@@ -13,8 +13,9 @@ Why it matters:
 Evidence:
     The connections and what they carried; shmat and shmdt, or mmap of a file in /dev/shm, between accept and close, or
     /proc/PID/maps of both ends. Certain where the other end is known to have the segment, or somebody else than
-    the process and its kin has; likely where only the attachments come and go with the connections. For what is left:
-    /proc/sysvipc/shm and /dev/shm at the end of the watching.
+    the process and its kin has; likely where only the attachments come and go with the connections, or where three or
+    more connections and no other came and went without a byte while a stranger has what the process has. For what
+    is left: /proc/sysvipc/shm and /dev/shm at the end of the watching.
 
 Example:
     `accept(3) = 4`, `shmat(5) = 0x7f…`, `shmdt(0x7f…)`, `close(4)`: 12 connections, 0 bytes.
@@ -26,7 +27,7 @@ Mend:
 
 False positives:
     Shared memory among a process and its own children (a scoreboard) explains no connection, nor does a segment
-    that was attached before and that the other end does not have. Connections from before the watching, and those on
+    that was attached before and that the other end does not have, as long as one connection of the process speaks. Connections from before the watching, and those on
     which more than 64 bytes passed, are left out. Left behind is only what the target made in this session and
     nobody has attached, and whose users have all ended; of those who still run, only segments made with IPC_PRIVATE,
     which nobody can find again (likely). Semaphores are another matter.
@@ -71,6 +72,8 @@ RULE = Rule(
 
 _SIGNALLING_BYTES = 64
 """What a connection may carry and still be one that carries no data."""
+_ALL_QUIET = 3
+"""So many connections, none of which said a word, are no accident."""
 _FEW = 64
 """Segments of one process held against one connection."""
 
@@ -82,6 +85,7 @@ class _Bypass:
     Attributes:
         kin: the process, its parents and its children.
         silent: connection → the segment that goes with it.
+        quiet: those that came and went without a byte, with no segment of their own.
         proven: the other end has it, or somebody who is no kin.
         whole: all its unix connections that were seen from their beginning.
     """
@@ -89,6 +93,7 @@ class _Bypass:
     tgid: int
     kin: set[int]
     silent: dict[int, Segment] = field(default_factory=dict)
+    quiet: list[int] = field(default_factory=list)
     proven: bool = False
     whole: int = 0
 
@@ -121,6 +126,10 @@ def _bypasses(session: Session, used: list[Segment]) -> Iterator[Finding]:
         if connection.read_bytes + connection.written_bytes <= _SIGNALLING_BYTES:
             _explain(session, bypass, connection, holders, index, ends)
     for bypass in found.values():
+        if not bypass.silent and bypass.whole == len(bypass.quiet) >= _ALL_QUIET:
+            # Who came is not known, but nobody ever said a word, and a stranger has what this process has.
+            common = next((one for one in index.had_by(bypass.tgid) if one.users() - bypass.kin), None)
+            bypass.silent = dict.fromkeys(bypass.quiet, common) if common is not None else {}
         if bypass.silent:
             yield _bypass_finding(session, bypass)
 
@@ -177,6 +186,8 @@ def _explain(
     if with_peer is not None:
         bypass.silent[connection.id] = with_peer
         bypass.proven = True
+    elif not connection.read_bytes + connection.written_bytes and file.released_ns is not None:
+        bypass.quiet.append(connection.id)
 
 
 def _kin(session: Session, tgid: int) -> set[int]:

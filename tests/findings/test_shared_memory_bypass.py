@@ -125,6 +125,21 @@ def test_what_strangers_share_with_others_explains_nothing(run: Run) -> None:
     assert not run(script.ends(S).session(), SLUG, least=Severity.INFO)
 
 
+def test_nobody_ever_says_a_word(run: Run) -> None:
+    """One segment for all, attached before; whose it is beside ours is a stranger's that nobody named."""
+    script = server()
+    look(script, 5, 100, 777, at=0, nattch=2)
+    for _ in range(3):
+        comes(script, 4)
+        goes(script, 4)
+    (finding,) = run(script.ends(S).session(), SLUG, least=Severity.INFO)
+    assert (finding.confidence, finding.count) == (Confidence.LIKELY, 3)
+    comes(script, 4)
+    script.event(100, 100, Call.recvfrom, 0, 4096, fd=4, ret=400, payload=b"x" * 64)
+    goes(script, 4)
+    assert not run(script.ends(S).session(), SLUG, least=Severity.INFO)
+
+
 def test_files_of_dev_shm_and_heirs(run: Run) -> None:
     script = server()
     comes(script, 4)
