@@ -28,7 +28,8 @@ False positives:
     alone, and where the copied bytes do not show the head's end the confidence is less. Of
     other protocols the connection's only request must be without answer, while ten and more other connections
     of this server, and nine in ten, got one: that is information, since some requests are not meant to be answered
-    (quit, a close notification). What ends by a signal to stop is told by abrupt-shutdown. A refusal on purpose
+    (quit, a close notification). What ends by a signal to stop is told by abrupt-shutdown; a descriptor closed by
+    mistake (double-close, use-after-close) is the cause of an answer that never went. A refusal on purpose
     (nginx's `return 444`) looks the same and is reported: --ignore it.
 
 References:
@@ -67,7 +68,8 @@ RULE = Rule(
     slug="unanswered-request",
     severity=Severity.WARNING,
     summary="a request was read, and its connection closed without a byte of an answer",
-    follows=frozenset({"abrupt-shutdown"}),
+    yields_to=frozenset({"reset-on-close", "abortive-linger"}),
+    follows=frozenset({"abrupt-shutdown", "double-close", "use-after-close"}),
 )
 
 _LIMIT_NS = 2 * NS_PER_S
@@ -109,6 +111,7 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
     if not len(silent):
         return
     found = [one for row in _newest(silent) if (one := _judge(session, row)) is not None]
+    found = [one for one in found if one.connection not in explained]
     if not found:
         return
     names, server = servers_of(session, rows["connection"])
