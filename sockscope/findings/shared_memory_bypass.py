@@ -26,11 +26,12 @@ Mend:
     with its last user. `ipcrm -m ID` and `rm /dev/shm/NAME` remove what lies there.
 
 False positives:
-    Shared memory among a process and its own children (a scoreboard) explains no connection, nor does a segment
-    that was attached before and that the other end does not have, as long as one connection of the process speaks. Connections from before the watching, and those on
-    which more than 64 bytes passed, are left out. Left behind is only what the target made in this session and
-    nobody has attached, and whose users have all ended; of those who still run, only segments made with IPC_PRIVATE,
-    which nobody can find again (likely). Semaphores are another matter.
+    Shared memory among a process and its own children (a scoreboard) explains no connection, nor does a segment that
+    was attached before and that the other end does not have, as long as one connection of the process speaks.
+    Connections from before the watching, and those on which more than 64 bytes passed, are left out. Left behind is
+    only what the target made in this session and nobody has attached, and whose users have all ended; of those who
+    still run, only segments made with IPC_PRIVATE, which nobody can find again (likely). Semaphores are another
+    matter.
 
 References:
     shmget(2), shmat(2), shmctl(2), shm_overview(7), unix(7), ld.so(8) LD_PRELOAD.
