@@ -11,12 +11,15 @@ from sockscope.analysis.decode import section_of
 from sockscope.analysis.session import Session
 from sockscope.model.calls import Call
 from sockscope.model.connections import Connection, Protocol, Role
+from sockscope.model.event_rows import find_sections
 from sockscope.model.events import Section
 from sockscope.model.ids import NO_ID
 from sockscope.model.sockaddr import Address, Family
 
-_SOL_SOCKET, _SO_PEERCRED = 1, 17
+_SOL_SOCKET, _SO_PEERCRED, _SCM_CREDENTIALS = 1, 17, 2
 _UCRED = struct.Struct("<iII")
+_CMSGHDR = struct.Struct("<Qii")
+"""Of 64-bit machines: size_t, level, type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +28,8 @@ class UnixPeer:
 
     Attributes:
         tgid: its number.
-        fd: under which it holds its end; -1 where only SO_PEERCRED told of it.
-        uid, gid: what SO_PEERCRED said; -1 where nobody asked.
+        fd: under which it holds its end; -1 where only credentials told of it.
+        uid, gid: what SO_PEERCRED or SCM_CREDENTIALS said; -1 where nobody asked.
     """
 
     tgid: int
@@ -107,20 +110,40 @@ def _holders_of_peers(session: Session) -> dict[int, tuple[int, int]]:
 
 
 def _credentials(session: Session) -> dict[int, UnixPeer]:
-    """Connection → what getsockopt(SO_PEERCRED) on it returned."""
+    """Connection → what getsockopt(SO_PEERCRED) on it returned, else what came with its messages."""
     records = session.events.records
-    asked = (records["call"] == Call.getsockopt) & (records["ret"] == 0) & (session.event_connection >= 0)
-    asked &= (records["args"][:, 1] == _SOL_SOCKET) & (records["args"][:, 2] == _SO_PEERCRED)
-    found = {}
-    for event in np.flatnonzero(asked).tolist():
-        value = section_of(session.events.blob_of(event), Section.OPTION)
-        if value is None or len(value) < _UCRED.size:
+    unix = np.zeros(len(session.connections) + 1, np.bool_)
+    unix[[one.id for one in session.connections if one.protocol is Protocol.UNIX]] = True
+    # -1 is the last place: no connection.
+    mine = np.flatnonzero(unix[session.event_connection] & (records["ret"] >= 0))
+    call, args = records["call"][mine], records["args"][mine]
+    options = (args[:, 1] == _SOL_SOCKET) & (args[:, 2] == _SO_PEERCRED) & (call == Call.getsockopt)
+    messages = mine[(call == Call.recvmsg) | (call == Call.recvmmsg)]
+    messages = messages[find_sections(session.events, messages, Section.CONTROL)[0] >= 0]
+    found: dict[int, UnixPeer] = {}
+    for event in (*mine[options].tolist(), *messages.tolist()):
+        blob = session.events.blob_of(event)
+        raw = section_of(blob, Section.OPTION) or _sent_credentials(section_of(blob, Section.CONTROL) or b"")
+        if len(raw) < _UCRED.size:
             continue
-        pid, uid, gid = _UCRED.unpack_from(value)
+        pid, uid, gid = _UCRED.unpack_from(raw)
         # In a pid namespace of its own the number is another one than ours; 0: it has none there.
         if pid > 0 and not _has_own_numbers(session, int(records["tgid"][event])):
-            found[int(session.event_connection[event])] = UnixPeer(tgid=pid, uid=uid, gid=gid)
+            found.setdefault(int(session.event_connection[event]), UnixPeer(tgid=pid, uid=uid, gid=gid))
     return found
+
+
+def _sent_credentials(control: bytes) -> bytes:
+    """The struct ucred of the first SCM_CREDENTIALS in a raw msg_control; empty where there is none."""
+    at = 0
+    while at + _CMSGHDR.size <= len(control):
+        length, level, kind = _CMSGHDR.unpack_from(control, at)
+        if length < _CMSGHDR.size:
+            break
+        if (level, kind) == (_SOL_SOCKET, _SCM_CREDENTIALS):
+            return control[at + _CMSGHDR.size : at + length]
+        at += (length + 7) & ~7
+    return b""
 
 
 def _has_own_numbers(session: Session, tgid: int) -> bool:

@@ -8,6 +8,7 @@ from sockscope.analysis.session import Session
 from sockscope.analysis.unix_ends import UnixEnds, UnixPeer
 from sockscope.model.calls import Call
 from sockscope.model.connections import Role
+from sockscope.model.events import Section
 from sockscope.model.facts import Relation
 from sockscope.model.sockaddr import Address, Family
 from sockscope.model.tcp import TcpState
@@ -56,6 +57,15 @@ def test_the_program_asked() -> None:
         "process 704 (uid 1000), client of /run/app.sock",
         "psql[705] (uid 1000), client of /run/app.sock",
     ]
+
+
+def test_the_messages_say_it() -> None:
+    script = listening()
+    script.event(100, 100, Call.accept4, fd=3, ret=4, sockaddr=UNNAMED)
+    control = struct.pack("<Qii", 20, 1, 1) + bytes(8) + struct.pack("<QiiiII", 28, 1, 2, 700, 33, 33)
+    sections = [(Section.CONTROL, control)]
+    script.event(100, 100, Call.recvmsg, 0, 0, fd=4, ret=2, payload=b"hi", sections=sections)
+    assert said(script.session()) == [(Role.SERVER, "process 700 (uid 33), client of /run/app.sock")]
 
 
 def test_numbers_of_another_pid_namespace_are_not_ours() -> None:
