@@ -132,7 +132,9 @@ class Client:
         if self._protocol.is_whole(got):
             self.tally.answered += 1
             if self.tally.answered % A_LINE == 0:
-                print("answered", flush=True)
+                # In one piece: print() writes the end of the line apart, and another client may come between.
+                sys.stdout.write("answered\n")
+                sys.stdout.flush()
             self.tally.errors += got.startswith(b"HTTP/") and b" 200 " not in got[:16]
             return b"onnection: close" not in got and not got.startswith(b"HTTP/1.0")
         if got:
