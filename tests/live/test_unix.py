@@ -50,11 +50,6 @@ def ask(name: str) -> socket.socket:
     return client
 
 
-@pytest.fixture(params=["path", "abstract"])
-def name(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path / "server.sock") if request.param == "path" else f"@sockscope-test-{os.getpid()}"
-
-
 @pytest.fixture
 def clients() -> Iterator[list[socket.socket]]:
     held: list[socket.socket] = []
@@ -83,8 +78,9 @@ def told(report: Report, role: Role) -> list[ConnectionRow]:
     return [row for row in rows if row.connection.role is role]
 
 
-def test_attached_late(engine: EngineChoice, name: str, tmp_path: Path, clients: list[socket.socket]) -> None:
+def test_attached_late(engine: EngineChoice, tmp_path: Path, clients: list[socket.socket]) -> None:
     need(engine)
+    name = f"@sockscope-test-{os.getpid()}"
     folder = tmp_path / "recording"
     command = [sys.executable, "-c", SERVER, name]
     with (
@@ -121,8 +117,9 @@ def test_attached_late(engine: EngineChoice, name: str, tmp_path: Path, clients:
     assert not report.findings
 
 
-def test_run_from_the_start(engine: EngineChoice, name: str, tmp_path: Path, clients: list[socket.socket]) -> None:
+def test_run_from_the_start(engine: EngineChoice, tmp_path: Path, clients: list[socket.socket]) -> None:
     need(engine)
+    name = str(tmp_path / "server.sock")
     folder = tmp_path / "recording"
 
     def visit() -> None:
