@@ -343,7 +343,7 @@ def _remedy(session: Session, parent: _Parent) -> str:
 def _evidence(session: Session, parent: _Parent) -> Iterator[Evidence]:
     oldest = parent.dead[0]
     seen = span(parent.looked_ns - oldest.since_ns)
-    some = listed((str(one.tgid) for one in parent.dead), 8)
+    some = listed((str(one.tgid) for one in parent.dead[1:]), 8)
     state = "state Z (zombie)" if len(parent.dead) == 1 else f"state Z (zombie), like {some}"
     facts = f"{named(session, oldest.tgid)}: {state}; child of {parent.tgid}; since {seen}"
     yield from_proc(parent.looked_ns, facts)
