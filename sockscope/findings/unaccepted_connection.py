@@ -163,7 +163,7 @@ def _finding(session: Session, queue: Queue, explained: frozenset[int]) -> Findi
     gone = sum(1 for one in waiting if one.connection.state is TcpState.CLOSE_WAIT)
     shown = session.sockets.records[queue.row]
     full = f" The listener's queue holds {shown['recv_q']}, its backlog is {shown['send_q']}."
-    left = f" {plural(gone, 'client')} of these gave up already (CLOSE_WAIT)." if gone else ""
+    left = f" {gone} of their clients gave up already (CLOSE_WAIT)." if gone else ""
     if taken:
         meanwhile = (
             f"Meanwhile {plural(taken, 'other connection')} were accepted: the program is slower than they come."

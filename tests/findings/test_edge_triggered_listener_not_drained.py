@@ -71,7 +71,7 @@ def test_never_woken_in_the_session(run: Run) -> None:
         shown(script, 1, 2, at=at * MS, state=TcpState.CLOSE_WAIT)
     (finding,) = run(script.ends(2 * S).session(), SLUG)
     assert finding.confidence is Confidence.LIKELY
-    assert "2 clients of them gave up" in finding.explanation
+    assert "2 of the clients gave up" in finding.explanation
 
 
 def test_level_triggered_is_another_fault(run: Run) -> None:

@@ -48,7 +48,7 @@ def test_clients_that_gave_up_are_counted(run: Run) -> None:
     for at in (1000, 1500, 2500):
         shown(script, 1, at=at * MS, state=TcpState.CLOSE_WAIT)
     (finding,) = run(script.ends(3 * S).session(), SLUG)
-    assert "1 client of these gave up" in finding.explanation
+    assert "1 of their clients gave up" in finding.explanation
 
 
 def test_a_queue_that_is_filled_for_a_moment_is_health(run: Run) -> None:
