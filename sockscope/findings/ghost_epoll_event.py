@@ -26,7 +26,9 @@ False positives:
     followed at once, three times. A close that
     ended the open file removes the registration by itself and is not reported. Where another rule explains who
     keeps the open file (fin-withheld, inherited-connection-fd, passed-fd-leak) that one speaks. The severity is a
-    warning: each event is wasted work, and dangerous, but what the clients see may be right.
+    warning: each event is wasted work, and dangerous, but what the clients see may be right. A worker that closes
+    its listener in order to end, and did end, is an info: it spins for as long as its last clients take (Apache's
+    event MPM does, at each graceful restart).
 
 References:
     epoll(7) Q6; epoll_ctl(2) EPOLL_CTL_DEL.
@@ -269,13 +271,15 @@ def _finding(session: Session, ghosts: list[_Ghost]) -> Finding:
         f"{_KEPT_BY.get(keeper.how, 'another descriptor')} (fd {keeper.fd} of {who(session, holder_tgid)}) keeps "
         "the open file alive"
     )
+    is_draining = all(_drains(session, ghost) for ghost in ghosts)
+    drains = " It was ending: it accepted no more, and then exited." if is_draining else ""
     first, last = (int(session.effective_ns[worst.waits[end]]) for end in (0, -1))
     lasted = f" within {span(last - first)}" if len(worst.waits) > 1 else ""
     tried = f" It tried {session.events.call(worst.tried).name} on it in vain." if worst.tried >= 0 else ""
     of = f" So it is with {len(ghosts)} registrations, {events} events in all." if len(ghosts) > 1 else ""
     return Finding(
         rule=RULE.slug,
-        severity=Severity.WARNING,
+        severity=Severity.INFO if is_draining else Severity.WARNING,
         confidence=Confidence.CERTAIN,
         title=f"epoll reported {plural(events, 'event')} of {plural(len(ghosts), 'descriptor')} that "
         f"{'was' if len(ghosts) == 1 else 'were'} closed (fd {listed(map(str, fds))})",
@@ -290,7 +294,7 @@ def _finding(session: Session, ghosts: list[_Ghost]) -> Finding:
             f"{mine} {closed} without EPOLL_CTL_DEL, and {keeps}: the registration in epoll fd "
             f"{_epoll_fd(session, worst)} stays with it. epoll_wait reported fd {fd} "
             f"{plural(len(worst.waits), 'time')} since, first at {since_start(session, first)}{lasted}; by then "
-            f"the number is closed, or something else.{tried}{of}"
+            f"the number is closed, or something else.{tried}{of}{drains}"
         ),
         remedy=(
             f"Call epoll_ctl(EPOLL_CTL_DEL) on fd {fd} before it is closed: only the close of the last copy takes the "
@@ -298,6 +302,13 @@ def _finding(session: Session, ghosts: list[_Ghost]) -> Finding:
         ),
         evidence=kept(_evidence(session, worst)),
     )
+
+
+def _drains(session: Session, ghost: _Ghost) -> bool:
+    """Whether what was closed is a listener, of a process that has ended since."""
+    process = session.processes.get(ghost.tgid)
+    ended = process is not None and process.exited_ns is not None
+    return ended and session.open_files[ghost.interest.open_file].listening
 
 
 def _epoll_fd(session: Session, ghost: _Ghost) -> int:

@@ -155,3 +155,28 @@ def test_a_wait_that_began_before_the_close(run: Run) -> None:
     script.event(100, 100, Call.epoll_wait, 0, 64, 500, fd=4, ret=1, epoll=[(EPOLLIN, 7)], at=50 * MS, took=10 * MS)
     script.event(100, 101, Call.close, fd=7, at=55 * MS)
     assert not run(script.ends(S).session(), SLUG, least=Severity.INFO)
+
+
+def worker_without_listener() -> Script:
+    """A worker closes the listener that its parent keeps, and is told of clients on and on."""
+    script = server().seed_fd(100, 4, kind=FileKind.EPOLL)
+    script.fork(100, 200)
+    script.event(200, 200, Call.epoll_ctl, 1, 3, fd=4, epoll=[(EPOLLIN, 3)])
+    close(script, 3, tgid=200)
+    for at in (100, 110, 120):
+        script.event(200, 200, Call.epoll_wait, 0, 64, 500, fd=4, ret=1, epoll=[(EPOLLIN, 3)], at=at * MS)
+    return script
+
+
+def test_a_worker_that_goes_on_without_its_listener(run: Run) -> None:
+    (finding,) = run(worker_without_listener().ends(S).session(), SLUG)
+    assert (finding.tgid, finding.fd) == (200, 3)
+
+
+def test_a_worker_that_ends_is_an_info(run: Run) -> None:
+    script = worker_without_listener()
+    script.exit(200, at=200 * MS)
+    session = script.ends(S).session()
+    assert not run(session, SLUG)
+    (finding,) = run(session, SLUG, least=Severity.INFO)
+    assert "It was ending" in finding.explanation
