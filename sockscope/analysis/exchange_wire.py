@@ -61,7 +61,8 @@ def tell_wire(session: Session, made: npt.NDArray[np.void]) -> None:
         ("sent_ns", streams.sent, written_end, has_written),
         ("acked_ns", streams.acked, written_end, has_written),
     ):
-        made[name][kept[asked]] = stream.reached(of_exchange[asked], offset[asked])
+        if len(stream.keys):
+            made[name][kept[asked]] = stream.reached(of_exchange[asked], offset[asked])
     late = streams.late[of_exchange] | ~_witnessed(session)[made["connection"][kept]]
     if late.any():
         _forget_doubtful(session, made, kept[late], of_exchange[late], streams)
