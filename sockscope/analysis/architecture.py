@@ -168,17 +168,19 @@ def _waiting(session: Session, team: list[Member], served: Served) -> Iterator[s
 def _epoll_loops(session: Session, team: list[Member], number: int) -> str:
     threads = max(len(tids) for one in team for tids in one.epolls.values())
     fds = sorted({fd for one in team for epoll in one.epolls for fd in _numbers(session, epoll, one.tgid)})
-    where = f" (epoll fd {', '.join(map(str, fds))})" if 0 < len(fds) <= _NAMED else ""
+    number_words = f"fd {', '.join(map(str, fds))}" if 0 < len(fds) <= _NAMED else ""
+    where = f" (epoll {number_words})" if number_words else ""
+    if not _watched_connections(session, {epoll for one in team for epoll in one.epolls}):
+        several = f", in {number} threads," if number > 1 else f" with {threads} threads" if threads > 1 else ""
+        where = f" ({number_words})" if number_words else ""
+        return f"waits in epoll{where}{several} until somebody connects, then accepts"
     if number > 1:
         text = f"runs {number} event loops{where}, one epoll a thread"
     elif threads > 1:
         text = f"has one epoll{where} that {threads} threads wait on"
     else:
         text = f"runs one event loop in one thread{where}"
-    watched = _watched_connections(session, {epoll for one in team for epoll in one.epolls})
-    if watched:
-        return f"{text}, which tells of new connections and of those it has"
-    return f"{text}, which tells of new connections"
+    return f"{text}, which tells of new connections and of those it has"
 
 
 def _numbers(session: Session, epoll: int, tgid: int) -> set[int]:
@@ -338,12 +340,16 @@ def _rest(session: Session, members: dict[int, Member], named: set[int]) -> Iter
 
 
 def _helpers(session: Session, members: dict[int, Member], named: set[int]) -> Iterator[str]:
-    for one in sorted(members.values(), key=lambda each: each.tgid):
+    alike: defaultdict[tuple[str, int], list[Member]] = defaultdict(list)
+    for one in members.values():
         if one.tgid in named and 0 < one.quiet < len(one.tids):
-            yield (
-                f"{names(session, [one.tgid])}: {one.quiet} of its {len(one.tids)} threads made no call on a socket "
-                "(helpers, or waiting for work: futex is not watched)"
-            )
+            alike[session.comm(one.tgid), one.parent].append(one)
+    for group in alike.values():
+        quiet, threads = sum(one.quiet for one in group), sum(len(one.tids) for one in group)
+        yield (
+            f"{names(session, (one.tgid for one in group))}: {quiet} of {threads} threads made no call on a socket "
+            "(helpers, or waiting for work: futex is not watched)"
+        )
 
 
 def _without_listener(session: Session, members: dict[int, Member]) -> Iterator[str]:

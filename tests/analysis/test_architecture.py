@@ -189,7 +189,7 @@ def test_nobody_asked_and_late() -> None:
         script.seed_epoll(worker, 5, 3, EPOLLIN)
     lines = architecture(script.ends(2_000_000_000).session())
     assert lines[0].startswith("server[101] and server[102] share one listener on 127.0.0.1:80 (fd 3)")
-    assert lines[1] == "each runs one event loop in one thread (epoll fd 5), which tells of new connections"
+    assert lines[1] == "each waits in epoll (fd 5) until somebody connects, then accepts"
     assert lines[2].startswith("server[100] supervises")
     assert lines[-1] == "Nobody connected while it was watched: how connections are served is not known yet"
 
@@ -198,7 +198,7 @@ def test_threads_without_a_socket_call() -> None:
     script = server(100)
     script.process(300, tids=(300, 301, 302)).seed_fd(300, 4, inode=4)
     script.event(300, 300, Call.accept4, fd=4, flags=BLOCKED)
-    assert "server[300]: 2 of its 3 threads made no call on a socket" in told(script.session())
+    assert "server[300]: 2 of 3 threads made no call on a socket" in told(script.session())
 
 
 def test_no_listener_and_nothing_at_all() -> None:
