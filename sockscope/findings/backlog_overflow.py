@@ -214,7 +214,7 @@ def _judge(session: Session, listener: OpenFile, rows: Ids, suspects: list[_Igno
     shown = session.sockets.records[rows]
     full = rows[shown["recv_q"] > shown["send_q"]]
     port = int(shown["local_port"][-1])
-    ignored = [one for one in suspects if one.port == port]
+    ignored = sorted((one for one in suspects if one.port == port), key=lambda one: -one.waited_ns)
     if not len(full) and not ignored:
         return None
     at = int(session.sockets.records["time_ns"][full[0]]) if len(full) else int(shown["time_ns"][-1])
@@ -286,9 +286,12 @@ def _acceptor(session: Session, full: _Full) -> tuple[int, str]:
         return NO_ID, ""
     name, tgid = session.events.call(doing).name, int(session.events.records["tgid"][doing])
     if blocked:
-        return doing, f" {who(session, tgid, tid)}, which accepts, was in {name} at that time."
+        return doing, f" {who(session, tgid, tid)}, which accepts, was in {name} then."
     ago = span(when - int(session.effective_ns[doing]))
-    return doing, f" {who(session, tgid, tid)}, which accepts, was at work: its last call, {name}, was {ago} ago."
+    return (
+        doing,
+        f" {who(session, tgid, tid)}, which accepts, was at work: its last call, {name}, had been {ago} before.",
+    )
 
 
 def _finding(session: Session, full: _Full, severity: Severity, confidence: Confidence) -> Finding:
@@ -301,10 +304,10 @@ def _finding(session: Session, full: _Full, severity: Severity, confidence: Conf
         first = int(session.sockets.records["time_ns"][full.rows[0]])
         parts.append(
             f" was full in {plural(len(full.rows), 'snapshot')} (first at {since_start(session, first)}): "
-            f"{full.peak} waited, and it holds {full.limit} and one; "
+            f"{full.peak} waited, where {full.limit} and one find room: "
         )
     else:
-        parts.append(" ran over between the snapshots; ")
+        parts.append(" ran over between the snapshots: ")
     parts.append(_backlog_words(session, full, listened) + ".")
     if turned:
         parts.append(
@@ -319,6 +322,7 @@ def _finding(session: Session, full: _Full, severity: Severity, confidence: Conf
     what = f"{plural(turned, 'client')} turned away" if turned else "no room for more"
     flows = set(full.ignored)
     affected = tuple(one.id for one in session.connections if one.flow in flows) if flows else ()
+    worst = next((one for one in affected if session.connections[one].flow == full.ignored[0]), None)
     return Finding(
         rule=RULE.slug,
         severity=severity,
@@ -329,7 +333,7 @@ def _finding(session: Session, full: _Full, severity: Severity, confidence: Conf
         fd=fd,
         connections=affected,
         count=max(turned, 1),
-        worst=affected[0] if affected else None,
+        worst=worst,
         explanation="".join(parts),
         remedy=(
             f"Accept from fd {fd} as soon as clients come, and do the work elsewhere; give listen(fd {fd}) a backlog "
@@ -344,7 +348,7 @@ def _evidence(session: Session, full: _Full, listened: int, doing: int) -> Itera
         shown = session.sockets.records[row]
         yield from_socket(session, row, f"{shown['recv_q']} wait, the limit is {shown['send_q']}")
     for row in full.packets[:2].tolist():
-        yield from_packet(session, row, "what came before this, or this, was ignored: the queue is full")
+        yield from_packet(session, row, _ignored_words(session, row))
     if listened >= 0:
         yield from_event(session, listened, "its backlog")
     if doing >= 0:
@@ -353,3 +357,13 @@ def _evidence(session: Session, full: _Full, listened: int, doing: int) -> Itera
         yield from_socket(session, int(full.rows[-1]), "still full")
     if full.grown:
         yield from_proc(session.info.ended_ns, f"ListenOverflows of the network namespace: +{full.grown}")
+
+
+def _ignored_words(session: Session, row: int) -> str:
+    """What the packet of an `_Ignored` shows."""
+    if int(session.packets.records["flags"][row]) & TcpFlag.ACK:
+        return "the SYN-ACK again: the client's ACK was ignored, for the queue was full"
+    flow = int(session.packet_flow[row])
+    if int(session.packet_ns[row]) > session.flows[flow].first_ns:
+        return "again: the first SYN was ignored, for the queue was full"
+    return "ignored: the queue is full"

@@ -62,7 +62,10 @@ def test_full_and_clients_ignored(run: Run) -> None:
     assert (finding.tgid, finding.fd) == (100, 3)
     assert finding.title == "accept queue of port 80 full at 2+1: 3 clients turned away"
     assert "full in 2 snapshots (first at +0.300 s)" in finding.explanation
+    assert "3 waited, where 2 and one find room" in finding.explanation
     assert "waited 1.01 s" in finding.explanation
+    assert any("the first SYN was ignored" in fact.text for fact in finding.evidence)
+    assert finding.worst in finding.connections
     assert "its last call, recvfrom" in finding.explanation
 
 
@@ -85,7 +88,7 @@ def test_what_the_acceptor_hung_in(run: Run) -> None:
     ignored(script, 4, at=110, answered=1112)
     shown(script, 3, at=300)
     (finding,) = run(script.ends(1300 * MS).session(), SLUG)
-    assert "was in recvfrom at that time" in finding.explanation
+    assert "was in recvfrom then" in finding.explanation
 
 
 def test_a_syn_that_is_never_answered(run: Run) -> None:
@@ -104,6 +107,7 @@ def test_the_last_ack_is_ignored(run: Run) -> None:
     script.packet(SERVER, peer(4), TcpFlag.SYN | TcpFlag.ACK, seq=5000, ack=1001, at=1110 * MS)
     (finding,) = run(script.session(), SLUG)
     assert "waited 1.00 s" in finding.explanation
+    assert any("the client's ACK was ignored" in fact.text for fact in finding.evidence)
 
 
 def test_no_packets_two_snapshots(run: Run) -> None:
