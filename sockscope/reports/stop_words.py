@@ -172,7 +172,9 @@ def _children(stop: StopAudit) -> Iterator[str]:
 def _all_of(ended: Sequence[StopProcess], left: Sequence[StopProcess]) -> str:
     if len(ended) == 1:
         return f"{_name(ended[0])} was"
-    return f"All {len(ended)} were" if not left else f"{len(ended)} were"
+    if left:
+        return f"{len(ended)} were"
+    return "Both were" if len(ended) == 2 else f"All {len(ended)} were"
 
 
 def _orphaned(stop: StopAudit, child: StopProcess) -> bool:
@@ -204,7 +206,11 @@ def _running(clients: StopClients) -> str:
     parts += [f"{clients.cut_count} cut without an answer"] if clients.cut_count else []
     waiting = clients.running_count - clients.answered_count - clients.cut_count
     parts += [f"{waiting} still waiting at the end"] if waiting > 0 else []
-    return f", {clients.running_count} with a request under way ({', '.join(parts)})"
+    told = ", ".join(parts)
+    if len(parts) == 1:
+        # One fate for all: its number was just said.
+        told = ("all " if clients.running_count > 1 else "") + told.partition(" ")[2]
+    return f", {clients.running_count} with a request under way ({told})"
 
 
 def _seen(clients: StopClients) -> str:

@@ -279,7 +279,7 @@ def test_a_child_a_connection(engine: EngineChoice, tmp_path: Path) -> None:
     mine = [act for act, _ in acts(stop, stop.tgid)]
     assert mine.index(StopAct.CLOSED) < mine.index(StopAct.SENT) < mine.index(StopAct.FETCHED)
     assert (stop.clients.open_count, stop.clients.cut_count) == (2, 1)
-    assert f"All 2 were waited for by {stop.process.comm}[{stop.tgid}]." in sentences(stop)
+    assert f"Both were waited for by {stop.process.comm}[{stop.tgid}]." in sentences(stop)
 
 
 @pytest.mark.parametrize("engine", BOTH)

@@ -159,6 +159,12 @@ def test_a_server_that_lives_on() -> None:
     assert card.lines == ("It ignores SIGTERM.", "Process 7 sent it.", "Clients: no connection was open at the signal.")
 
 
+@pytest.mark.parametrize(("count", "told"), [(1, "(answered)"), (3, "(all answered)")])
+def test_one_fate_for_all(count: int, told: str) -> None:
+    clients = StopClients(open_count=5, running_count=count, answered_count=count, fin_count=5)
+    assert any(told in line for line in sentences(replace(WELL, clients=clients)))
+
+
 def test_a_long_story_is_cut_in_the_middle() -> None:
     many = tuple(step(number * MS, StopAct.ACCEPTED) for number in range(100))
     report = with_stops(replace(WELL, steps=(*many, WELL.steps[-1])))
