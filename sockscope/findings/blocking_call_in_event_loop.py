@@ -64,9 +64,8 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.kept_waiting import Arrivals
 from sockscope.findings.readiness import Names, Ready, asked_of
-from sockscope.findings.stalls import BUSY_SHARE, STALL_NS, Kind, Stall, cpu_ns, judge
+from sockscope.findings.stalls import BUSY_SHARE, STALL_NS, Kind, Stall, Stalls, cpu_ns
 from sockscope.model.calls import EPOLL_WAITS
 from sockscope.model.connections import Connection, Protocol, Role
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
@@ -95,14 +94,14 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
     if not session.info.packets.available and not session.info.sockets.snapshot_count:
         yield Skip(rule=RULE.slug, reason="neither packets nor socket states: whether others waited is not known")
         return
-    arrivals = Arrivals(session)
+    stalls = Stalls(session)
     groups: defaultdict[tuple[str, Kind], list[Stall]] = defaultdict(list)
     for absence in found[:_LOOKED_AT]:
-        stall = judge(session, absence, arrivals)
+        stall = stalls.judge(absence)
         if stall is not None:
             groups[program(session, stall.tgid), stall.kind].append(stall)
-    for stalls in groups.values():
-        yield _finding(session, stalls)
+    for group in groups.values():
+        yield _finding(session, group)
 
 
 def _severity(session: Session, stalls: list[Stall]) -> Severity:

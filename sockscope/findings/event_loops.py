@@ -218,6 +218,9 @@ def longest_stretch(session: Session, absence: Absence) -> Stretch:
     records = session.events.records
     tid = int(records["tid"][absence.wait])
     events = session.events_of_tid(tid)
+    # They are in order of their effect; one more, since another thread's wait may have ended the absence.
+    low, high = np.searchsorted(session.effective_ns[events], [absence.began_ns, absence.ended_ns + 1])
+    events = events[low : high + 1]
     events = events[(records["call"][events] < FIRST_TASK_EVENT) & ((records["flags"][events] & EventFlag.URING) == 0)]
     began, ended = spans(session, events)
     inside = (began >= absence.began_ns) & (began < absence.ended_ns)

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from sockscope.analysis.session import Session
+from sockscope.analysis.session import Ids, Session
 from sockscope.findings.event_loops import Absence, Stretch, longest_stretch
 from sockscope.findings.evidence import NS_PER_MS
 from sockscope.findings.kept_waiting import Arrivals, Kept, belongs_to
@@ -61,10 +61,29 @@ class Stall:
         return int(self.stretch.calls[0]) if len(self.stretch.calls) else NO_ID
 
 
-def judge(session: Session, absence: Absence, arrivals: Arrivals) -> Stall | None:
+class Stalls:
+    """Judges absences, for one rule's run over a session: what is dear to find is found once.
+
+    Args:
+        session: the joined session; it must not change meanwhile.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._arrivals = Arrivals(session)
+        records = session.events.records
+        told = (records["call"] == Call.task_signal) & np.isin(records["args"][:, 0], _STOPPING)
+        self._stops: Ids = np.flatnonzero(told | (records["call"] == Call.task_stop))
+
+    def judge(self, absence: Absence) -> Stall | None:
+        """The absence as a stall; None where it kept nobody waiting, or is excused."""
+        return _judge(self._session, absence, self._arrivals, self._stops)
+
+
+def _judge(session: Session, absence: Absence, arrivals: Arrivals, stops: Ids) -> Stall | None:
     """The absence as a stall; None where it kept nobody waiting, or is excused."""
     tgid = int(session.events.records["tgid"][absence.wait])
-    if _stopped(session, tgid, absence):
+    if _stopped(session, tgid, absence, stops):
         return None
     stretch = longest_stretch(session, absence)
     kind, fd, connection = _kind_of(session, stretch)
@@ -95,7 +114,7 @@ def judge(session: Session, absence: Absence, arrivals: Arrivals) -> Stall | Non
     )
 
 
-def _stopped(session: Session, tgid: int, absence: Absence) -> bool:
+def _stopped(session: Session, tgid: int, absence: Absence, stops: Ids) -> bool:
     """Whether the process was stopped or told to stop by then, or went away instead of coming back."""
     records = session.events.records
     process = session.processes.get(tgid)
@@ -104,11 +123,7 @@ def _stopped(session: Session, tgid: int, absence: Absence) -> bool:
     own = session.events_of_tid(int(records["tid"][absence.wait]))
     if absence.back < 0 and int(records["call"][own[-1]]) in (Call.task_exit, Call.task_detach, Call.exit):
         return True
-    events = session.events_of_tgid(tgid)
-    calls = records["call"][events]
-    told = events[
-        ((calls == Call.task_signal) & np.isin(records["args"][events, 0], _STOPPING)) | (calls == Call.task_stop)
-    ]
+    told = stops[records["tgid"][stops] == tgid]
     return bool((session.effective_ns[told] < absence.ended_ns).any())
 
 
@@ -174,8 +189,8 @@ def _cannot_block(session: Session, stretch: Stretch) -> bool:
 def _others_serve(session: Session, tgid: int, stretch: Stretch) -> bool:
     """Whether other threads of the process serve clients meanwhile: the loop waits for one of them to be free."""
     events = session.events_of_tgid(tgid)
-    when = session.effective_ns[events]
-    events = events[(when > stretch.began_ns) & (when < stretch.ended_ns)]
+    low, high = np.searchsorted(session.effective_ns[events], [stretch.began_ns + 1, stretch.ended_ns])
+    events = events[low:high]
     events = events[session.events.records["tid"][events] != stretch.tid]
     connections = np.unique(session.event_connection[events])
     return any(session.connections[one].role is Role.SERVER for one in connections[connections >= 0].tolist())
