@@ -216,7 +216,7 @@ def _evidence(session: Session, first: _Death, deaths: list[_Death]) -> Iterator
     if first.signal >= 0:
         yield from_event(session, first.signal, "not ignored: it kills")
     if first.end >= 0:
-        others = listed(str(number) for number in first.others)
+        others = listed(f"#{number}" for number in first.others)
         yield from_event(session, first.end, f"with connections {others}" if others else "")
     connection = int(session.event_connection[first.write])
     if connection >= 0:
