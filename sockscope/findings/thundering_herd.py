@@ -7,7 +7,8 @@ What it reports:
 Why it matters:
     Each wake-up in vain costs a context switch, an accept and another wait, and pushes aside who has work to do. The
     cost grows with the number of workers, and with each connection that comes. The server stays correct: the finding
-    is a warning where a connection wakes more than two workers in vain on average, an interesting fact below.
+    is a warning where a connection wakes more than two workers in vain on average, and that thirty times a second and
+    more; an interesting fact below.
 
 Evidence:
     Wake-ups (a poll, select or epoll_wait that returned) after which accept was tried and failed with EAGAIN, with
@@ -26,7 +27,8 @@ False positives:
     EAGAIN at the end of an accept loop that took a connection belongs to a sound loop and is not counted, nor is one
     that no other's accept explains (a program that tries accept at every turn). 50 wake-ups in vain are needed, and
     a quarter of all. Two or three workers without EPOLLEXCLUSIVE show a small herd at low load, and stay an
-    interesting fact: of the wake-ups at most two thirds can be in vain.
+    interesting fact: of the wake-ups at most two thirds can be in vain. So do more workers with few clients: what
+    happens now and then costs nothing.
 
 References:
     epoll_ctl(2) EPOLLEXCLUSIVE; socket(7) SO_REUSEPORT; fs/eventpoll.c ep_poll_callback.
@@ -43,7 +45,7 @@ import numpy as np
 from sockscope.analysis.control import IS_WAIT, by_call
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.accept_queue import ACCEPTS, EAGAIN
-from sockscope.findings.evidence import NS_PER_MS, from_event, kept, listed, plural, who
+from sockscope.findings.evidence import NS_PER_MS, NS_PER_S, from_event, kept, listed, plural, who
 from sockscope.model.calls import EPOLL_WAITS
 from sockscope.model.events import EventFlag
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
@@ -61,6 +63,7 @@ _LEAST: Final = 50
 _LEAST_SHARE: Final = 0.25
 _WARN_EACH: Final = 2.2
 """Wake-ups in vain a connection: more than two or three workers can cause."""
+_WARN_RATE_PER_S: Final = 30
 _SLACK_NS: Final = 20 * NS_PER_MS
 """A tracer stamps a wait's return later than the kernel looked at the listener for it."""
 _EPOLLEXCLUSIVE: Final = 1 << 28
@@ -169,12 +172,13 @@ def _finding(session: Session, herd: _Herd) -> Finding:
     fd = int(np.int64(records["args"][herd.last[records["tgid"][herd.last] == tgid][0], 0]).astype(np.int32))
     local = session.open_files[herd.listener].local
     where = f"the listener {local} (fd {fd})" if local is not None else f"the same listener (fd {fd})"
-    severity = Severity.WARNING if each >= _WARN_EACH else Severity.INFO
-    small = (
-        ""
-        if severity is Severity.WARNING
-        else " At so few workers that costs little; it grows with each worker that is added."
-    )
+    rate = vain * NS_PER_S / max(int(herd.ended_ns.max() - herd.began_ns.min()), NS_PER_S // 10)
+    severity = Severity.WARNING if each >= _WARN_EACH and rate >= _WARN_RATE_PER_S else Severity.INFO
+    small = ""
+    if each < _WARN_EACH:
+        small = " At so few workers that costs little; it grows with each worker that is added."
+    elif severity is Severity.INFO:
+        small = f" At {rate:.0f} a second that costs little; it grows with the clients."
     return Finding(
         rule=RULE.slug,
         severity=severity,

@@ -69,6 +69,20 @@ def test_two_workers_are_of_interest_only(run: Run) -> None:
     assert "60 of 120 wake-ups" in finding.title
 
 
+def test_many_workers_and_few_clients(run: Run) -> None:
+    script = workers(6)
+    for client in range(20):
+        script.now_ns += 1_000_000_000
+        for tgid in range(100, 106):
+            wake(script, tgid)
+        take(script, 100, client)
+        for tgid in range(101, 106):
+            vain(script, tgid)
+    (finding,) = run(script.session(), SLUG, least=Severity.INFO)
+    assert finding.severity is Severity.INFO
+    assert "At 5 a second that costs little" in finding.explanation
+
+
 def test_a_few_are_not_worth_a_word(run: Run) -> None:
     assert run(herd(6, 8).session(), SLUG, least=Severity.INFO) == []
 
