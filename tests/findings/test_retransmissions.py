@@ -135,3 +135,11 @@ def test_what_the_namespace_says(run: Run) -> None:
     session = replace(lossy().session(), facts=Facts(namespaces=facts))
     (finding,) = run(session, SLUG)
     assert "sent 60 segments again" in finding.explanation
+
+
+def test_a_filter_of_the_programs_own_is_named(run: Run) -> None:
+    script = lossy()
+    for number in range(3):
+        script.event(100, 100, Call.setsockopt, 1, 26, fd=7 + number, option=bytes(8) + b"\1" * 8, at=15 * MS)
+    (finding,) = run(script.session(), SLUG)
+    assert "attached a packet filter to fd" in finding.explanation
