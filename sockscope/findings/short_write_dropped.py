@@ -23,7 +23,8 @@ Mend:
 False positives:
     The rest may come later, from another address, by writev or sendfile: whatever is written afterwards
     counts towards it. Not reported where the peer had gone (an end of file, a reset or a failed write
-    after the short one), where the program went on waiting for room (EAGAIN) or its process ended.
+    after the short one), where the program went on waiting for room (EAGAIN, or a wait for EPOLLOUT that told of
+    none) or its process ended.
     A close long after the short write may be a time limit for slow clients: it counts only where the
     socket's buffer had been empty meanwhile.
 
@@ -33,6 +34,7 @@ References:
 
 from __future__ import annotations
 
+import struct
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,10 +55,11 @@ from sockscope.findings.evidence import (
     who,
 )
 from sockscope.findings.partial_writes import Partial, partial_writes, requested
-from sockscope.findings.readiness import ERR, HUP, RDHUP, Names, ready_of
+from sockscope.findings.readiness import ERR, HUP, OUT, RDHUP, Names, Ready, ready_of
 from sockscope.model.calls import READS, WAITS, WRITES, Call
 from sockscope.model.connections import Connection
 from sockscope.model.descriptors import Ended
+from sockscope.model.events import Section
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.ids import NO_ID
 
@@ -213,6 +216,8 @@ def _abandoned(session: Session, partial: Partial, lookups: _Lookups) -> _Droppe
     event, when = ended
     if event < 0 or (when - since > GRACE_NS and drained < 0):
         return None
+    if drained < 0 and _waited_in_vain(session, partial, since, when, lookups):
+        return None
     return _Dropped(partial=partial, how=_How.CLOSED, after=event, after_ns=when, lost_bytes=lost, drained_row=drained)
 
 
@@ -233,6 +238,43 @@ def _peer_gone(session: Session, connection: Connection, partial: Partial, later
         at is not None and since <= at and (ended is None or at < ended)
         for at in (flow.fin_ns[peer], flow.rst_ns[peer])
     )
+
+
+def _waited_in_vain(session: Session, partial: Partial, since_ns: int, until_ns: int, lookups: _Lookups) -> bool:
+    """Whether the thread waited for room after its last write, and none came: its client takes nothing."""
+    file = session.connections[partial.connection].open_file
+    row = session.events.records[partial.event]
+    between = lookups.of_thread(int(row["tid"]), since_ns, until_ns)
+    waits = between[np.isin(session.events.records["call"][between], _WAITS)][-_WAITS_LOOKED_AT:].tolist()
+    if any(
+        ready.bits & OUT and lookups.names.of(wait, ready)[0] == file
+        for wait in waits
+        for ready in _ready(session, wait)
+    ):
+        return False
+    epolls = {one.epoll for one in session.interests if one.open_file == file and one.events & OUT}
+    return any(_asks_for_room(session, wait, int(row["args"][0]), epolls) for wait in waits)
+
+
+def _ready(session: Session, wait: int) -> frozenset[Ready]:
+    return ready_of(session, wait) or frozenset()
+
+
+def _asks_for_room(session: Session, wait: int, fd: int, epolls: set[int]) -> bool:
+    """Whether the wait was (also) for the descriptor to become writable."""
+    polled = session.events.section(wait, Section.POLLFDS)
+    if polled is not None:
+        return any(number == fd and asked & OUT for number, asked, _ in struct.iter_unpack("<ihh", _whole(polled, 8)))
+    sets = session.events.section(wait, Section.FDSETS_IN)
+    if sets is not None:
+        size = len(sets) // 3
+        writing = sets[size : 2 * size]
+        return fd // 8 < size and bool(writing[fd // 8] >> fd % 8 & 1)
+    return int(session.event_open_file[wait]) in epolls
+
+
+def _whole(data: bytes, size: int) -> bytes:
+    return data[: len(data) // size * size]
 
 
 def _told_gone(session: Session, partial: Partial, until_ns: int, lookups: _Lookups) -> bool:

@@ -125,3 +125,31 @@ def test_forgotten(run: Run, send_q: int) -> None:
     script.event(100, 100, Call.epoll_wait, fd=4, at=S)
     found = run(script.ends(4 * S).session(), SLUG)
     assert [f.confidence for f in found] == ([] if send_q else [Confidence.LIKELY])
+
+
+@pytest.mark.parametrize("by", ["poll", "select", "epoll"])
+@pytest.mark.parametrize("room", [False, True])
+def test_waited_in_vain_for_room(run: Run, by: str, room: bool) -> None:
+    """A client that takes nothing is given up after a while; one for which there was room is not."""
+    script = short()
+    out = 4
+    if by == "poll":
+        script.event(100, 100, Call.poll, 0, 1, 300, ret=int(room), poll=[(7, out, out if room else 0)], took=300 * MS)
+    elif by == "select":
+        sets = [(Section.FDSETS_IN, bytes(8) + b"\x80" + bytes(7) + bytes(8))]
+        sets += [(Section.FDSETS, bytes(8) + (b"\x80" if room else b"\0") + bytes(7) + bytes(8))]
+        script.event(100, 100, Call.select, 8, ret=int(room), sections=sets, took=300 * MS)
+    else:
+        script.event(100, 100, Call.epoll_create1, ret=4)
+        script.event(100, 100, Call.epoll_ctl, 1, 7, fd=4, epoll=[(out, 7)])
+        ready = [(out, 7)] if room else []
+        script.event(100, 100, Call.epoll_wait, 0, 64, 300, fd=4, ret=int(room), epoll=ready, took=300 * MS)
+    script.now_ns += 300 * MS
+    assert bool(run(close(script).session(), SLUG)) == room
+
+
+def test_waited_for_something_else(run: Run) -> None:
+    script = short()
+    script.event(100, 100, Call.poll, 0, 1, 300, ret=0, poll=[(3, 1, 0)], took=300 * MS)
+    script.now_ns += 300 * MS
+    assert run(close(script).session(), SLUG)
