@@ -243,7 +243,7 @@ def _finding(session: Session, cases: list[_Case], target: str, tried: int) -> F
             f"later and failed ({_errno(session, worst.used[0])}), and the program went on without asking: {second} "
             f"failed ({_errno(session, worst.used[1])}). {plural(uses, 'call')} failed in all; nothing arrived."
         )
-        title = f"connect{to} failed unasked: {plural(uses, 'failed call')} after it"
+        title = f"connect{to} never completed: {plural(uses, 'call')} on it failed"
     elif worst.how is _How.UNNOTICED:
         told_of += (
             f". It was refused, and for {span(worst.kept_ns)} the program has neither asked how it ended nor waited "
