@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -117,12 +117,23 @@ def steps_of(session: Session, members: Members) -> Iterator[StopStep]:
     yield from _in_a_row(steps)
 
 
-def listeners_first(steps: Iterable[StopStep]) -> bool | None:
-    """Whether the program closed (or shut) its listeners before the first connection; None: it did not do both."""
-    acts = [step for step in steps if step.act in (StopAct.CLOSED, StopAct.SHUT)]
-    listeners = [step.time_ns for step in acts if step.is_listener]
-    connections = [step.time_ns for step in acts if not step.is_listener]
-    return listeners[0] <= connections[0] if listeners and connections else None
+def listeners_first(session: Session, members: Members) -> bool | None:
+    """Whether the program closed (or shut down) its listeners before the first connection; None: it did not do both.
+
+    Connections whose clients had ended them already do not count: closing these is the day's work.
+    """
+    listeners = [step.time_ns for step in _shut(session, members) if step.is_listener]
+    connections = []
+    for one, file, is_listener in members.sockets() if members.has_ended else ():
+        if one.closed_ns is None or one.ended is Ended.EXIT:
+            continue
+        if is_listener:
+            listeners.append(one.closed_ns)
+            continue
+        eof_ns = session.connections[file.connection].eof_ns
+        if eof_ns is None or eof_ns > one.closed_ns:
+            connections.append(one.closed_ns)
+    return min(listeners) <= min(connections) if listeners and connections else None
 
 
 def _signals(session: Session, members: Members) -> Iterator[StopStep]:

@@ -80,7 +80,7 @@ def _audit(session: Session, event: int, members: Members) -> StopAudit:
         steps=tuple(steps[:STEP_COUNT]),
         clients=clients_of(session, members),
         left_out_count=max(0, len(steps) - STEP_COUNT),
-        listeners_first=listeners_first(steps),
+        listeners_first=listeners_first(session, members),
         ended_ns=root.exited_ns,
     )
 

@@ -99,6 +99,16 @@ def test_connections_first() -> None:
     assert one(script).listeners_first is False
 
 
+def test_a_client_that_had_gone_does_not_count() -> None:
+    script = busy()
+    script.signal(100, SIGTERM, at=S)
+    script.event(100, 100, Call.recvfrom, 0, 4096, fd=7, ret=0)
+    for fd in (7, 3, 8):
+        script.event(100, 100, Call.close, fd=fd)
+    script.exit(100)
+    assert one(script).listeners_first is True
+
+
 def test_a_half_that_was_ended_before_reading_is_no_close() -> None:
     script = busy()
     script.signal(100, SIGTERM, at=S)

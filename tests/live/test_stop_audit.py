@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -39,6 +40,7 @@ def answer(conn):
     with conn:
         while request := conn.recv(4096):
             if request.startswith(b"slow"):
+                print("SLOW", flush=True)
                 time.sleep(0.4)
             conn.sendall(b"ok\\n")
 """
@@ -135,6 +137,7 @@ class Stage:
 
     port: int
     root: int
+    said: IO[str]
     clients: list[socket.socket] = field(default_factory=list)
 
     def client(self, request: bytes = b"hello\n", *, wait: bool = True) -> None:
@@ -143,6 +146,9 @@ class Stage:
         one.sendall(request)
         if wait:
             assert one.recv(100) == b"ok\n"
+
+    def await_line(self, line: str) -> None:
+        assert self.said.readline() == f"{line}\n"
 
     def is_refused(self) -> bool:
         try:
@@ -201,7 +207,8 @@ def audited(
     watcher = Watcher()
     trouble: list[BaseException] = []
     with started(program, port, *before) as process:
-        stage = Stage(port=port, root=process.pid)
+        assert process.stdout is not None
+        stage = Stage(port=port, root=process.pid, said=process.stdout)
 
         def play() -> None:
             try:
@@ -236,7 +243,7 @@ def test_threads_and_a_server_that_ends_well(engine: EngineChoice, tmp_path: Pat
     def act(stage: Stage) -> None:
         stage.client()
         stage.client(b"slow\n", wait=False)
-        time.sleep(0.15)
+        stage.await_line("SLOW")
         os.kill(stage.root, signal.SIGTERM)
         eventually(stage.is_refused)
         eventually(lambda: gone(stage.root))
@@ -264,7 +271,7 @@ def test_a_child_a_connection(engine: EngineChoice, tmp_path: Path) -> None:
     def act(stage: Stage) -> None:
         stage.client()
         stage.client(b"slow\n", wait=False)
-        time.sleep(0.15)
+        stage.await_line("SLOW")
         os.kill(stage.root, signal.SIGTERM)
         eventually(lambda: gone(stage.root))
 
