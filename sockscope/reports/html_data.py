@@ -30,8 +30,13 @@ lane, actor, name, text, words (string indexes), and bits: 1 failed, 2 evidence,
 kernel at that moment (other states are as of a snapshot), 16 not a state but a mark in the state lane."""
 
 
+LIVES = 1000
+"""Connections whose story is in the page: few open more."""
+
+
 class PageData(TypedDict):
-    """What the page's script reads. `findings`: per connection the indexes into `rules`."""
+    """What the page's script reads. `findings`: per connection the indexes into `rules`; `lives`: connection id → its
+    story in a few sentences, of those with a timeline, the most wanted first."""
 
     version: int
     duration: int
@@ -41,6 +46,7 @@ class PageData(TypedDict):
     connections: Columns
     findings: list[list[int]]
     timelines: dict[int, Timeline]
+    lives: dict[int, int]
     strings: list[str]
 
 
@@ -67,6 +73,8 @@ def page_data(report: Report) -> tuple[PageData, int]:
     """What the page's script reads, and for how many connections the timeline is in it."""
     strings = Strings()
     timelines = _timelines(report, strings)
+    told = {number: report.stories(number) for number in list(timelines)[:LIVES]}
+    lives = {number: strings(text) for number, text in told.items() if text}
     comms = {process.tgid: process.comm for process in report.processes}
     rows = sorted(report.connections, key=words.idle_pair)
     return {
@@ -78,6 +86,7 @@ def page_data(report: Report) -> tuple[PageData, int]:
         "connections": _connections(rows, report, strings, comms),
         "findings": [list(row.finding_indexes) for row in rows],
         "timelines": timelines,
+        "lives": lives,
         "strings": strings.texts,
     }, len(timelines)
 

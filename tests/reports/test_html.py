@@ -148,6 +148,12 @@ def test_idle_socketpairs_come_last_and_say_what_they_are() -> None:
     assert data["findings"][0] == list(first.finding_indexes)
 
 
+def test_html_tells_a_connections_life() -> None:
+    report = replace(example_report(), stories=lambda number: f"life <of> {number}" if number < 2 else "")
+    data, _ = page_data(report)
+    assert {number: data["strings"][at] for number, at in data["lives"].items()} == {0: "life <of> 0", 1: "life <of> 1"}
+
+
 def test_html_says_what_the_server_is() -> None:
     text = page_of(example_report()).text
     assert "<h3>What this server is</h3>" in text

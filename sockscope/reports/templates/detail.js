@@ -70,6 +70,7 @@ function createDetail(data, table) {
     ];
     byId('detail-facts').replaceChildren(...facts);
     byId('detail-summary').textContent = data.said('summary', row);
+    byId('detail-life').textContent = data.life(id);
     byId('detail-findings').replaceChildren(...data.findings[row].map((index) => element(
       'span', { class: 'severity severity-' + data.severities[index] }, `${data.rules[index]}: ${data.titles[index]}`)));
     events = data.timeline(id);

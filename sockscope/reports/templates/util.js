@@ -65,5 +65,6 @@ function readData() {
       };
     });
   }
-  return { ...page, columns, count, indexOf, said, timeline };
+  const life = (id) => (page.lives[id] === undefined ? '' : text[page.lives[id]]);
+  return { ...page, columns, count, indexOf, said, timeline, life };
 }
