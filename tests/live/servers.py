@@ -228,7 +228,7 @@ def postgres(folder: Path) -> Server:
     programs = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("postgresql-is-not-installed"))
     data = folder / "data"
     shutil.chown(folder, "postgres", "postgres")
-    make = (*AS_POSTGRES, str(programs / "initdb"), "--no-sync", "--auth=trust", "--pgdata", str(data))
+    make = (*AS_POSTGRES, str(programs / "initdb"), "--no-sync", "--no-locale", "--auth=trust", "--pgdata", str(data))
     subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd="/")
     command = (
         *AS_POSTGRES, str(programs / "postgres"), "-D", str(data), "-p", str(port), "-c", "listen_addresses=127.0.0.1",
