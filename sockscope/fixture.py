@@ -52,6 +52,8 @@ from sockscope.pipeline.record import Recorded, Watcher, record
 
 READY_TIMEOUT_S = 20.0
 DONE_TIMEOUT_S = 30.0
+AT_REST_S = 4.0
+"""A program that sleeps half so long, and is at least so old, will not listen any more."""
 PORTS = range(10_000, 32_768)
 """net.ipv4.ip_local_port_range begins above."""
 PORT_TRIES = 20
@@ -194,13 +196,21 @@ class Play:
         _await_line(self.server, "READY", READY_TIMEOUT_S)
         return self.server.pid
 
-    def wait_listening(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """For a program that someone else started: until it can be reached, or the time is up.
+    def wait_listening(self, pid: int) -> None:
+        """For a program that someone else started: until it can be reached, or rests without (some never listen).
 
         That is: a TCP listener or a UDP socket has its port, or a unix socket a name that ends in `sockscope-PORT`.
         """
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline and not _reachable(self.port):
+        began = rested = time.monotonic()
+        used = -1
+        while not _reachable(self.port):
+            now = time.monotonic()
+            state, ticks = _activity(pid)
+            if state != "S" or ticks != used:
+                # A busy machine makes beginnings long.
+                rested, used = now, ticks
+            if now - began > READY_TIMEOUT_S or (now - began > AT_REST_S and now - rested > AT_REST_S / 2):
+                return
             time.sleep(0.05)
 
     def drive(self, server_pid: int | None = None) -> None:
@@ -266,7 +276,7 @@ def rehearse(
     def act(play: Play, server_pid: int) -> None:
         try:
             if mode == "run":
-                play.wait_listening(3)
+                play.wait_listening(server_pid)
             play.drive(server_pid)
         except CannotObserveError as error:
             trouble.append(error)
@@ -304,11 +314,16 @@ def _reachable(port: int) -> bool:
 
 
 def _alive(pid: int) -> bool:
+    return _activity(pid)[0] not in "ZX"
+
+
+def _activity(pid: int) -> tuple[str, int]:
+    """State and CPU time used (clock ticks), proc_pid_stat(5); X for a process that is no more."""
     try:
-        status = Path(f"/proc/{pid}/stat").read_text()
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return status.rsplit(")", 1)[1].split()[0] not in "ZX"
+        return "X", 0
+    return fields[0], int(fields[11]) + int(fields[12])
 
 
 def _await_line(process: subprocess.Popen[str], word: str, timeout_s: float) -> None:
