@@ -46,8 +46,10 @@ def assert_complete(watched: Watched) -> None:
     """The tracer's connections, the wire's and the clients' own count agree."""
     ours = watched.accepted
     assert len(ours) >= watched.made
-    assert all(c.open_file >= 0 for c in ours), [c for c in ours if c.open_file < 0][:3]
-    assert all(c.flow >= 0 for c in ours if c.witnessed), [c for c in ours if c.witnessed and c.flow < 0][:3]
+    unclaimed = [c for c in ours if c.open_file < 0]
+    assert not unclaimed, f"{unclaimed[:3]}"
+    unseen = [c for c in ours if c.witnessed and c.flow < 0]
+    assert not unseen, f"{unseen[:3]}"
     assert len({c.flow for c in ours if c.flow >= 0}) == len([c for c in ours if c.flow >= 0])
     assert set(watched.statuses) <= {200}
 
