@@ -69,6 +69,7 @@ RULE = Rule(
     severity=Severity.WARNING,
     summary="a small write waits for the peer's delayed ACK of the one before it: 40 ms lost",
     needs=frozenset({Need.SYSCALLS, Need.PACKETS}),
+    follows=frozenset({"use-after-close"}),
 )
 
 _LEAST = 3
