@@ -103,6 +103,6 @@ class Hands:
         on_its_way = [one for one in self._all if one.how is How.SCM_RIGHTS and one.opened_ns > ns]
         if on_its_way or self._file.in_flight:
             return f"{copy}: the message that carries the connection keeps it open"
-        if len(self._all) > 1:
+        if self._file.copied:
             return "closes the last copy" + (": only now the connection ends (FIN)" if stream else "")
         return "done with it: this side of the connection ends" if stream else ""

@@ -181,6 +181,7 @@ class ReplayState:
         )
         self.descriptors.append(descriptor)
         file = self.open_files[open_file]
+        file.copied = file.copied or bool(file.descriptors)
         file.descriptors.append(descriptor.id)
         file.released_ns = None
         self.holder_count[open_file] += 1

@@ -89,7 +89,9 @@ class OpenFile:
     """Its creation was seen; False: known from a snapshot or inferred."""
     inode: int = 0
     descriptors: list[int] = field(default_factory=list)
-    """Every descriptor that ever named it, in order of birth."""
+    """Every descriptor that ever named it, in order of birth (the live view forgets those that are long closed)."""
+    copied: bool = False
+    """More than one descriptor named it, whatever is still known of them."""
     in_flight: int = 0
     """References inside unix sockets (SCM_RIGHTS sent and not yet received), where seen."""
     sent_events: list[int] = field(default_factory=list)

@@ -48,6 +48,14 @@ def test_the_lines_are_the_same(history: list[Operation], every: int) -> None:
     assert told(kernel, events, every, forgets=True) == told(kernel, events, every, forgets=False)
 
 
+def test_the_last_copy_is_told_when_the_others_are_forgotten() -> None:
+    kernel = Kernel()
+    kernel.run([(0, 0, 0, 0), (2, 0, 3, 0), (4, 0, 4, 0), (0, 0, 0, 0), (4, 0, 3, 0), (4, 0, 3, 0)])
+    lines = told(kernel, kernel.script.events(), 1, forgets=True)
+    assert [line.text for line in lines][1:3] == ["dup(3) = 4", "close(4) = 0"]
+    assert [line.words for line in lines][4:] == ["closes the last copy", ""]
+
+
 @given(operations, st.integers(1, 20))
 @settings(max_examples=150, deadline=None)
 def test_who_holds_what_is_the_same(history: list[Operation], every: int) -> None:
