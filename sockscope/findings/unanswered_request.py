@@ -29,7 +29,8 @@ False positives:
     other protocols the connection's only request must be without answer, while ten and more other connections
     of this server, and nine in ten, got one: that is information, since some requests are not meant to be answered
     (quit, a close notification). What ends by a signal to stop is told by abrupt-shutdown; a descriptor closed by
-    mistake (double-close, use-after-close) is the cause of an answer that never went. A refusal on purpose
+    mistake (double-close, use-after-close) is the cause of an answer that never went; so is a request that was
+    never seen whole (edge-triggered-read-not-drained, select-fd-overflow). A refusal on purpose
     (nginx's `return 444`) looks the same and is reported: --ignore it.
 
 References:
@@ -68,7 +69,7 @@ RULE = Rule(
     slug="unanswered-request",
     severity=Severity.WARNING,
     summary="a request was read, and its connection closed without a byte of an answer",
-    yields_to=frozenset({"reset-on-close", "abortive-linger"}),
+    yields_to=frozenset({"reset-on-close", "abortive-linger", "edge-triggered-read-not-drained", "select-fd-overflow"}),
     follows=frozenset({"abrupt-shutdown", "double-close", "use-after-close"}),
 )
 

@@ -8,8 +8,9 @@ from sockscope.analysis.session import Session
 from sockscope.findings.run import run_rules
 from sockscope.model.calls import Call
 from sockscope.model.findings import Confidence, Finding, Severity
+from sockscope.model.seed import FileKind
 from sockscope.model.tcp import TcpFlag
-from tests.analysis.builders import Script
+from tests.analysis.builders import EPOLLET, EPOLLIN, Script
 from tests.findings.conftest import MS, SERVER, Run, S, accept, answer, ask, leave, peer, server
 
 SLUG = "unanswered-request"
@@ -162,3 +163,32 @@ def test_a_farewell_is_no_request() -> None:
     script.event(100, 100, Call.recvfrom, fd=7, ret=6, payload=b"quit\r\n")
     close(script, 0, 7)
     assert findings(script.session()) == []
+
+
+@pytest.mark.parametrize("fd", [7, 1027])
+def test_a_set_that_is_too_small_is_why(fd: int) -> None:
+    """Sets that overlap: what select says of that connection is not worth anything."""
+    script = server()
+    accept(script, 0, fd)
+    for _ in range(2):
+        script.event(100, 100, Call.select, fd + 1, 0x7FFD_0000_1000, 0x7FFD_0000_1080, 0, 0, ret=1)
+    ask(script, 0, fd, GET)
+    close(script, 0, fd)
+    assert bool(findings(script.session())) == (fd < 1024)
+
+
+@pytest.mark.parametrize("events", [EPOLLIN, EPOLLIN | EPOLLET])
+def test_a_rest_that_was_not_read_is_why(events: int) -> None:
+    head = b"GET / HTTP/1.1\r\nHost: " + b"a" * 80
+    script = server().seed_fd(100, 4, kind=FileKind.EPOLL)
+    accept(script, 0, 7)
+    script.event(100, 100, Call.epoll_ctl, 1, 7, fd=4, epoll=[(events, 7)])
+    script.packet(peer(0), SERVER, TcpFlag.PSH | TcpFlag.ACK, seq=1001, ack=5001, payload=head + b"a" * 50, at=100 * MS)
+    script.event(100, 100, Call.epoll_wait, 0, 64, -1, fd=4, ret=1, epoll=[(EPOLLIN, 7)], at=101 * MS)
+    script.event(100, 100, Call.recvfrom, 0, 102, fd=7, ret=102, payload=head, at=102 * MS)
+    last = b"\r\n\r\n"
+    script.packet(peer(0), SERVER, TcpFlag.PSH | TcpFlag.ACK, seq=1153, ack=5001, payload=last, at=800 * MS)
+    script.event(100, 100, Call.epoll_wait, 0, 64, -1, fd=4, ret=1, epoll=[(1, 7)], at=104 * MS, took=697 * MS)
+    script.event(100, 100, Call.recvfrom, 0, 102, fd=7, ret=54, payload=b"a" * 50 + last, at=802 * MS)
+    close(script, 0, 7)
+    assert bool(findings(script.session())) == (events == EPOLLIN)
