@@ -40,7 +40,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Session
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.evidence import (
     NS_PER_MS,
     from_event,
     from_proc,
@@ -52,8 +52,8 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.halves import arrived_bytes, flow_of, packet_evidence, shutdown_event
-from sockscope.findings.holding import Copy, Holdings, payload_moves, tcp_connections
+from sockscope.findings.shared.halves import arrived_bytes, flow_of, packet_evidence, shutdown_event
+from sockscope.findings.shared.holding import Copy, Holdings, payload_moves, tcp_connections
 from sockscope.model.calls import Call
 from sockscope.model.connections import Connection, Role
 from sockscope.model.descriptors import Process

@@ -37,8 +37,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.accept_queue import ACCEPTS
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.accept_queue import ACCEPTS
+from sockscope.findings.shared.evidence import (
     GRACE_NS,
     from_event,
     from_proc,
@@ -49,7 +49,7 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.holding import Holdings
+from sockscope.findings.shared.holding import Holdings
 from sockscope.model.calls import READS, WRITES, Call
 from sockscope.model.descriptors import OpenFile
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip

@@ -43,8 +43,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.accept_queue import ACCEPTS, EAGAIN, accepts_of
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.accept_queue import ACCEPTS, EAGAIN, accepts_of
+from sockscope.findings.shared.evidence import (
     NS_PER_MS,
     NS_PER_S,
     from_event,
@@ -55,8 +55,8 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.meanwhile import BLOCKED, Kind, Meanwhile, blamed, meanwhile, words
-from sockscope.findings.told import established, told_by_kernel
+from sockscope.findings.shared.meanwhile import BLOCKED, Kind, Meanwhile, blamed, meanwhile, words
+from sockscope.findings.shared.told import established, told_by_kernel
 from sockscope.model.descriptors import OpenFile
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.ids import NO_ID

@@ -43,8 +43,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.accept_queue import accepts_of, doing_at, held_at
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.accept_queue import accepts_of, doing_at, held_at
+from sockscope.findings.shared.evidence import (
     NS_PER_MS,
     from_event,
     from_packet,
@@ -56,7 +56,7 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.on_wire import Wire
+from sockscope.findings.shared.on_wire import Wire
 from sockscope.model.calls import Call
 from sockscope.model.descriptors import Descriptor, OpenFile
 from sockscope.model.findings import Confidence, Evidence, Finding, Need, Rule, Severity, Skip

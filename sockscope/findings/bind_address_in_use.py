@@ -40,8 +40,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Session
-from sockscope.findings.binding import EADDRINUSE, INET, binds_of, bound_to, reuse_events
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.binding import EADDRINUSE, INET, binds_of, bound_to, reuse_events
+from sockscope.findings.shared.evidence import (
     from_event,
     from_proc,
     from_socket,
@@ -53,7 +53,7 @@ from sockscope.findings.evidence import (
     state_name,
     who,
 )
-from sockscope.findings.listener_holders import held_listeners
+from sockscope.findings.shared.listener_holders import held_listeners
 from sockscope.model.calls import Call
 from sockscope.model.descriptors import OpenFile
 from sockscope.model.findings import Confidence, Evidence, Finding, Holder, Rule, Severity, Skip

@@ -49,8 +49,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from sockscope.analysis.session import Session
-from sockscope.findings.event_loops import absences
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.event_loops import absences
+from sockscope.findings.shared.evidence import (
     NS_PER_S,
     from_event,
     from_packet,
@@ -64,8 +64,8 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.readiness import Names, Ready, asked_of
-from sockscope.findings.stalls import BUSY_SHARE, STALL_NS, Kind, Stall, Stalls, cpu_ns
+from sockscope.findings.shared.readiness import Names, Ready, asked_of
+from sockscope.findings.shared.stalls import BUSY_SHARE, STALL_NS, Kind, Stall, Stalls, cpu_ns
 from sockscope.model.calls import EPOLL_WAITS
 from sockscope.model.connections import Connection, Protocol, Role
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip

@@ -40,7 +40,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.evidence import (
     GRACE_NS,
     NS_PER_S,
     from_event,
@@ -53,7 +53,7 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.halves import (
+from sockscope.findings.shared.halves import (
     HangUps,
     ended_itself,
     last_sample_evidence,
@@ -63,7 +63,7 @@ from sockscope.findings.halves import (
     told_evidence,
     was_reset,
 )
-from sockscope.findings.holding import (
+from sockscope.findings.shared.holding import (
     Copy,
     Holdings,
     payload_moves,
@@ -73,7 +73,7 @@ from sockscope.findings.holding import (
     uses_of,
     waits_to_write,
 )
-from sockscope.findings.told import peer_ended, told_by_kernel
+from sockscope.findings.shared.told import peer_ended, told_by_kernel
 from sockscope.model.connections import Connection, Role
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.tcp import TcpFlag, TcpState

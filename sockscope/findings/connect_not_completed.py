@@ -45,9 +45,9 @@ import numpy as np
 from sockscope.analysis.control import by_call
 from sockscope.analysis.decode import socket_address
 from sockscope.analysis.session import Session
-from sockscope.findings import told
-from sockscope.findings.binding import INET, SOCK_STREAM
-from sockscope.findings.evidence import (
+from sockscope.findings.shared import told
+from sockscope.findings.shared.binding import INET, SOCK_STREAM
+from sockscope.findings.shared.evidence import (
     GRACE_NS,
     from_event,
     kept,
@@ -58,9 +58,9 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.halves import flow_of, packet_evidence
-from sockscope.findings.holding import DELIBERATE, Holdings
-from sockscope.findings.readiness import Names, ready_of
+from sockscope.findings.shared.halves import flow_of, packet_evidence
+from sockscope.findings.shared.holding import DELIBERATE, Holdings
+from sockscope.findings.shared.readiness import Names, ready_of
 from sockscope.model.calls import READS, WAITS, WRITES, Call
 from sockscope.model.descriptors import OpenFile
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip

@@ -41,8 +41,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.datagrams import Arrival, arrivals, beyond, is_datagram, prefix_of, source_of
-from sockscope.findings.evidence import from_event, from_packet, kept, plural, program, since_start, who
+from sockscope.findings.shared.datagrams import Arrival, arrivals, beyond, is_datagram, prefix_of, source_of
+from sockscope.findings.shared.evidence import from_event, from_packet, kept, plural, program, since_start, who
 from sockscope.model.calls import READS, Call
 from sockscope.model.descriptors import OpenFile
 from sockscope.model.event_rows import find_sections, words_at

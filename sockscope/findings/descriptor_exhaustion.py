@@ -23,7 +23,9 @@ Mend:
 
 False positives:
     A server that recovers (the reserve descriptor, as libuv does; or a short peak after which accept
-    works again within a second) is reported as info: it did what can be done.
+    works again within a second) is reported as info: it did what can be done. Where most of the descriptors are
+    connections that leak (close-wait-leak, fd-leak), or sockets that are none, it is told as a consequence of that;
+    a leak that holds a few of many is not why they ran out, and both are told.
 
 References:
     accept(2) EMFILE, ENFILE; getrlimit(2) RLIMIT_NOFILE; libuv src/unix/stream.c uv__emfile_trick.
@@ -38,8 +40,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.accept_queue import ACCEPTS, queues
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.accept_queue import ACCEPTS, queues
+from sockscope.findings.shared.evidence import (
     GRACE_NS,
     from_event,
     from_proc,
@@ -56,11 +58,13 @@ from sockscope.model.descriptors import Descriptor
 from sockscope.model.findings import Confidence, Finding, Rule, Severity, Skip
 from sockscope.model.seed import FileKind
 
+_LEAKS = frozenset({"fd-leak", "close-wait-leak"})
 RULE = Rule(
     slug="descriptor-exhaustion",
     severity=Severity.ERROR,
     summary="accept or socket fails: no descriptors left (EMFILE, ENFILE)",
-    follows=frozenset({"fd-leak", "close-wait-leak"}),
+    yields_to=_LEAKS,
+    follows=_LEAKS,
     bears_loss=True,
 )
 
@@ -95,7 +99,7 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
     exhausted &= np.isin(records["call"], _MAKES)
     for tgid in np.unique(records["tgid"][exhausted]).tolist():
         events = session.events_of_tgid(tgid)
-        yield _finding(session, tgid, _runs(session, events[np.isin(records["call"][events], _MAKES)]))
+        yield _finding(session, tgid, _runs(session, events[np.isin(records["call"][events], _MAKES)]), explained)
 
 
 def _runs(session: Session, calls: Ids) -> _Runs:
@@ -135,7 +139,14 @@ def _idle(session: Session, held: list[Descriptor]) -> tuple[int, int]:
     return total, idle
 
 
-def _finding(session: Session, tgid: int, runs: _Runs) -> Finding:
+def _mostly_leaked(session: Session, held: list[Descriptor], explained: frozenset[int]) -> bool:
+    """Whether the greater part is what a leak explains; a socket without a connection is good for nothing else."""
+    files = [session.open_files[one.open_file] for one in held]
+    useless = sum(file.kind is FileKind.SOCKET and file.connection < 0 and not file.listening for file in files)
+    return 2 * (useless + sum(file.connection in explained for file in files)) > len(files)
+
+
+def _finding(session: Session, tgid: int, runs: _Runs, explained: frozenset[int]) -> Finding:
     records = session.events.records
     first, last = int(runs.failed[0]), int(runs.failed[-1])
     first_ns = int(session.effective_ns[first])
@@ -192,6 +203,7 @@ def _finding(session: Session, tgid: int, runs: _Runs) -> Finding:
                 *(from_socket(session, int(one.rows[-1]), "not accepted") for one in waiting[:1]),
             ]
         ),
+        own_cause=not _mostly_leaked(session, held, explained),
     )
 
 

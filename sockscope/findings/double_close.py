@@ -36,15 +36,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sockscope.analysis.session import Session
-from sockscope.findings.evidence import from_event, kept, plural, program, since_start, span, who
-from sockscope.findings.generations import (
+from sockscope.findings.shared.evidence import from_event, kept, plural, program, since_start, span, who
+from sockscope.findings.shared.generations import (
     Generations,
     connection_of,
     failed_with_ebadf,
     fd_of,
     in_a_sweep,
 )
-from sockscope.findings.holding import USES, uses_of
+from sockscope.findings.shared.holding import USES, uses_of
 from sockscope.model.calls import Call
 from sockscope.model.descriptors import Descriptor
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip

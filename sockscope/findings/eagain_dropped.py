@@ -47,7 +47,7 @@ import numpy.typing as npt
 
 from sockscope.analysis.control import by_call
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.evidence import (
     GRACE_NS,
     NS_PER_MS,
     from_event,
@@ -60,10 +60,10 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.halves import flow_of, last_payload_row, peer_fin_ns
-from sockscope.findings.holding import Holdings, served_by
-from sockscope.findings.partial_writes import PLAIN, VECTORS, requested
-from sockscope.findings.readiness import OUT, Names, ready_of
+from sockscope.findings.shared.halves import flow_of, last_payload_row, peer_fin_ns
+from sockscope.findings.shared.holding import Holdings, served_by
+from sockscope.findings.shared.partial_writes import PLAIN, VECTORS, requested
+from sockscope.findings.shared.readiness import OUT, Names, ready_of
 from sockscope.model.calls import READS, WAITS, WRITES, Call
 from sockscope.model.connections import Connection, Protocol, Role
 from sockscope.model.events import EventFlag, Section

@@ -41,8 +41,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.accept_queue import Queue, accepts_of, held_at, queues
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.accept_queue import Queue, accepts_of, held_at, queues
+from sockscope.findings.shared.evidence import (
     from_event,
     from_proc,
     from_socket,

@@ -45,8 +45,8 @@ import numpy as np
 
 from sockscope.analysis.control import by_call
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.event_loops import spans
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.event_loops import spans
+from sockscope.findings.shared.evidence import (
     GRACE_NS,
     NS_PER_MS,
     from_event,

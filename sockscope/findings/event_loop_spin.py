@@ -45,8 +45,8 @@ import numpy.typing as npt
 
 from sockscope.analysis.control import by_call
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.accept_queue import ACCEPTS
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.accept_queue import ACCEPTS
+from sockscope.findings.shared.evidence import (
     NS_PER_MS,
     NS_PER_S,
     from_event,
@@ -58,7 +58,7 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.readiness import ERR, HUP, IN, OUT, RDHUP, Names, Ready, ready_of
+from sockscope.findings.shared.readiness import ERR, HUP, IN, OUT, RDHUP, Names, Ready, ready_of
 from sockscope.model.calls import READS, WAITS, WRITES, Call
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 

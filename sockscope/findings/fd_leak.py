@@ -46,8 +46,8 @@ import numpy.typing as npt
 
 from sockscope.analysis.control import by_call
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.accept_queue import ACCEPTS
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.accept_queue import ACCEPTS
+from sockscope.findings.shared.evidence import (
     GRACE_NS,
     NS_PER_S,
     from_event,
@@ -59,7 +59,7 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.holding import DELIBERATE, USES, Holdings
+from sockscope.findings.shared.holding import DELIBERATE, USES, Holdings
 from sockscope.model.calls import READS, WRITES, Call
 from sockscope.model.descriptors import How, OpenFile
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip

@@ -40,11 +40,21 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from sockscope.analysis.session import Session
-from sockscope.findings.evidence import from_event, from_proc, kept, listed, plural, program, since_start, span, who
-from sockscope.findings.halves import last_sample_evidence
-from sockscope.findings.holding import Copy, Holdings, came_by, holder_of, holding_evidence, tcp_connections
-from sockscope.findings.told import last_change, told_by_kernel
-from sockscope.findings.withheld import Withheld, withheld
+from sockscope.findings.shared.evidence import (
+    from_event,
+    from_proc,
+    kept,
+    listed,
+    plural,
+    program,
+    since_start,
+    span,
+    who,
+)
+from sockscope.findings.shared.halves import last_sample_evidence
+from sockscope.findings.shared.holding import Copy, Holdings, came_by, holder_of, holding_evidence, tcp_connections
+from sockscope.findings.shared.told import last_change, told_by_kernel
+from sockscope.findings.shared.withheld import Withheld, withheld
 from sockscope.model.descriptors import How
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 

@@ -43,7 +43,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.evidence import (
     NS_PER_MS,
     from_event,
     from_proc,
@@ -54,8 +54,8 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.on_wire import Mask, Wire
-from sockscope.findings.options import corked_connections, gathering_writes
+from sockscope.findings.shared.on_wire import Mask, Wire
+from sockscope.findings.shared.options import corked_connections, gathering_writes
 from sockscope.model.calls import READS, WAITS
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.seed import FileKind

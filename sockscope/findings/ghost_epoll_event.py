@@ -44,7 +44,7 @@ import numpy as np
 
 from sockscope.analysis.control import by_call
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.evidence import (
     from_event,
     from_proc,
     kept,
@@ -55,7 +55,7 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.holding import DELIBERATE
+from sockscope.findings.shared.holding import DELIBERATE
 from sockscope.model.calls import EPOLL_WAITS, READS, Call
 from sockscope.model.descriptors import Descriptor, EpollInterest, How
 from sockscope.model.event_rows import find_sections, words_at

@@ -43,7 +43,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.evidence import (
     NS_PER_MS,
     NS_PER_S,
     from_event,
@@ -56,10 +56,10 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.holding import served_by
-from sockscope.findings.options import switched_on
-from sockscope.findings.time_limits import Limits
-from sockscope.findings.zero_windows import KEEPALIVE
+from sockscope.findings.shared.holding import served_by
+from sockscope.findings.shared.options import switched_on
+from sockscope.findings.shared.time_limits import Limits
+from sockscope.findings.shared.zero_windows import KEEPALIVE
 from sockscope.model.connections import Connection, Role
 from sockscope.model.descriptors import Ended
 from sockscope.model.findings import Confidence, Evidence, Finding, Need, Rule, Severity, Skip

@@ -38,8 +38,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sockscope.analysis.session import Session
-from sockscope.findings.evidence import GRACE_NS, from_event, kept, listed, plural, program, since_start, span, who
-from sockscope.findings.holding import (
+from sockscope.findings.shared.evidence import (
+    GRACE_NS,
+    from_event,
+    kept,
+    listed,
+    plural,
+    program,
+    since_start,
+    span,
+    who,
+)
+from sockscope.findings.shared.holding import (
     Copy,
     Holdings,
     came_by,

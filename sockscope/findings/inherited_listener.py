@@ -41,10 +41,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sockscope.analysis.session import Session
-from sockscope.findings.accept_queue import Queue, queues
-from sockscope.findings.evidence import from_event, from_proc, from_socket, kept, listed, plural, since_start, span, who
-from sockscope.findings.holding import Copy, came_by, holder_of, holding_evidence
-from sockscope.findings.listener_holders import Held, held_listeners
+from sockscope.findings.shared.accept_queue import Queue, queues
+from sockscope.findings.shared.evidence import (
+    from_event,
+    from_proc,
+    from_socket,
+    kept,
+    listed,
+    plural,
+    since_start,
+    span,
+    who,
+)
+from sockscope.findings.shared.holding import Copy, came_by, holder_of, holding_evidence
+from sockscope.findings.shared.listener_holders import Held, held_listeners
 from sockscope.model.descriptors import How
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 

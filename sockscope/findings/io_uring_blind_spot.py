@@ -38,7 +38,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import from_event, from_proc, kept, listed, plural, program, share, who
+from sockscope.findings.shared.evidence import from_event, from_proc, kept, listed, plural, program, share, who
 from sockscope.model.calls import Call
 from sockscope.model.connections import Protocol, Role
 from sockscope.model.events import EventFlag

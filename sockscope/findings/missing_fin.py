@@ -39,7 +39,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sockscope.analysis.session import Session
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.evidence import (
     GRACE_NS,
     NS_PER_S,
     from_event,
@@ -50,7 +50,7 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.halves import (
+from sockscope.findings.shared.halves import (
     flow_of,
     last_sample_evidence,
     last_state,
@@ -59,8 +59,8 @@ from sockscope.findings.halves import (
     shutdown_event,
     was_reset,
 )
-from sockscope.findings.holding import Copy, Holdings, tcp_connections, unfinished
-from sockscope.findings.told import ended_here, peer_ended, told_by_kernel, when
+from sockscope.findings.shared.holding import Copy, Holdings, tcp_connections, unfinished
+from sockscope.findings.shared.told import ended_here, peer_ended, told_by_kernel, when
 from sockscope.model.calls import READS, Call
 from sockscope.model.connections import Connection, Flow, Protocol
 from sockscope.model.events import EventFlag

@@ -45,7 +45,7 @@ from itertools import pairwise
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.evidence import (
     NS_PER_MS,
     from_event,
     from_packet,
@@ -57,9 +57,9 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.holding import payload_moves, served_by
-from sockscope.findings.on_wire import Mask, Wire, as_offset, connections_by_side
-from sockscope.findings.options import option_events, wants_more
+from sockscope.findings.shared.holding import payload_moves, served_by
+from sockscope.findings.shared.on_wire import Mask, Wire, as_offset, connections_by_side
+from sockscope.findings.shared.options import option_events, wants_more
 from sockscope.model.connections import Connection, Flow, Protocol
 from sockscope.model.findings import Confidence, Evidence, Finding, Need, Rule, Severity, Skip
 from sockscope.model.tcp import TcpFlag

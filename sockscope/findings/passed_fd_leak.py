@@ -37,7 +37,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sockscope.analysis.session import Session
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.evidence import (
     GRACE_NS,
     from_event,
     from_proc,
@@ -50,9 +50,9 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.halves import last_sample_evidence
-from sockscope.findings.holding import Copy, Holdings, holder_of, tcp_connections
-from sockscope.findings.withheld import withheld
+from sockscope.findings.shared.halves import last_sample_evidence
+from sockscope.findings.shared.holding import Copy, Holdings, holder_of, tcp_connections
+from sockscope.findings.shared.withheld import withheld
 from sockscope.model.connections import Connection
 from sockscope.model.descriptors import How
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip

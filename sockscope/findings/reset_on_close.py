@@ -37,7 +37,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Session
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.evidence import (
     GRACE_NS,
     NS_PER_MS,
     from_event,
@@ -51,10 +51,10 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.halves import arrived_bytes, flow_of, last_payload_row, packet_evidence
-from sockscope.findings.holding import Copy, Holdings, payload_moves, served_by, tcp_connections
-from sockscope.findings.linger import linger_of
-from sockscope.findings.told import reset, told_by_kernel
+from sockscope.findings.shared.halves import arrived_bytes, flow_of, last_payload_row, packet_evidence
+from sockscope.findings.shared.holding import Copy, Holdings, payload_moves, served_by, tcp_connections
+from sockscope.findings.shared.linger import linger_of
+from sockscope.findings.shared.told import reset, told_by_kernel
 from sockscope.model.connections import Connection, Role
 from sockscope.model.findings import Confidence, Evidence, Finding, Need, Rule, Severity, Skip
 from sockscope.model.tcp import TcpFlag

@@ -43,7 +43,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.evidence import (
     from_event,
     from_packet,
     from_proc,
@@ -56,11 +56,11 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.holding import served_by
-from sockscope.findings.on_wire import Wire
-from sockscope.findings.options import switched_on
-from sockscope.findings.sent_again import SentAgain, sent_again
-from sockscope.findings.told import told_by_kernel
+from sockscope.findings.shared.holding import served_by
+from sockscope.findings.shared.on_wire import Wire
+from sockscope.findings.shared.options import switched_on
+from sockscope.findings.shared.sent_again import SentAgain, sent_again
+from sockscope.findings.shared.told import told_by_kernel
 from sockscope.model.calls import Call
 from sockscope.model.connections import Connection, Protocol
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip

@@ -36,7 +36,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Session
-from sockscope.findings.binding import (
+from sockscope.findings.shared.binding import (
     EADDRINUSE,
     INET,
     SO_REUSEADDR,
@@ -46,7 +46,7 @@ from sockscope.findings.binding import (
     bound_to,
     reuse_events,
 )
-from sockscope.findings.evidence import from_event, kept, plural, program, since_start, who
+from sockscope.findings.shared.evidence import from_event, kept, plural, program, since_start, who
 from sockscope.model.calls import Call
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.sockaddr import Address

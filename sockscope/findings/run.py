@@ -83,7 +83,7 @@ def _without_consequences(
     left = []
     for finding in found:
         cause = next((one for one in causes if one.rule in rule.follows and one.tgid == finding.tgid), None)
-        if cause is None or cause.severity < finding.severity:
+        if cause is None or finding.own_cause or cause.severity < finding.severity:
             # A hint must not hide a fault.
             left.append(finding)
         elif seen:

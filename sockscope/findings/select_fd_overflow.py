@@ -41,7 +41,7 @@ import numpy as np
 
 from sockscope.analysis.control import by_call
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.evidence import (
     GRACE_NS,
     from_event,
     from_proc,
@@ -53,7 +53,7 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.holding import uses_of
+from sockscope.findings.shared.holding import uses_of
 from sockscope.model.calls import WAITS, Call
 from sockscope.model.descriptors import Descriptor
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip

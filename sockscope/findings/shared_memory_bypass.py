@@ -48,7 +48,7 @@ import numpy.typing as npt
 
 from sockscope.analysis.session import Session
 from sockscope.analysis.unix_ends import UnixEnds, listener_path
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.evidence import (
     GRACE_NS,
     from_event,
     from_proc,
@@ -59,7 +59,7 @@ from sockscope.findings.evidence import (
     since_start,
     who,
 )
-from sockscope.findings.shared_segments import Segment, Segments, Use
+from sockscope.findings.shared.shared_segments import Segment, Segments, Use
 from sockscope.model.connections import Connection, Protocol
 from sockscope.model.facts import SegmentKind
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip

@@ -43,7 +43,7 @@ from enum import StrEnum
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.evidence import (
     GRACE_NS,
     from_event,
     from_socket,
@@ -54,8 +54,8 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.partial_writes import Partial, partial_writes, requested
-from sockscope.findings.readiness import ERR, HUP, OUT, RDHUP, Names, Ready, ready_of
+from sockscope.findings.shared.partial_writes import Partial, partial_writes, requested
+from sockscope.findings.shared.readiness import ERR, HUP, OUT, RDHUP, Names, Ready, ready_of
 from sockscope.model.calls import READS, WAITS, WRITES, Call
 from sockscope.model.connections import Connection
 from sockscope.model.descriptors import Ended

@@ -39,8 +39,18 @@ import numpy as np
 
 from sockscope.analysis.control import by_call
 from sockscope.analysis.session import Session
-from sockscope.findings.evidence import NS_PER_S, from_event, kept, listed, plural, program, since_start, span, who
-from sockscope.findings.halves import packet_evidence
+from sockscope.findings.shared.evidence import (
+    NS_PER_S,
+    from_event,
+    kept,
+    listed,
+    plural,
+    program,
+    since_start,
+    span,
+    who,
+)
+from sockscope.findings.shared.halves import packet_evidence
 from sockscope.model.calls import WRITES, Call
 from sockscope.model.descriptors import Process
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip

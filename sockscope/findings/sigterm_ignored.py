@@ -58,7 +58,7 @@ from sockscope.analysis.proc_facts import (
 )
 from sockscope.analysis.serving import Serving, below
 from sockscope.analysis.session import Session
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.evidence import (
     GRACE_NS,
     from_event,
     from_proc,

@@ -43,9 +43,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.accept_queue import doing_at
-from sockscope.findings.blocked_sends import Blocked, BlockedSends
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.accept_queue import doing_at
+from sockscope.findings.shared.blocked_sends import Blocked, BlockedSends
+from sockscope.findings.shared.evidence import (
     NS_PER_S,
     from_event,
     from_packet,
@@ -57,7 +57,7 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.zero_windows import (
+from sockscope.findings.shared.zero_windows import (
     Closure,
     cut_at,
     in_snapshots,

@@ -49,7 +49,7 @@ import numpy.typing as npt
 
 from sockscope.analysis.latency import Phases, answered_rows, request_words, servers_of
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.evidence import (
     NS_PER_S,
     from_event,
     from_packet,
@@ -59,7 +59,7 @@ from sockscope.findings.evidence import (
     span,
     who,
 )
-from sockscope.findings.meanwhile import BLOCKED, Kind, Meanwhile, blamed, meanwhile, words
+from sockscope.findings.shared.meanwhile import BLOCKED, Kind, Meanwhile, blamed, meanwhile, words
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.latency import Phase
 

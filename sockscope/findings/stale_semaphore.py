@@ -43,8 +43,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.session import Session
-from sockscope.findings.evidence import NS_PER_S, from_event, from_proc, kept, listed, since_start, span, who
-from sockscope.findings.shared_files import SEMAPHORES, opened, unlinked
+from sockscope.findings.shared.evidence import NS_PER_S, from_event, from_proc, kept, listed, since_start, span, who
+from sockscope.findings.shared.shared_files import SEMAPHORES, opened, unlinked
 from sockscope.model.facts import SegmentKind
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.ids import NO_ID

@@ -45,8 +45,8 @@ import numpy as np
 
 from sockscope.analysis.control import IS_WAIT, by_call
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.accept_queue import ACCEPTS, EAGAIN
-from sockscope.findings.evidence import NS_PER_MS, NS_PER_S, from_event, kept, listed, plural, who
+from sockscope.findings.shared.accept_queue import ACCEPTS, EAGAIN
+from sockscope.findings.shared.evidence import NS_PER_MS, NS_PER_S, from_event, kept, listed, plural, who
 from sockscope.model.calls import EPOLL_WAITS
 from sockscope.model.events import EventFlag
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip

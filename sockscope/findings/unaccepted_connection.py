@@ -39,8 +39,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sockscope.analysis.session import Session
-from sockscope.findings.accept_queue import Queue, accepts_of, doing_at, held_at, queues
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.accept_queue import Queue, accepts_of, doing_at, held_at, queues
+from sockscope.findings.shared.evidence import (
     NS_PER_S,
     from_event,
     from_socket,

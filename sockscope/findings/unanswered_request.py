@@ -48,7 +48,7 @@ import numpy as np
 from sockscope.analysis.control import IS_WRITE
 from sockscope.analysis.latency import request_words, servers_of
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.evidence import (
     NS_PER_S,
     from_event,
     from_proc,

@@ -41,10 +41,10 @@ import numpy as np
 from sockscope.analysis.control import CREATES
 from sockscope.analysis.decode import socket_address
 from sockscope.analysis.session import Session
-from sockscope.findings.accept_queue import ACCEPTS
-from sockscope.findings.binding import INET, SOCK_STREAM
-from sockscope.findings.evidence import from_event, kept, plural, program, since_start, who
-from sockscope.findings.holding import USES
+from sockscope.findings.shared.accept_queue import ACCEPTS
+from sockscope.findings.shared.binding import INET, SOCK_STREAM
+from sockscope.findings.shared.evidence import from_event, kept, plural, program, since_start, who
+from sockscope.findings.shared.holding import USES
 from sockscope.model.calls import FD_IN_ARG0, READS, WRITES, Call
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 

@@ -44,8 +44,18 @@ import numpy as np
 from sockscope.analysis.control import IS_WAIT, by_call
 from sockscope.analysis.members import Member, members_of
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.accept_queue import ACCEPTS
-from sockscope.findings.evidence import NS_PER_MS, from_event, from_packet, from_proc, kept, listed, plural, span, who
+from sockscope.findings.shared.accept_queue import ACCEPTS
+from sockscope.findings.shared.evidence import (
+    NS_PER_MS,
+    from_event,
+    from_packet,
+    from_proc,
+    kept,
+    listed,
+    plural,
+    span,
+    who,
+)
 from sockscope.model.calls import FIRST_TASK_EVENT
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 

@@ -33,9 +33,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from sockscope.analysis.session import Session
-from sockscope.findings.evidence import from_event, kept, listed, plural, program, since_start, span, who
-from sockscope.findings.generations import Generations, connection_of, failed_with_ebadf, fd_of
-from sockscope.findings.holding import USES
+from sockscope.findings.shared.evidence import from_event, kept, listed, plural, program, since_start, span, who
+from sockscope.findings.shared.generations import Generations, connection_of, failed_with_ebadf, fd_of
+from sockscope.findings.shared.holding import USES
 from sockscope.model.calls import Call
 from sockscope.model.descriptors import Descriptor
 from sockscope.model.findings import Confidence, Finding, Rule, Severity, Skip

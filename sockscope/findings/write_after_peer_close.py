@@ -35,9 +35,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import NS_PER_MS, from_event, kept, plural, program, share, since_start, span, who
-from sockscope.findings.halves import last_sample_evidence, packet_evidence
-from sockscope.findings.holding import served_by
+from sockscope.findings.shared.evidence import (
+    NS_PER_MS,
+    from_event,
+    kept,
+    plural,
+    program,
+    share,
+    since_start,
+    span,
+    who,
+)
+from sockscope.findings.shared.halves import last_sample_evidence, packet_evidence
+from sockscope.findings.shared.holding import served_by
 from sockscope.model.calls import WRITES
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.tcp import TcpFlag

@@ -46,7 +46,7 @@ import numpy as np
 from sockscope.analysis.control import Flags
 from sockscope.analysis.proc_facts import ENDING, SIGCHLD, Rows, has_signal, is_init, named, rows_of, signals_to
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import (
+from sockscope.findings.shared.evidence import (
     GRACE_NS,
     NS_PER_S,
     from_event,

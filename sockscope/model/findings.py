@@ -89,6 +89,8 @@ class Finding:
     evidence: tuple[Evidence, ...] = ()
     consequences: tuple[Consequence, ...] = ()
     """Set by the run, from rules that follow this one; rules leave it empty."""
+    own_cause: bool = False
+    """Told by itself in any case: what its rule follows is in the same process, and does not explain it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ class PhaseRow:
         place: who kept the client waiting; None of the whole.
         name, count: the phase, and how many exchanges show it.
         percentiles: p50, p95, p99 and the maximum; empty where there are too few for that.
-        each: then all of them: `31 µs, 40 µs`; else empty.
+        each: then all of them: `31 µs, 40 µs`, or, beside percentiles of other phases, `31 µs to 40 µs`; else empty.
     """
 
     place: Place | None
@@ -30,10 +30,14 @@ class PhaseRow:
 
 def rows(server: ServerLatency) -> list[PhaseRow]:
     """A line a phase that ever took time, the whole last."""
-    return [_row(one) for one in (*(phase for phase in server.phases if phase.max_ns), server.whole)]
+    shown = (*(phase for phase in server.phases if phase.max_ns), server.whole)
+    ranged = any(one.count >= FEWEST_FOR_PERCENTILES for one in shown)
+    return [_row(one, ranged=ranged) for one in shown]
 
 
-def _row(one: PhaseLatency) -> PhaseRow:
+def _row(one: PhaseLatency, *, ranged: bool) -> PhaseRow:
+    each = [words.duration(ns) for ns in one.each_ns]
+    least_and_most = dict.fromkeys(words.duration(ns) for ns in (min(one.each_ns), max(one.each_ns))) if each else ()
     few = one.count < FEWEST_FOR_PERCENTILES
     times = () if few else (one.p50_ns, one.p95_ns, one.p99_ns, one.max_ns)
     return PhaseRow(
@@ -41,7 +45,7 @@ def _row(one: PhaseLatency) -> PhaseRow:
         name=one.phase.value if one.phase is not None else "whole",
         count=words.number(one.count),
         percentiles=tuple(words.duration(ns) for ns in times),
-        each=", ".join(words.duration(ns) for ns in one.each_ns),
+        each=" to ".join(least_and_most) if ranged else ", ".join(each),
     )
 
 

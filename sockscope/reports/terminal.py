@@ -12,6 +12,7 @@ from sockscope.reports import format as words
 from sockscope.reports.escape import safe
 from sockscope.reports.terminal_summary import summary
 from sockscope.reports.terminal_timeline import ends_of, story, whole
+from sockscope.reports.trimmed import Trimmed
 
 STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
 INDENT = 2
@@ -34,7 +35,7 @@ def print_report(report: Report, *, console: Console, verbose: bool = False) -> 
         _finding(console, report, finding, verbose=verbose, ascii_only=ascii_only)
     _line(console, Text(), ascii_only)
     for part in summary(report, console=console, verbose=verbose, ascii_only=ascii_only):
-        console.print(part)
+        console.print(part if part == "" else Trimmed(part))
     _line(console, _closing(report), ascii_only)
 
 
@@ -75,7 +76,8 @@ def _ascii_only(console: Console) -> bool:
 
 def _line(console: Console, text: Text, ascii_only: bool, indent: int = 0) -> None:
     plain = _plain_ascii(text) if ascii_only else text
-    console.print(Padding(plain, (0, 0, 0, indent), expand=False) if indent else plain, overflow="fold")
+    part = Padding(plain, (0, 0, 0, indent), expand=False) if indent else plain
+    console.print(Trimmed(part), overflow="fold")
 
 
 def _plain_ascii(text: Text) -> Text:
@@ -124,7 +126,7 @@ def _finding(console: Console, report: Report, finding: Finding, *, verbose: boo
     told = story(report, finding, console=console, width=console.width - INDENT, verbose=verbose, ascii_only=ascii_only)
     if told is not None:
         console.print()
-        console.print(Padding(Group(*told), (0, 0, 0, INDENT), expand=False))
+        console.print(Trimmed(Padding(Group(*told), (0, 0, 0, INDENT), expand=False)))
 
 
 def _who(finding: Finding) -> Text:

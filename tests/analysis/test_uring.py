@@ -10,7 +10,7 @@ from sockscope.analysis.idle import idle_words
 from sockscope.analysis.live import LiveNarrator
 from sockscope.analysis.session import Session
 from sockscope.analysis.timeline import Timelines
-from sockscope.findings.accept_queue import doing_at
+from sockscope.findings.shared.accept_queue import doing_at
 from sockscope.model.calls import Call
 from sockscope.model.descriptors import Ended, How
 from sockscope.model.events import EventFlag

@@ -156,6 +156,6 @@ def test_html_tells_a_connections_life() -> None:
 
 def test_html_says_what_the_server_is() -> None:
     text = page_of(example_report()).text
-    assert "<h3>What this server is</h3>" in text
+    assert ">What this server is</h2>" in text
     assert "waits in &lt;poll&gt; until somebody connects" in text
     assert "What this server is" not in page_of(empty_report()).text

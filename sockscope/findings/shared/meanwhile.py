@@ -10,8 +10,8 @@ import numpy as np
 
 from sockscope.analysis.control import by_call
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import NS_PER_MS, span
-from sockscope.findings.readiness import Names, Ready, ready_of
+from sockscope.findings.shared.evidence import NS_PER_MS, span
+from sockscope.findings.shared.readiness import Names, Ready, ready_of
 from sockscope.model.calls import FIRST_TASK_EVENT, READS, WAITS, WRITES, Call
 from sockscope.model.connections import Protocol, Role
 from sockscope.model.events import EventFlag, Section

@@ -7,8 +7,8 @@ import struct
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings import told
-from sockscope.findings.evidence import from_event, from_packet, from_socket
+from sockscope.findings.shared import told
+from sockscope.findings.shared.evidence import from_event, from_packet, from_socket
 from sockscope.model.calls import Call
 from sockscope.model.connections import Connection, Flow
 from sockscope.model.descriptors import EpollInterest

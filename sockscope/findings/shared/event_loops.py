@@ -10,7 +10,7 @@ import numpy as np
 
 from sockscope.analysis.control import by_call
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.readiness import Names, Ready, asked_of
+from sockscope.findings.shared.readiness import Names, Ready, asked_of
 from sockscope.model.calls import EPOLL_WAITS, FIRST_TASK_EVENT, WAITS, Call
 from sockscope.model.descriptors import Descriptor
 from sockscope.model.event_rows import find_sections, words_at

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.on_wire import Wire
+from sockscope.findings.shared.on_wire import Wire
 from sockscope.model.connections import Connection
 from sockscope.model.ids import NO_ID
 from sockscope.model.tcp import TcpFlag

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.accept_queue import ACCEPTS
-from sockscope.findings.evidence import NS_PER_MS
+from sockscope.findings.shared.accept_queue import ACCEPTS
+from sockscope.findings.shared.evidence import NS_PER_MS
 from sockscope.model.calls import READS, WRITES, Call
 from sockscope.model.connections import Connection
 from sockscope.model.events import Section

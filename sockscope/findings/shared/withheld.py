@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sockscope.analysis.session import Session
-from sockscope.findings.evidence import GRACE_NS
-from sockscope.findings.halves import ended_itself, last_state, was_reset
-from sockscope.findings.holding import Copy, Holdings, is_standard_stream, payload_moves
+from sockscope.findings.shared.evidence import GRACE_NS
+from sockscope.findings.shared.halves import ended_itself, last_state, was_reset
+from sockscope.findings.shared.holding import Copy, Holdings, is_standard_stream, payload_moves
 from sockscope.model.connections import Connection
 from sockscope.model.tcp import TcpState
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import NS_PER_MS, from_event, from_proc, program, since_start, who
-from sockscope.findings.readiness import asked_of
+from sockscope.findings.shared.evidence import NS_PER_MS, from_event, from_proc, program, since_start, who
+from sockscope.findings.shared.readiness import asked_of
 from sockscope.model.calls import EPOLL_WAITS, READS, WAITS, WRITES, Call
 from sockscope.model.connections import Connection, Protocol
 from sockscope.model.descriptors import Descriptor, Ended, How

@@ -10,7 +10,7 @@ import numpy as np
 
 from sockscope.analysis.kernel_story import event_words
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import noted
+from sockscope.findings.shared.evidence import noted
 from sockscope.model.calls import Call
 from sockscope.model.connections import Connection
 from sockscope.model.findings import Evidence, Source

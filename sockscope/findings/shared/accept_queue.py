@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import GRACE_NS, NS_PER_MS
-from sockscope.findings.told import established, when
+from sockscope.findings.shared.evidence import GRACE_NS, NS_PER_MS
+from sockscope.findings.shared.told import established, when
 from sockscope.model.calls import FIRST_TASK_EVENT, Call
 from sockscope.model.connections import Connection, Protocol
 from sockscope.model.descriptors import Descriptor, OpenFile

@@ -8,7 +8,7 @@ import pytest
 
 from sockscope.analysis.session import Session
 from sockscope.findings.run import run_rules
-from sockscope.findings.told import established, last_change, peer_ended, reset
+from sockscope.findings.shared.told import established, last_change, peer_ended, reset
 from sockscope.model.calls import Call
 from sockscope.model.events import EventFlag
 from sockscope.model.findings import Severity, Source

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import NS_PER_MS, NS_PER_S
-from sockscope.findings.told import established, when
+from sockscope.findings.shared.evidence import NS_PER_MS, NS_PER_S
+from sockscope.findings.shared.told import established, when
 from sockscope.model.calls import FIRST_TASK_EVENT
 from sockscope.model.connections import Connection, Role
 from sockscope.model.ids import NO_ID

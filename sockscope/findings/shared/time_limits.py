@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import NS_PER_S, program
+from sockscope.findings.shared.evidence import NS_PER_S, program
 from sockscope.model.calls import READS, Call
 from sockscope.model.events import EventFlag
 from sockscope.model.ids import NO_ID

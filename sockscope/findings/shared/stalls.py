@@ -8,9 +8,9 @@ from enum import StrEnum
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.event_loops import Absence, Stretch, longest_stretch
-from sockscope.findings.evidence import NS_PER_MS
-from sockscope.findings.kept_waiting import Arrivals, Kept, belongs_to
+from sockscope.findings.shared.event_loops import Absence, Stretch, longest_stretch
+from sockscope.findings.shared.evidence import NS_PER_MS
+from sockscope.findings.shared.kept_waiting import Arrivals, Kept, belongs_to
 from sockscope.model.calls import READS, WAITS, WRITES, Call
 from sockscope.model.connections import Role
 from sockscope.model.ids import NO_ID

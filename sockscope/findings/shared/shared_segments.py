@@ -9,7 +9,7 @@ import numpy as np
 
 from sockscope.analysis.decode import text_of
 from sockscope.analysis.session import Session
-from sockscope.findings.shared_files import SEMAPHORES, SHARED, opened
+from sockscope.findings.shared.shared_files import SEMAPHORES, SHARED, opened
 from sockscope.model.calls import Call
 from sockscope.model.events import Section
 from sockscope.model.facts import SegmentKind

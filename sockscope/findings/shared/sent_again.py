@@ -8,8 +8,8 @@ import numpy as np
 
 from sockscope.analysis.flow_columns import REORDERING_NS
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.evidence import NS_PER_MS
-from sockscope.findings.on_wire import Mask, Wire, as_offset
+from sockscope.findings.shared.evidence import NS_PER_MS
+from sockscope.findings.shared.on_wire import Mask, Wire, as_offset
 from sockscope.model.tcp import TcpFlag
 
 TIMEOUT_NS = 150 * NS_PER_MS

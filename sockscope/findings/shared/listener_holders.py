@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.accept_queue import ACCEPTS
-from sockscope.findings.binding import EADDRINUSE, INET, SOCK_STREAM, bound_to
-from sockscope.findings.evidence import GRACE_NS, program
-from sockscope.findings.holding import Copy, Holdings, exec_after, handed_on, is_standard_stream
+from sockscope.findings.shared.accept_queue import ACCEPTS
+from sockscope.findings.shared.binding import EADDRINUSE, INET, SOCK_STREAM, bound_to
+from sockscope.findings.shared.evidence import GRACE_NS, program
+from sockscope.findings.shared.holding import Copy, Holdings, exec_after, handed_on, is_standard_stream
 from sockscope.model.calls import Call
 from sockscope.model.descriptors import How, OpenFile
 from sockscope.model.seed import FileKind

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.findings.holding import DELIBERATE
+from sockscope.findings.shared.holding import DELIBERATE
 from sockscope.model.calls import Call
 from sockscope.model.descriptors import Descriptor
 from sockscope.model.ids import NO_ID
