@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import pkgutil
 from pathlib import Path
 
 import pytest
 
+import sockscope.findings.shared
 from sockscope.findings.catalogue import catalogue
 
 RULES = {f"sockscope.findings.{module.RULE.slug.replace('-', '_')}" for module in catalogue()}
+
+SHARED = [found.name for found in pkgutil.iter_modules(sockscope.findings.shared.__path__)]
 
 
 def imported(name: str) -> set[str]:
@@ -29,3 +33,8 @@ def imported(name: str) -> set[str]:
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_a_rule_imports_no_other_rule(rule: str) -> None:
     assert not imported(rule) & (RULES - {rule})
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_what_rules_share_knows_no_rule(name: str) -> None:
+    assert not imported(f"sockscope.findings.shared.{name}") & RULES
