@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
+from sockscope.findings import close_wait_leak, descriptor_exhaustion
+from sockscope.findings.run import run_rules
 from sockscope.model.calls import Call
 from sockscope.model.findings import Severity
 from tests.analysis.builders import Script
-from tests.findings.conftest import MS, Run, S, accept, server
+from tests.findings.conftest import MS, Run, S, accept, answer, ask, leave, server, told, wait
 
 SLUG = "descriptor-exhaustion"
 EMFILE = 24
@@ -49,3 +53,24 @@ def test_other_errors_are_not_meant(run: Run) -> None:
     script.event(100, 100, Call.accept4, fd=3, ret=-11)
     script.event(100, 100, Call.epoll_ctl, 1, 9, fd=4, ret=-2)
     assert not run(script.ends(4 * S).session(), SLUG, least=Severity.INFO)
+
+
+@pytest.mark.parametrize(("leaks", "others"), [(12, 5), (3, 14)])
+def test_a_leak_is_the_cause_where_it_holds_most(leaks: int, others: int) -> None:
+    script = server()
+    for number in range(leaks + others):
+        fd = 7 + number
+        accept(script, number, fd)
+        ask(script, number, fd)
+        answer(script, fd)
+        if number < leaks:
+            leave(script, number)
+            told(script, fd)
+    script.event(100, 100, Call.accept4, fd=3, ret=-EMFILE, at=2 * S)
+    for at in range(3, 6):
+        wait(script, at=at * S)
+    findings, _, _ = run_rules(script.ends(7 * S).session(), modules=[close_wait_leak, descriptor_exhaustion])
+    leak = next(finding for finding in findings if finding.rule == "close-wait-leak")
+    told_under_it = [one.rule for one in leak.consequences]
+    told_beside_it = [finding.rule for finding in findings if finding is not leak]
+    assert (told_under_it, told_beside_it) == (([SLUG], []) if leaks > others else ([], [SLUG]))
