@@ -53,7 +53,7 @@ from sockscope.findings.shared.evidence import (
     span,
     who,
 )
-from sockscope.model.calls import Call
+from sockscope.findings.shared.exhaustion import EMFILE, ENFILE, MAKERS, exhausted
 from sockscope.model.descriptors import Descriptor
 from sockscope.model.findings import Confidence, Finding, Rule, Severity, Skip
 from sockscope.model.seed import FileKind
@@ -68,8 +68,7 @@ RULE = Rule(
     bears_loss=True,
 )
 
-_ENFILE, _EMFILE, _EAGAIN = 23, 24, 11
-_MAKES = np.array(sorted({*ACCEPTS, Call.socket, Call.socketpair}), np.uint16)
+_EAGAIN = 11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,13 +92,9 @@ class _Runs:
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a process."""
     records = session.events.records
-    exhausted = (records["ret"] == -_EMFILE) | (records["ret"] == -_ENFILE)
-    if not exhausted.any():
-        return
-    exhausted &= np.isin(records["call"], _MAKES)
-    for tgid in np.unique(records["tgid"][exhausted]).tolist():
+    for tgid in np.unique(records["tgid"][exhausted(session)]).tolist():
         events = session.events_of_tgid(tgid)
-        yield _finding(session, tgid, _runs(session, events[np.isin(records["call"][events], _MAKES)]), explained)
+        yield _finding(session, tgid, _runs(session, events[np.isin(records["call"][events], MAKERS)]), explained)
 
 
 def _runs(session: Session, calls: Ids) -> _Runs:
@@ -110,7 +105,7 @@ def _runs(session: Session, calls: Ids) -> _Runs:
     failed = []
     columns = records["ret"][calls], session.event_open_file[calls], session.effective_ns[calls]
     for event, ret, key, now in zip(calls.tolist(), *(column.tolist() for column in columns), strict=True):
-        if ret in (-_EMFILE, -_ENFILE):
+        if ret in (-EMFILE, -ENFILE):
             failed.append(event)
             failing_since.setdefault(key, now)
             longest = max(longest, now - failing_since[key])
@@ -150,7 +145,7 @@ def _finding(session: Session, tgid: int, runs: _Runs, explained: frozenset[int]
     records = session.events.records
     first, last = int(runs.failed[0]), int(runs.failed[-1])
     first_ns = int(session.effective_ns[first])
-    system = int(records["ret"][first]) == -_ENFILE
+    system = int(records["ret"][first]) == -ENFILE
     held = _open_at(session, tgid, first_ns)
     kinds = Counter(session.open_files[d.open_file].kind for d in held)
     connections, idle = _idle(session, held)

@@ -26,8 +26,9 @@ Mend:
 False positives:
     It takes 8 connections idle for 2.5 s together, or one for a minute. One whose request is still being
     worked on is not idle. A process, or another of the same program, that limits any of its waits is taken to look
-    after its connections. A peer on the same host cannot vanish without a word; such connections are counted
-    all the same, as stand-ins for those that can.
+    after its connections. One that is out of descriptors has the same connections for a worse reason
+    (descriptor-exhaustion counts them); those that a leak keeps are told by fd-leak. A peer on the same host
+    cannot vanish without a word; such connections are counted all the same, as stand-ins for those that can.
 
 References:
     socket(7) SO_KEEPALIVE; tcp(7) TCP_KEEPIDLE, TCP_USER_TIMEOUT; RFC 1122 section 4.2.3.6; sock_diag(7).
@@ -56,6 +57,7 @@ from sockscope.findings.shared.evidence import (
     span,
     who,
 )
+from sockscope.findings.shared.exhaustion import exhausted
 from sockscope.findings.shared.holding import served_by
 from sockscope.findings.shared.options import switched_on
 from sockscope.findings.shared.time_limits import Limits
@@ -71,6 +73,7 @@ RULE = Rule(
     severity=Severity.INFO,
     summary="idle connections without keep-alive, in a program without time limits: dead peers go unnoticed",
     needs=frozenset({Need.SYSCALLS, Need.SOCKETS}),
+    yields_to=frozenset({"fd-leak"}),
 )
 
 _CROWD, _CROWD_IDLE_NS = 8, 5 * NS_PER_S // 2
@@ -94,6 +97,8 @@ class _Idle:
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a program."""
     rows, idle_ns = _idle_rows(session)
+    known = np.isin(session.socket_connection[rows], np.array(sorted(explained), np.int64))
+    rows, idle_ns = rows[~known], idle_ns[~known]
     if not len(rows):
         return
     limits = Limits(session)
@@ -110,7 +115,11 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
             groups[program(session, tgid)].append(
                 _Idle(connection=connection, tgid=tgid, fd=holder.fd, row=row, idle_ns=waited)
             )
+    failed = session.events.records["tgid"][exhausted(session)]
+    worse_off = {program(session, tgid) for tgid in np.unique(failed).tolist()}
     for name, found in groups.items():
+        if name in worse_off:
+            continue
         found.sort(key=lambda one: -one.idle_ns)
         if (len(found) >= _CROWD or found[0].idle_ns >= _ALONE_IDLE_NS) and not limits.of_program(name):
             waits = limits.endless(found[0].tgid, found[0].connection.id)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sockscope.findings.run import run_rules
 from sockscope.model.calls import Call
 from sockscope.model.events import EventFlag, Section
 from sockscope.model.facts import PROCESS_FACT_DTYPE, Facts
@@ -86,6 +87,22 @@ def test_blocked_in_a_read(run: Run) -> None:
     (finding,) = idle(run, shown(script))
     assert finding.confidence is Confidence.LIKELY
     assert "waits in recvfrom" in finding.explanation
+
+
+def test_out_of_descriptors_is_worse(run: Run) -> None:
+    script = clients(server())
+    script.event(100, 100, Call.accept4, fd=3, ret=-24)
+    assert not idle(run, shown(endless(script)))
+
+
+def test_what_a_leak_keeps_is_the_leak(run: Run) -> None:
+    """Accepted one after the other, and never touched."""
+    script = server()
+    for number in range(30):
+        accept(script, number, 10 + number, at=number * 50 * MS)
+    session = shown(endless(script), 30).ends(4100 * MS).session()
+    found, _, _ = run_rules(session, select=["fd-leak", SLUG])
+    assert [finding.rule for finding in found] == ["fd-leak"]
 
 
 def test_one_alone_after_a_minute(run: Run) -> None:
