@@ -11,7 +11,10 @@ from sockscope.cli import options as shared
 from sockscope.cli.output import Output
 from sockscope.errors import UsageError
 
-EXAMPLES = "Examples: sockscope analyze rec/ | sockscope analyze --pcap customer.pcapng --port 8080"
+EXAMPLES = (
+    "sockscope analyze rec/",
+    "sockscope analyze --pcap customer.pcapng --port 8080",
+)
 
 
 def analyze(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Annotated
 
@@ -27,8 +27,16 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _examples(lines: Sequence[str]) -> str:
+    """Below the options, a line each."""
+    # click: what follows a line with this alone keeps its line breaks.
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
 @app.callback(
-    epilog="Examples: sockscope diagnose --port 8080 | sockscope attach $(pgrep -o nginx) | sockscope demo",
+    epilog=_examples(
+        ("sudo sockscope diagnose --port 8080", "sudo sockscope attach $(pgrep -o nginx)", "sudo sockscope demo")
+    ),
 )
 def root(
     version: Annotated[
@@ -44,7 +52,7 @@ def root(
     """
 
 
-def _register(command: Callable[..., int | None], epilog: str, *, options_first: bool = False) -> None:
+def _register(command: Callable[..., int | None], examples: Sequence[str], *, options_first: bool = False) -> None:
     """A command's exit code is what its function returns.
 
     Args:
@@ -59,7 +67,7 @@ def _register(command: Callable[..., int | None], epilog: str, *, options_first:
         raise typer.Exit(code or 0)
 
     settings = {"allow_interspersed_args": False} if options_first else {}
-    app.command(command.__name__, epilog=epilog, context_settings=settings)(exiting)
+    app.command(command.__name__, epilog=_examples(examples), context_settings=settings)(exiting)
 
 
 _register(attach.attach, attach.EXAMPLES)

@@ -12,8 +12,9 @@ from sockscope.cli.output import Output
 from sockscope.pipeline.options import EngineChoice, RecordOptions
 
 EXAMPLES = (
-    "Examples: sockscope attach 812 | sockscope attach $(pgrep -o gunicorn) --duration 30 --html report.html"
-    " | sockscope attach 812 --keep 60s --output /var/tmp/flight"
+    "sudo sockscope attach 812",
+    "sudo sockscope attach $(pgrep -o gunicorn) --duration 30 --html report.html",
+    "sudo sockscope attach 812 --keep 60s --output /var/tmp/flight",
 )
 
 

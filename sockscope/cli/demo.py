@@ -10,7 +10,12 @@ import typer
 from sockscope.cli import options as shared
 from sockscope.cli.output import Output
 
-EXAMPLES = "Examples: sockscope demo | sockscope demo fin-withheld --html report.html | sockscope demo --list"
+EXAMPLES = (
+    "sudo sockscope demo",
+    "sudo sockscope demo fin-withheld --html report.html",
+    "sudo sockscope demo fin-withheld --sound",
+    "sockscope demo --list",
+)
 
 
 def complete_demo(incomplete: str) -> list[str]:
@@ -35,8 +40,12 @@ def demo(
     from sockscope import fixture
 
     if list_all:
-        for name in fixture.slugs():
-            print(f"{name:40} {fixture.load(name).summary}")
+        from rich.console import Console
+
+        from sockscope.cli.listing import print_groups
+
+        lines = [(name, fixture.load(name).summary) for name in fixture.slugs()]
+        print_groups([("", lines)], console=Console(highlight=False))
         return 0
     wanted = Output(html=html, json=json, fail_on=shared.FailOn.never, verbose=verbose)
     wanted.check()

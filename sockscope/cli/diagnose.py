@@ -13,8 +13,9 @@ from sockscope.errors import UsageError
 from sockscope.pipeline.options import EngineChoice, RecordOptions
 
 EXAMPLES = (
-    "Examples: sockscope diagnose --port 18135 | sockscope diagnose --pid 812 --duration 30 --html report.html"
-    " | sockscope diagnose --port 80 --json - --fail-on error"
+    "sudo sockscope diagnose --port 18135",
+    "sudo sockscope diagnose --pid 812 --duration 30 --html report.html",
+    "sudo sockscope diagnose --port 80 --json - --fail-on error",
 )
 
 DURATION_S = 10.0

@@ -12,7 +12,11 @@ from sockscope.cli.output import check_writable, writing
 from sockscope.errors import ExitCode
 from sockscope.model.capability import main_job_possible
 
-EXAMPLES = "Examples: sockscope doctor | sudo sockscope doctor | sockscope doctor --json -"
+EXAMPLES = (
+    "sockscope doctor",
+    "sudo sockscope doctor",
+    "sockscope doctor --json -",
+)
 
 
 def doctor(

@@ -11,7 +11,10 @@ from sockscope.cli import options as shared
 from sockscope.cli.output import Output
 from sockscope.errors import UsageError
 
-EXAMPLES = "Examples: sockscope report rec/ --html report.html | sockscope report rec/ --connection 7"
+EXAMPLES = (
+    "sockscope report rec/ --html report.html",
+    "sockscope report rec/ --connection 7",
+)
 
 
 def report(

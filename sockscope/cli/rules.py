@@ -8,7 +8,10 @@ import typer
 
 from sockscope.cli.options import complete_slug
 
-EXAMPLES = "Examples: sockscope rules | sockscope rules fin-withheld"
+EXAMPLES = (
+    "sockscope rules",
+    "sockscope rules fin-withheld",
+)
 
 
 def rules(
@@ -18,26 +21,34 @@ def rules(
 ) -> int:
     """List the rules, or explain one: what it reports, why it matters, evidence, mend, false positives."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
+    from sockscope.cli.listing import print_groups
     from sockscope.findings.catalogue import catalogue, find, sections
+    from sockscope.model.findings import Severity
+    from sockscope.reports.trimmed import Trimmed
 
     console = Console(highlight=False)
-    found = catalogue()
     if slug is None:
-        table = Table(box=None, pad_edge=False, show_header=False)
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True)
-        table.add_column()
-        for rule in found:
-            table.add_row(Text(rule.RULE.slug, "bold"), Text(rule.RULE.severity.label), Text(rule.RULE.summary))
-        console.print(table)
+        found = [rule.RULE for rule in catalogue()]
+        print_groups(
+            (
+                (severity.label, [(rule.slug, rule.summary) for rule in found if rule.severity is severity])
+                for severity in sorted(Severity, reverse=True)
+            ),
+            console=console,
+        )
+        if console.is_terminal:
+            console.print(Text("\nsockscope rules SLUG explains one, sudo sockscope demo SLUG shows it.", "dim"))
         return 0
     rule = find(slug)
-    console.print(Text(rule.RULE.slug, "bold"), Text(f"({rule.RULE.severity.label})"), Text(rule.RULE.summary))
+    title = Text(rule.RULE.slug, "bold cyan").append(f" ({rule.RULE.severity.label}) {rule.RULE.summary}", "not bold")
+    console.print(Trimmed(title))
     for heading, text in sections(rule).items():
         console.print()
         console.print(Text(heading, "bold"))
-        console.print(Text(text))
+        console.print(Trimmed(Text(text)))
+    console.print()
+    console.print(Text("See it", "bold"))
+    console.print(Trimmed(Text(f"sudo sockscope demo {rule.RULE.slug}")))
     return 0

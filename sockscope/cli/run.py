@@ -14,8 +14,8 @@ from sockscope.cli.output import Output
 from sockscope.pipeline.options import EngineChoice, RecordOptions
 
 EXAMPLES = (
-    "Examples: sockscope run -- ./server --port 8080"
-    " | sockscope run --fail-on warning --json out.json -- pytest tests/server"
+    "sudo sockscope run -- ./server --port 8080",
+    "sudo sockscope run --fail-on warning --json out.json -- pytest tests/server",
 )
 
 

@@ -24,8 +24,9 @@ _STATES = {
 
 DEFAULT_WATCH_S = 2.0
 EXAMPLES = (
-    "Examples: sockscope snapshot --port 8080 | sockscope snapshot --state close-wait | "
-    "sockscope snapshot --pid 812 --watch"
+    "sudo sockscope snapshot --port 8080",
+    "sudo sockscope snapshot --state close-wait",
+    "sudo sockscope snapshot --pid 812 --watch",
 )
 
 
