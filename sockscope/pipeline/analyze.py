@@ -12,23 +12,23 @@ import numpy as np
 from sockscope.analysis.architecture import architecture
 from sockscope.analysis.build import build_session
 from sockscope.analysis.idle import idle_words
-from sockscope.analysis.kernel_story import Stories, coverage
+from sockscope.analysis.kernel_story import coverage
 from sockscope.analysis.latency import server_latencies
 from sockscope.analysis.session import Session
 from sockscope.analysis.stops import stops
-from sockscope.analysis.story import Life
 from sockscope.analysis.summary import summarise_all
-from sockscope.analysis.timeline import Timelines
 from sockscope.analysis.unix_ends import UnixEnds
 from sockscope.errors import UsageError
 from sockscope.findings.run import run_rules
 from sockscope.model.events import EventFlag, Events, Unassigned
 from sockscope.model.findings import Finding
 from sockscope.model.info import PacketCoverage, SessionInfo, Target
+from sockscope.model.kernel import KernelCoverage
 from sockscope.model.packets import Packets
 from sockscope.model.report import ConnectionRow, Report
 from sockscope.model.seed import Seed
 from sockscope.model.sockets import Sockets
+from sockscope.pipeline.guard import Guard, GuardedParts
 from sockscope.recording.reader import read_recording
 from sockscope.sources.packets.files import read_packets
 
@@ -117,32 +117,37 @@ def _session_of_capture(path: Path, ports: Sequence[int]) -> Session:
 def make_report(session: Session, choice: RuleChoice | None = None) -> Report:
     """Judge a session and sum it up.
 
+    A bug in what sums it up leaves that part of the report empty, with a note.
+
     Raises:
         UsageError: a chosen rule does not exist.
     """
     choice = choice or RuleChoice()
     findings, skipped, rules = run_rules(session, select=choice.select or None, ignore=choice.ignore or None)
-
-    return Report(
+    guard, told = Guard(), GuardedParts(session)
+    report = Report(
         info=session.info,
         processes=tuple(session.processes[tgid] for tgid in sorted(session.processes)),
-        connections=_rows(session, findings),
+        connections=_rows(session, findings, guard),
         findings=tuple(findings),
         skipped=tuple(skipped),
         rules=tuple(rules),
-        timelines=Timelines(session),
+        timelines=told.timeline,
         unassigned=_unassigned(session),
-        idle_words=idle_words(session),
-        architecture=architecture(session),
-        stories=Life(session),
-        latency=server_latencies(session),
-        stops=stops(session),
-        kernel=coverage(session),
-        kernel_stories=Stories(session),
+        idle_words=guard.part("what is done at rest", lambda: idle_words(session), ()),
+        architecture=guard.part("the architecture", lambda: architecture(session), ()),
+        stories=told.story,
+        latency=guard.part("the latencies", lambda: server_latencies(session), ()),
+        stops=guard.part("the stops", lambda: stops(session), ()),
+        kernel=guard.part("what the kernel told", lambda: coverage(session), KernelCoverage()),
+        kernel_stories=told.kernel_story,
     )
+    if not guard.notes:
+        return report
+    return replace(report, info=replace(report.info, notes=(*report.info.notes, *guard.notes)))
 
 
-def _rows(session: Session, findings: Sequence[Finding]) -> tuple[ConnectionRow, ...]:
+def _rows(session: Session, findings: Sequence[Finding], guard: Guard) -> tuple[ConnectionRow, ...]:
     found: dict[int, list[int]] = {}
     for index, finding in enumerate(findings):
         for connection in finding.connections:
@@ -151,14 +156,17 @@ def _rows(session: Session, findings: Sequence[Finding]) -> tuple[ConnectionRow,
     ringed = session.events.records["flags"][events] & EventFlag.URING != 0
     uring_counts = np.diff(np.append(0, np.cumsum(ringed))[bounds]).tolist()
     packet_counts = np.diff(session.packets_of_flows()[1]).tolist()
-    ends = UnixEnds(session)
+    nothing = [""] * len(session.connections)
+    summaries = guard.part("the summaries", lambda: summarise_all(session), nothing)
+    far = guard.part("the other ends of unix connections", lambda: _far_ends(session), nothing)
     rows = []
-    for each, processes, event_count, uring_count, summary in zip(
+    for each, processes, event_count, uring_count, summary, end in zip(
         session.connections,
         _processes(session),
         np.diff(bounds).tolist(),
         uring_counts,
-        summarise_all(session),
+        summaries,
+        far,
         strict=True,
     ):
         rows.append(
@@ -169,11 +177,16 @@ def _rows(session: Session, findings: Sequence[Finding]) -> tuple[ConnectionRow,
                 packet_count=packet_counts[each.flow] if each.flow >= 0 else 0,
                 finding_indexes=tuple(found.get(each.id, ())),
                 summary=summary,
-                far=ends.words(each),
+                far=end,
                 uring_count=uring_count,
             )
         )
     return tuple(rows)
+
+
+def _far_ends(session: Session) -> list[str]:
+    ends = UnixEnds(session)
+    return [ends.words(each) for each in session.connections]
 
 
 def _processes(session: Session) -> list[tuple[int, ...]]:

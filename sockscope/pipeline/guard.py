@@ -1,0 +1,71 @@
+"""A bug in one part of a report costs the user that part, not the findings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from sockscope.analysis.kernel_story import Stories
+from sockscope.analysis.session import Session
+from sockscope.analysis.story import Life
+from sockscope.analysis.timeline import Timelines
+from sockscope.model.kernel import KernelStory
+from sockscope.model.report import Lane, TimelineItem
+
+T = TypeVar("T")
+
+
+def _words(part: str, error: Exception) -> str:
+    return f"internal error in {part}: {type(error).__name__}: {error}"
+
+
+class Guard:
+    """Makes the parts of a report, each apart.
+
+    Attributes:
+        notes: what went wrong, for the report: `internal error in latency: IndexError: …`.
+    """
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def part(self, name: str, make: Callable[[], T], empty: T) -> T:
+        """What `make` returns; `empty`, and a note, where it fails."""
+        try:
+            return make()
+        except Exception as error:  # noqa: BLE001 - see above
+            self.notes.append(_words(name, error))
+            return empty
+
+
+class GuardedParts:
+    """What is told of one connection when asked, too late for a note: what went wrong is said in its place."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._timelines: Timelines | None = None
+
+    def timeline(self, connection: int, *, limit: int = 200) -> Sequence[TimelineItem]:
+        """A `model.report.Timelines`."""
+        try:
+            self._timelines = self._timelines or Timelines(self._session)
+            return self._timelines(connection, limit=limit)
+        except Exception as error:  # noqa: BLE001 - see above
+            said, began_ns = _words("the timeline", error), self._session.connections[connection].first_ns
+            return [
+                TimelineItem(time_ns=began_ns, duration_ns=0, lane=Lane.KERNEL, actor="--", name="…", text=said),
+            ]
+
+    def story(self, connection: int) -> str:
+        """A connection's life in a few sentences."""
+        try:
+            return Life(self._session)(connection)
+        except Exception as error:  # noqa: BLE001 - see above
+            return _words("the story", error)
+
+    def kernel_story(self, connection: int) -> KernelStory:
+        """A `model.kernel.KernelStories`; empty where it fails, beside totals that are not."""
+        try:
+            return Stories(self._session)(connection)
+        except Exception:  # noqa: BLE001 - see above
+            return KernelStory()
