@@ -41,7 +41,9 @@ def excerpt(said: str, slug: str) -> str:
     first = next((at for at, line in enumerate(lines) if begins.match(line)), None)
     if first is None:
         return ""
-    after = (at for at in range(first + 1, len(lines)) if lines[at] and not lines[at].startswith(" "))
+    # A title may take more than one line.
+    below = next((at for at in range(first, len(lines)) if lines[at].startswith(" ")), len(lines))
+    after = (at for at in range(below, len(lines)) if lines[at] and not lines[at].startswith(" "))
     return "\n".join(lines[first : next(after, len(lines))]).rstrip() + "\n"
 
 

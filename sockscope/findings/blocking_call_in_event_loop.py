@@ -126,7 +126,7 @@ def _finding(session: Session, stalls: list[Stall]) -> Finding:
     wait = session.events.call(worst.absence.wait).name
     lasted = span(worst.stretch.lasted_ns)
     still = "has not come back to it by the end of the session" if worst.ongoing else f"came back after {lasted}"
-    again = f" In all {len(stalls)} such stalls, {span(total)} or {100 * total // watched} % of the time watched."
+    again = f" In all {len(stalls)} such stalls, {span(total)} or {100 * total // watched}% of the time watched."
     return Finding(
         rule=RULE.slug,
         severity=_severity(session, stalls),

@@ -150,7 +150,7 @@ def _finding(session: Session, cases: list[_Twice]) -> Finding:
         )
         severity, confidence = Severity.ERROR, Confidence.CERTAIN
         title = f"double close: {plural(hits, 'other connection')} closed by mistake"
-        told += f". So it went for {plural(hits, 'connection')}."
+        told += f". So it went for {plural(hits, 'connection')}." if hits > 1 else "."
         in_vain = count - hits
         if in_vain:
             told += f" Closed twice in vain (EBADF): {plural(in_vain, 'more descriptor')}."

@@ -293,7 +293,7 @@ def _finding(session: Session, tgid: int, why: _Why, runs: list[_Run], names: Na
         explanation=(
             f"{who(session, tgid, worst.tid)}: {call} returned {len(worst.waits)} times in a row within "
             f"{span(worst.spun_ns)} ({rate} a second), each time at once{about}, and no progress was made. {between} "
-            f"In all {turns} such turns{by}, {span(spun)} or {100 * spun // watched} % of {whose} time watched. "
+            f"In all {turns} such turns{by}, {span(spun)} or {100 * spun // watched}% of {whose} time watched. "
             f"The cause: {why.value}."
         ),
         remedy=_MENDS[why].format(fds=named_fds, poll="EPOLL" if call.startswith("epoll") else "POLL"),

@@ -147,9 +147,10 @@ def _finding(session: Session, leaks: list[_Leak]) -> Finding:
     count = len(connections)
     children = sorted({leak.child.tgid for leak in leaks})
     fds = listed(str(leak.child.descriptor.fd) for leak in leaks if leak.child.tgid == child.tgid)
+    them = "it" if count == 1 else "them"
     explanation = (
-        f"{name} holds {plural(count, 'connection')} of {who(session, parent.tgid)} (fd {fds}): it got them "
-        f"{came_by(session, child)}, and has not used them in {span(worst.held_ns)}."
+        f"{name} holds {plural(count, 'connection')} of {who(session, parent.tgid)} (fd {fds}): it got {them} "
+        f"{came_by(session, child, noun=them)}, and has not used {them} in {span(worst.held_ns)}."
     )
     if len(children) > 1:
         explanation += f" {plural(len(children) - 1, 'other child', 'other children')} of the same kind likewise."

@@ -80,9 +80,9 @@ _FORGOTTEN_NS = 2 * GRACE_NS
 
 
 class _How(StrEnum):
-    CLOSED = "and closed the connection"
-    OTHER_DATA = "and sent other data from the same buffer"
-    FORGOTTEN = "and never came back to it"
+    CLOSED = "the connection closed"
+    OTHER_DATA = "other data sent from the same buffer"
+    FORGOTTEN = "and never sent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,7 +341,7 @@ def _finding(session: Session, how: _How, found: list[_Dropped]) -> Finding:
         rule=RULE.slug,
         severity=Severity.ERROR if certain else Severity.WARNING,
         confidence=Confidence.CERTAIN if certain else Confidence.LIKELY,
-        title=f"{plural(count, 'connection')}: {call} took a part, the program dropped the rest {how.value}",
+        title=f"{plural(count, 'connection')}: rest of a short {call} dropped, {how.value}",
         tgid=tgid,
         comm=session.comm(tgid),
         fd=fd,

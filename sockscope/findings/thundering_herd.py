@@ -185,7 +185,7 @@ def _finding(session: Session, herd: _Herd) -> Finding:
         rule=RULE.slug,
         severity=severity,
         confidence=Confidence.CERTAIN,
-        title=f"{vain} of {woken} wake-ups for new connections found nothing: {workers} wake for the same listener",
+        title=f"{vain} of {woken} wake-ups for new connections in vain: {workers} share a listener",
         tgid=tgid,
         comm=session.comm(tgid),
         fd=fd,

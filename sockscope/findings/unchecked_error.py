@@ -156,7 +156,7 @@ def _finding(session: Session, manner: _Manner, cases: list[_Case]) -> Finding:
     tgid = int(records["tgid"][first.failed])
     fd = int(records["args"][first.failed][0]) if manner is not _Manner.MINUS_ONE else None
     address = socket_address(session.events.blob_of(first.failed))
-    target = f" ({address})" if address else ""
+    target = f" to {address}" if address else ""
     count = len(cases)
     consequence = ""
     if manner is _Manner.RANDOM_PORT and int(session.event_open_file[first.used]) >= 0:

@@ -65,7 +65,7 @@ def _parts(server: ServerLatency) -> list[Part]:
                 name=span.phase.value,
                 place=PLACES[span.phase].name.lower(),
                 time=words.duration(span.duration_ns),
-                share=f"{100 * span.duration_ns / total:.0f} %",
+                share=f"{100 * span.duration_ns / total:.0f}%",
                 x=f"{before * _WIDTH / total:.2f}",
                 width=f"{span.duration_ns * _WIDTH / total:.2f}",
             )

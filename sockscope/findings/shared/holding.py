@@ -246,8 +246,8 @@ def exec_after(session: Session, copy: Copy) -> int:
     return next(survived, -1)
 
 
-def came_by(session: Session, copy: Copy) -> str:
-    """How the process got its descriptor, in words: `forked at +1.204 s, kept across exec at +1.210 s`."""
+def came_by(session: Session, copy: Copy, *, noun: str = "it") -> str:
+    """How the process got its descriptor, in words: `by fork at +1.204 s, and kept it across exec at +1.210 s`."""
     one = copy.descriptor
     at = since_start(session, one.opened_ns)
     words = {
@@ -261,7 +261,7 @@ def came_by(session: Session, copy: Copy) -> str:
     }.get(one.how, f"at {at}")
     executed = exec_after(session, copy)
     if executed >= 0:
-        words += f", and kept it across exec at {since_start(session, int(session.effective_ns[executed]))}"
+        words += f", and kept {noun} across exec at {since_start(session, int(session.effective_ns[executed]))}"
     return words
 
 
