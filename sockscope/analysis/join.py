@@ -22,7 +22,7 @@ from sockscope.analysis.socket_rows import (
     end_key,
 )
 from sockscope.model.connections import Connection, Flow, Protocol, Role
-from sockscope.model.descriptors import How, OpenFile
+from sockscope.model.descriptors import Ended, How, OpenFile
 from sockscope.model.ids import NO_ID
 from sockscope.model.info import SessionInfo
 from sockscope.model.seed import FileKind
@@ -264,7 +264,7 @@ def _group_of(work: Join, file: OpenFile, local: Address | None, peer: Address |
 
 def _group_between(work: Join, file: OpenFile, peer: Address, port: int, local: Address | None) -> int:
     groups = work.groups
-    of, ends = groups.of, file.released_ns
+    of, ends = groups.of, _surely_gone_ns(work, file)
     for number in groups.by_key.get(end_key(peer, port), ()):
         if work.group_connection[number] >= 0:
             continue
@@ -278,6 +278,17 @@ def _group_between(work: Join, file: OpenFile, peer: Address, port: int, local: 
         return number
     return NO_ID
 
+
+def _surely_gone_ns(work: Join, file: OpenFile) -> int | None:
+    """From when on no snapshot can show the open file's socket with an inode; None: never."""
+    if file.released_ns is None:
+        return None
+    by_exit = any(work.state.descriptors[each].ended is Ended.EXIT for each in file.descriptors)
+    return file.released_ns + (_EXIT_NS if by_exit else 0)
+
+
+_EXIT_NS = 1_000_000_000
+"""An exit is told before the kernel closes what the process had (kernel/exit.c: exit_files comes after exit_mm)."""
 
 _QUEUED = (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT, TcpState.SYN_RECV, TcpState.NEW_SYN_RECV, TcpState.SYN_SENT)
 

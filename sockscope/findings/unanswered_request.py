@@ -30,7 +30,8 @@ False positives:
     of this server, and nine in ten, got one: that is information, since some requests are not meant to be answered
     (quit, a close notification). What ends by a signal to stop is told by abrupt-shutdown; a descriptor closed by
     mistake (double-close, use-after-close) is the cause of an answer that never went; so is a request that was
-    never seen whole (edge-triggered-read-not-drained, select-fd-overflow). A refusal on purpose
+    never seen whole (edge-triggered-read-not-drained, select-fd-overflow). A worker that served others and ends well
+    within 5 s is being replaced: information. A refusal on purpose
     (nginx's `return 444`) looks the same and is reported: --ignore it.
 
 References:
@@ -75,6 +76,7 @@ RULE = Rule(
 
 _LIMIT_NS = 2 * NS_PER_S
 """A head not known to be whole that was closed on later than this: a time limit of the server's."""
+_LEAVING_NS = 5 * NS_PER_S
 _LOOKED_AT = 1000
 _FEWEST_ANSWERED = 10
 _ANSWERED_SHARE = 0.9
@@ -93,6 +95,7 @@ class _Unanswered:
         http: in words; empty where it is not HTTP/1.
         whole: its head was seen to end.
         closed_ns: when the last descriptor went; by `closed_event`, -1 for none.
+        leaving: its process, which had served others, was about to end by itself.
     """
 
     row: int
@@ -103,6 +106,7 @@ class _Unanswered:
     closed_ns: int
     closed_event: int
     ended: Ended
+    leaving: bool
 
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
@@ -116,10 +120,10 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
     if not found:
         return
     names, server = servers_of(session, rows["connection"])
-    groups: defaultdict[tuple[int, int, bool], list[_Unanswered]] = defaultdict(list)
+    groups: defaultdict[tuple[int, int, bool, bool], list[_Unanswered]] = defaultdict(list)
     for one in found:
-        groups[int(server[one.row]), one.tgid, bool(one.http)].append(one)
-    for (number, tgid, http), ones in groups.items():
+        groups[int(server[one.row]), one.tgid, bool(one.http), one.leaving].append(one)
+    for (number, tgid, http, _), ones in groups.items():
         mine = np.flatnonzero(server == number)
         answered = len(np.unique(rows["connection"][mine[rows["answered"][mine] > 0]]))
         if not http:
@@ -175,6 +179,7 @@ def _judge(session: Session, row: int) -> _Unanswered | None:
         closed_ns=closed_ns,
         closed_event=last.closed_event,
         ended=last.ended,
+        leaving=last.ended is not Ended.EXIT and _was_leaving(session, tgid, closed_ns, connection.id),
     )
 
 
@@ -191,6 +196,16 @@ def _told_to_stop(session: Session, tgid: int, before_ns: int) -> bool:
     signals = events[records["call"][events] == Call.task_signal]
     signals = signals[np.isin(records["args"][signals, 0], _STOPPING)]
     return bool((session.effective_ns[signals] <= before_ns).any())
+
+
+def _was_leaving(session: Session, tgid: int, closed_ns: int, connection: int) -> bool:
+    """Whether the process ended well soon after: a worker that was replaced, told so by a pipe or its own count."""
+    process = session.processes.get(tgid)
+    if process is None or process.exited_ns is None or process.exit_status != 0:
+        return False
+    served = session.event_connection[session.events_of_tgid(tgid)]
+    served_others = bool(((served >= 0) & (served != connection)).any())
+    return served_others and 0 <= process.exited_ns - closed_ns <= _LEAVING_NS
 
 
 def _payload(session: Session, event: int) -> bytes:
@@ -227,11 +242,12 @@ def _finding(session: Session, name: str, tgid: int, ones: list[_Unanswered], an
     kinds = sorted({one.http for one in ones if one.http})
     which = f" They asked for {listed(kinds)}." if len(kinds) > 1 else ""
     others = f" {plural(answered, 'other connection')} of this server got answers." if answered else ""
+    left = " The process was on its way out, and ended by itself soon after." if worst.leaving else ""
     descriptor = int(session.event_descriptor[int(rows["first_read_event"][worst.row])])
     fd = session.descriptors[descriptor].fd if descriptor >= 0 else None
     return Finding(
         rule=RULE.slug,
-        severity=Severity.WARNING if worst.http else Severity.INFO,
+        severity=Severity.WARNING if worst.http and not worst.leaving else Severity.INFO,
         confidence=Confidence.CERTAIN if worst.whole and worst.http else Confidence.LIKELY,
         title=f"{plural(count, 'request')} to {name} read, and the connection closed without an answer",
         tgid=tgid,
@@ -243,7 +259,7 @@ def _finding(session: Session, name: str, tgid: int, ones: list[_Unanswered], an
         explanation=(
             f"{who(session, tgid)} read {asked} on connection {worst.connection} (fd {fd}) at "
             f"{since_start(session, read_ns)}, wrote nothing, and {_ended(worst)} "
-            f"{span(worst.closed_ns - read_ns)} later, while the client still waited.{which}{others}"
+            f"{span(worst.closed_ns - read_ns)} later, while the client still waited.{left}{which}{others}"
         ),
         remedy=_remedy(worst, fd),
         evidence=kept(_evidence(session, worst)),

@@ -98,6 +98,16 @@ def test_gone_from_the_next_snapshot(script: Script) -> None:
     assert (made.state, made.gone_ns) == (TcpState.ESTABLISHED, START_NS + 90_000_000)
 
 
+def test_an_exit_is_told_before_the_kernel_closes(script: Script) -> None:
+    """A snapshot in between still shows the socket: it is no other one."""
+    script.event(A, A, Call.accept4, fd=3, ret=7, sockaddr=CLIENT)
+    script.exit(A)
+    script.snapshot(at=script.now_ns + 6_000_000)
+    script.socket_row(SERVER, CLIENT, TcpState.CLOSE_WAIT, cookie=2, inode=12)
+    (made,) = script.session().connections
+    assert (made.cookie, made.open_file >= 0) == (2, True)
+
+
 def test_ports_used_again_are_kept_apart_by_time(script: Script) -> None:
     for turn in range(2):
         script.handshake(CLIENT, SERVER)

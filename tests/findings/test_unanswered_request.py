@@ -68,6 +68,16 @@ def test_a_process_that_ends_with_a_request_in_hand(run: Run) -> None:
     assert "exit status" in finding.remedy
 
 
+def test_a_worker_that_is_replaced_is_of_interest_only() -> None:
+    """Apache's graceful restart tells its children by a pipe, and may cut one whose request has just been read."""
+    script = answered(server(), 2)
+    dropped(0, script=script)
+    script.exit(100)
+    (finding,) = findings(script.session())
+    assert finding.severity is Severity.INFO
+    assert "on its way out" in finding.explanation
+
+
 def test_a_second_request_on_the_connection(run: Run) -> None:
     script = server()
     accept(script, 0, 7)
