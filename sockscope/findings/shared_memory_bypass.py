@@ -295,8 +295,10 @@ def _left_behind(session: Session, every: list[Segment]) -> Iterator[Finding]:
         if segment.creator not in session.processes or segment.removed or not _lies(session, segment, final_ns):
             continue
         made_ns = int(session.effective_ns[segment.created]) if segment.created >= 0 else final_ns
-        # O_CREAT and IPC_CREAT find what is there, too; of System V the kernel says who made it.
-        if not segment.system_v and len(_rows(session, segment, first_ns)) and made_ns > first_ns:
+        # O_CREAT and IPC_CREAT find what is there, too; of System V the kernel says who made it. A look takes its time
+        # and carries that of its beginning, so that it may show what was made meanwhile: O_EXCL says so.
+        found = not (segment.system_v or segment.new)
+        if found and len(_rows(session, segment, first_ns)) and made_ns > first_ns:
             continue
         over = _over(session, segment, final_ns)
         if over is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 
+import pytest
+
 from sockscope.model.calls import Call
 from sockscope.model.facts import SegmentKind
 from sockscope.model.findings import Confidence, Severity
@@ -14,7 +16,7 @@ from tests.findings.conftest import MS, Run, S
 SLUG = "shared-memory-bypass"
 PATH = "/run/server.sock"
 IPC_PRIVATE, IPC_RMID, IPC_CREAT = 0, 0, 0o1000
-O_RDWR, O_CREAT = 2, 0o100
+O_RDWR, O_CREAT, O_EXCL = 2, 0o100, 0o200
 AT_FDCWD = -100
 ADDRESS = 0x7F00_0000_0000
 
@@ -186,6 +188,20 @@ def test_a_file_left_behind(run: Run) -> None:
     (finding,) = run(script.ends(S).session(), SLUG)
     assert "rm /dev/shm/ring" in finding.remedy
     assert "shm_unlink" in finding.remedy
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_first_look_that_took_its_time(run: Run, exclusive: bool) -> None:
+    """It began before the file was made, and shows it: only O_EXCL tells that it had not been there."""
+    script = server()
+    shown = {"kind": SegmentKind.POSIX, "id": 9, "tgid": -1, "creator": -1, "attach_count": -1, "size_bytes": 8192}
+    script.fact("segments", at=0, **shown, path=b"/dev/shm/ring")
+    flags = O_RDWR | O_CREAT | (O_EXCL if exclusive else 0)
+    script.event(100, 100, Call.openat, AT_FDCWD, 0, flags, 0o600, ret=6, path="/dev/shm/ring")
+    script.event(100, 100, Call.mmap, 0, 8192, 3, 1, 6, 0, ret=ADDRESS)
+    script.exit(100)
+    script.fact("segments", at=S, **shown, path=b"/dev/shm/ring")
+    assert bool(run(script.ends(S).session(), SLUG)) == exclusive
 
 
 def test_private_and_let_go_of(run: Run) -> None:

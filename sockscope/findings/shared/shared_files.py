@@ -14,7 +14,7 @@ SEMAPHORES = "/dev/shm/sem."
 
 _OPENS = np.array([Call.open, Call.openat, Call.openat2, Call.creat], np.uint16)
 _REMOVALS = np.array([Call.unlink, Call.unlinkat], np.uint16)
-_O_CREAT = 0o100
+_O_CREAT, _O_EXCL = 0o100, 0o200
 
 
 def opened(session: Session, beginning: str, *, created: bool = False) -> dict[str, list[int]]:
@@ -27,13 +27,22 @@ def opened(session: Session, beginning: str, *, created: bool = False) -> dict[s
     found = _named(session, _OPENS, beginning)
     picked: dict[str, list[int]] = {}
     for event, path in found:
-        call = records["call"][event]
-        flags = int(records["args"][event, 1 if call == Call.open else 2])
-        # openat2's flags are in memory, and creat has none: it creates.
-        makes = call == Call.creat or (call != Call.openat2 and bool(flags & _O_CREAT))
+        makes = records["call"][event] == Call.creat or bool(_flags(session, event) & _O_CREAT)
         if makes == created:
             picked.setdefault(path, []).append(event)
     return picked
+
+
+def made_anew(session: Session, event: int) -> bool:
+    """Whether this successful open was one with O_CREAT and O_EXCL: it made the file."""
+    return _flags(session, event) & (_O_CREAT | _O_EXCL) == _O_CREAT | _O_EXCL
+
+
+def _flags(session: Session, event: int) -> int:
+    """Of an open; 0 for creat, which has none, and openat2, whose flags are in memory."""
+    row = session.events.records[event]
+    place = {Call.open: 1, Call.openat: 2}.get(row["call"])
+    return int(row["args"][place]) if place is not None else 0
 
 
 def unlinked(session: Session, beginning: str) -> dict[str, list[int]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from sockscope.analysis.decode import text_of
 from sockscope.analysis.session import Session
-from sockscope.findings.shared.shared_files import SEMAPHORES, SHARED, opened
+from sockscope.findings.shared.shared_files import SEMAPHORES, SHARED, made_anew, opened
 from sockscope.model.calls import Call
 from sockscope.model.events import Section
 from sockscope.model.facts import SegmentKind
@@ -50,6 +50,7 @@ class Segment:
         name: as it is told: `shmid 5`, or the path.
         id: the shmid; -1 for files.
         created: the call that made it, -1 where none was seen; creator: its process, -1 unknown.
+        new: `created` cannot have found it there.
         private: made with IPC_PRIVATE: found by its number alone.
         removed: it was marked for removal, or unlinked.
         attach_count: the most that /proc showed; -1 unknown.
@@ -60,6 +61,7 @@ class Segment:
     size_bytes: int = 0
     created: int = NO_ID
     creator: int = NO_ID
+    new: bool = False
     private: bool = False
     removed: bool = False
     attach_count: int = -1
@@ -122,6 +124,7 @@ class Segments:
         for path, events in opened(session, SHARED, created=True).items() if self.by_path else ():
             if path in self.by_path:
                 self.by_path[path].created, self.by_path[path].creator = events[0], int(records["tgid"][events[0]])
+                self.by_path[path].new = made_anew(session, events[0])
 
     def _made(self, event: int, number: int, args: list[int], tgid: int) -> None:
         segment = self._system_v(number)
