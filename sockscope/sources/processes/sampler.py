@@ -42,7 +42,7 @@ class FactSampler:
         self._started = threading.Event()
         self._looker = Looker()
         self._cost_s = 0.0
-        self._thread = threading.Thread(target=self._run, name="fact-sampler", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="fact-sampler", daemon=True)
 
     @property
     def cost_s(self) -> float:
@@ -81,6 +81,13 @@ class FactSampler:
             self._thread.join()
         return self.drain()
 
+    def _work(self) -> None:
+        try:
+            self._run()
+        finally:
+            # Whatever happened: nobody waits for ever.
+            self._started.set()
+
     def _run(self) -> None:
         while True:
             stopping = self._stopping
@@ -88,13 +95,14 @@ class FactSampler:
             held = self._look()
             cost = time.thread_time() - began
             self._cost_s += cost
-            # The first look also pays for cold caches: it is no measure.
-            if not self._started.is_set():
-                cost = 0.0
             first = not self._started.is_set()
-            self._started.set()
+            # The first look also pays for cold caches: it is no measure.
+            if first:
+                cost = 0.0
             if first or stopping:
                 self._look_at_segments()
+            # Not before: a launched command waits for it, and what it makes then is new.
+            self._started.set()
             if stopping:
                 return
             self._pause(max(self._period_s, cost * _SHARE, held / _BYTES_A_SECOND), max(_SOONEST_S, cost * _SHARE))
