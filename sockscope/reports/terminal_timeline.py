@@ -29,6 +29,8 @@ _SOCKADDR = re.compile(
 )
 """As strace writes it. A payload cannot match: its quotes are escaped."""
 _EPOLL_DATA = re.compile(r"(fd/data=-?\d+), u64=0x[0-9a-f]+")
+_REPEATED = re.compile(r'"(\\(?:x[0-9a-f]{2}|.)|[^"\\])\1{11,}"')
+"""A payload that is one byte again and again."""
 _REMARK = re.compile(r"(?s)(.+)  \(([^()]+)\)")
 """Evidence as rules write it: the fact, and in brackets what it shows."""
 _AGAIN = re.compile(r'(?:^|; )(?:(?:sent|read) )?\d+ bytes?: "(?:[^"\\]|\\.)*"(?:\.\.\.)?$')
@@ -306,8 +308,11 @@ def _folded(text: Text, width: int, console: Console) -> list[Text]:
 
 
 def short(text: str) -> str:
-    """Addresses as `{127.0.0.1:80}` where strace writes the whole structure; of epoll's data the number alone."""
+    """Addresses as `{127.0.0.1:80}` where strace writes the whole structure; of epoll's data the number alone; of a
+    payload that is one byte again and again a few of these.
+    """
     if text.startswith("epoll_"):
         # No payload can be here.
         text = _EPOLL_DATA.sub(r"\1", text)
+    text = _REPEATED.sub(r'"\1\1\1…"', text)
     return _SOCKADDR.sub(lambda found: f"{{{found[2] or f'[{found[3]}]'}:{found[1]}}}", text)

@@ -152,3 +152,6 @@ def test_addresses_as_people_write_them() -> None:
     assert short(v6) == "connect(4, {[::1]:80}) = 0"
     assert short(said) == said
     assert short(told) == "epoll_wait(3, [{EPOLLIN, fd/data=5}], 3, 200) = 1"
+    zeros, dashes = r"\0" * 32, r"\"" + "-" * 32 + r"\""
+    assert short(f'sendto(4, "{zeros}"..., 2097152, 0) = 2097152') == r'sendto(4, "\0\0\0…"..., 2097152, 0) = 2097152'
+    assert short(f'recvfrom(4, "{dashes}", 99, 0) = 34') == f'recvfrom(4, "{dashes}", 99, 0) = 34'
