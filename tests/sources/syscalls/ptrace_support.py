@@ -44,9 +44,9 @@ def make_engine(name: str, options: EngineOptions) -> Engine:
     return BpfEngine(options)
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
     """Poll until it holds; AssertionError names what never came."""
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.01)
