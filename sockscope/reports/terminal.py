@@ -16,6 +16,7 @@ from sockscope.reports.trimmed import Trimmed
 
 STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
 INDENT = 2
+CLOSING_SLUGS = 5
 
 
 def print_report(report: Report, *, console: Console, verbose: bool = False) -> None:
@@ -95,8 +96,14 @@ def _heading(report: Report) -> Text:
 
 
 def _closing(report: Report) -> Text:
+    """The verdict again, for whoever reads from the end of a long report: what to look for above."""
     style = STYLES[report.findings[0].severity] if report.findings else "bold green"
-    return Text(words.verdict(report), style)
+    text = Text(words.verdict(report), style)
+    slugs = list(dict.fromkeys(finding.rule for finding in report.findings))
+    if slugs:
+        more = f" and {len(slugs) - CLOSING_SLUGS} more" if len(slugs) > CLOSING_SLUGS else ""
+        text.append(f"  {', '.join(slugs[:CLOSING_SLUGS])}{more}", "not bold cyan")
+    return text
 
 
 def _finding(console: Console, report: Report, finding: Finding, *, verbose: bool, ascii_only: bool) -> None:
