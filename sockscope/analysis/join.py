@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.flow_match import FlowMatcher
+from sockscope.analysis.late_rows import LateRows
 from sockscope.analysis.replay_state import ReplayState
 from sockscope.analysis.socket_rows import (
     IPPROTO_TCP,
@@ -317,7 +318,12 @@ def _of_sockets(work: Join) -> None:
     if spaces:
         wanted &= np.isin(rows["netns"], np.array([0, *sorted(spaces)], np.uint64))
     of = groups.of
+    late = LateRows(work.connections, work.state.open_files, groups, set(work.group_connection.tolist()))
     for number in np.nonzero(wanted)[0].tolist():
+        shown = late.take(number)
+        if shown is not None:
+            _tell_state(work, shown, number)
+            continue
         local = groups.local(number)
         first_ns = of.first_ns[number]
         made = Connection(

@@ -83,6 +83,46 @@ def test_time_wait_is_not_a_queue(script: Script) -> None:
     assert not made.never_accepted
 
 
+@pytest.mark.parametrize("packets", [True, False])
+@pytest.mark.parametrize("state", [TcpState.FIN_WAIT1, TcpState.FIN_WAIT2, TcpState.LAST_ACK, TcpState.TIME_WAIT])
+def test_a_snapshot_that_took_its_time(script: Script, state: TcpState, packets: bool) -> None:
+    """It carries the time of its beginning, and shows what was accepted and closed after that."""
+    script.snapshot(at=10_000_000)
+    row = script.socket_row(SERVER, CLIENT, state, cookie=2)
+    if packets:
+        script.handshake(CLIENT, SERVER)
+    script.event(A, A, Call.accept4, fd=3, ret=7, sockaddr=CLIENT, at=20_000_000)
+    script.event(A, A, Call.close, fd=7, at=30_000_000)
+    session = script.session()
+    (made,) = session.connections
+    assert (made.open_file >= 0, made.state) == (True, state)
+    assert session.samples_of(0).tolist() == [row]
+
+
+def test_an_exit_that_took_its_time(script: Script) -> None:
+    """It is told when it begins: the kernel closes what is open after that."""
+    script.fork(A, B)
+    script.event(B, B, Call.accept4, fd=3, ret=7, sockaddr=CLIENT)
+    script.exit(B)
+    script.snapshot(at=script.now_ns + 5_000_000)
+    script.socket_row(SERVER, CLIENT, cookie=2, inode=12)
+    (made,) = script.session().connections
+    assert made.open_file >= 0
+    assert made.cookie == 2
+
+
+def test_the_next_connection_between_the_same_ends_is_another(script: Script) -> None:
+    script.event(A, A, Call.accept4, fd=3, ret=7, sockaddr=CLIENT)
+    script.snapshot()
+    script.socket_row(SERVER, CLIENT, cookie=2, inode=12)
+    script.event(A, A, Call.close, fd=7)
+    script.snapshot(at=script.now_ns + 1_000_000)
+    script.socket_row(SERVER, CLIENT, cookie=10, recv_q=1)
+    script.socket_row(ANY, None, TcpState.LISTEN, inode=11, cookie=1)
+    one, other = script.session().connections
+    assert (one.open_file >= 0, other.open_file >= 0, other.never_accepted) == (True, False, True)
+
+
 def test_what_was_over_before_the_watching_is_no_connection(script: Script) -> None:
     script.socket_row(SERVER, CLIENT, TcpState.TIME_WAIT, cookie=2)
     assert script.session().connections == []
