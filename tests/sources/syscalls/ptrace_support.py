@@ -104,7 +104,7 @@ class Program:
 
     @classmethod
     def python(cls, source: str) -> Program:
-        return cls(sys.executable, "-u", "-c", source)
+        return cls(sys.executable, "-uB", "-c", source)
 
     def line(self) -> str:
         assert self.process.stdout is not None
