@@ -273,7 +273,7 @@ def test_memory_is_read_anew_after_exec(engine: str) -> None:
 import os, sys
 sys.stdin.readline()
 for i in range(100): os.write(1, b"before\\n")
-os.execv(sys.executable, ["python", "-B", "-c", "import os\\nfor i in range(100): os.write(1, b'after\\\\n')\\ninput()"])
+os.execv(sys.executable, ["python", "-Bc", "import os\\nfor i in range(100): os.write(1, b'after\\\\n')\\ninput()"])
 """
     with Program.python(source) as program, Trace(engine=engine, attach=[program.pid]) as trace:
         program.say("go")
