@@ -24,7 +24,7 @@ Mend:
     connections that are silent.
 
 False positives:
-    It takes 8 connections idle for 2.5 s together, or one for a minute. One whose request is still being
+    It takes 8 connections idle for 5 s together, or one for a minute. One whose request is still being
     worked on is not idle. A process, or another of the same program, that limits any of its waits is taken to look
     after its connections. One that is out of descriptors has the same connections for a worse reason
     (descriptor-exhaustion counts them); those that a leak keeps are told by fd-leak. A peer on the same host
@@ -76,7 +76,7 @@ RULE = Rule(
     yields_to=frozenset({"fd-leak"}),
 )
 
-_CROWD, _CROWD_IDLE_NS = 8, 5 * NS_PER_S // 2
+_CROWD, _CROWD_IDLE_NS = 8, 5 * NS_PER_S
 _ALONE_IDLE_NS = 60 * NS_PER_S
 _STALE_NS = 2 * NS_PER_S
 """A snapshot so shortly before the end (of the process, or of the watching) speaks for it."""

@@ -35,7 +35,7 @@ def endless(script: Script) -> Script:
     return script
 
 
-def shown(script: Script, count: int = 10, *, idle_ms: int = 3000, at: int = 4000, **more: int) -> Script:
+def shown(script: Script, count: int = 10, *, idle_ms: int = 5500, at: int = 7000, **more: int) -> Script:
     script.snapshot(at=at * MS)
     columns = {
         "has_info": 1,
@@ -66,14 +66,14 @@ def shown(script: Script, count: int = 10, *, idle_ms: int = 3000, at: int = 400
 
 
 def idle(run: Run, script: Script) -> list[Finding]:
-    return run(script.ends(4100 * MS).session(), SLUG, least=Severity.INFO)
+    return run(script.ends(7100 * MS).session(), SLUG, least=Severity.INFO)
 
 
 def test_a_crowd_that_nobody_looks_after(run: Run) -> None:
     (finding,) = idle(run, shown(endless(clients(server()))))
     assert (finding.severity, finding.confidence, finding.count) == (Severity.INFO, Confidence.CERTAIN, 10)
     assert finding.tgid == 100
-    assert finding.title == "10 connections idle for up to 3.00 s, without keep-alive or time limit"
+    assert finding.title == "10 connections idle for up to 5.50 s, without keep-alive or time limit"
     assert "epoll_wait without a time limit" in finding.explanation
 
 
@@ -100,7 +100,7 @@ def test_what_a_leak_keeps_is_the_leak(run: Run) -> None:
     script = server()
     for number in range(30):
         accept(script, number, 10 + number, at=number * 50 * MS)
-    session = shown(endless(script), 30).ends(4100 * MS).session()
+    session = shown(endless(script), 30).ends(7100 * MS).session()
     found, _, _ = run_rules(session, select=["fd-leak", SLUG])
     assert [finding.rule for finding in found] == ["fd-leak"]
 
@@ -156,7 +156,7 @@ def test_the_program_has_a_limit(run: Run, limit: str) -> None:
         script.event(100, 100, Call.timerfd_create, 1, 0, ret=9)
     elif limit == "SIGALRM":
         script.signal(100, 14)
-    session = shown(endless(script)).ends(4100 * MS).session()
+    session = shown(endless(script)).ends(7100 * MS).session()
     if limit == "a handler":
         facts = np.zeros(1, PROCESS_FACT_DTYPE)
         facts["tgid"], facts["sig_caught"] = 100, 1 << 13
@@ -189,16 +189,16 @@ def test_not_idle(run: Run, more: dict[str, int]) -> None:
 def test_idle_to_the_exit_of_the_process(run: Run) -> None:
     """A launched server is ended with the watching."""
     script = shown(endless(clients(server())))
-    script.signal(100, 15, at=4100 * MS)
-    script.exit(100, status=15, at=4101 * MS)
-    script.snapshot(at=4200 * MS)
+    script.signal(100, 15, at=7100 * MS)
+    script.exit(100, status=15, at=7101 * MS)
+    script.snapshot(at=7200 * MS)
     (finding,) = run(script.session(), SLUG, least=Severity.INFO)
     assert finding.count == 10
 
 
 def test_only_the_last_snapshot_counts(run: Run) -> None:
     script = shown(endless(clients(server())))
-    script.snapshot(at=4050 * MS)
+    script.snapshot(at=7050 * MS)
     script.socket_row(SERVER, None, TcpState.LISTEN, inode=3, owners=[(100, 3)])
     assert not idle(run, script)
 
@@ -208,4 +208,4 @@ def test_the_programs_own_connections_are_not_judged(run: Run) -> None:
     for number in range(10):
         script.event(100, 100, Call.socket, 2, 1, ret=10 + number)
         script.event(100, 100, Call.connect, fd=10 + number, sockaddr=peer(number))
-    assert not idle(run, shown(endless(script), at=int(4 * S / MS)))
+    assert not idle(run, shown(endless(script), at=int(7 * S / MS)))
