@@ -95,7 +95,9 @@ def test_engines_agree(pair: tuple[Case, Case], rehearsals: Rehearsals) -> None:
     """On every finding of weight, and on the rule's own. What is merely of interest may tell of the machine's pace."""
     need(EngineChoice.BPF)
     ptrace, bpf = (
-        sorted(essence(f) for f in rehearsals.outcome(each).findings if f.severity > Severity.INFO or f.rule == each.slug)
+        sorted(
+            essence(f) for f in rehearsals.outcome(each).findings if f.severity > Severity.INFO or f.rule == each.slug
+        )
         for each in pair
     )
     assert bpf == ptrace
