@@ -114,6 +114,11 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def pool(count: int) -> ProcessPoolExecutor:
+    # Spawned, not forked: pytest has threads.
+    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent)
+
+
 class Rehearsals:
     """All plays asked for, begun at once in the order given. Leaving the context ends what has not begun.
 
@@ -123,13 +128,10 @@ class Rehearsals:
     """
 
     def __init__(self, cases: Iterable[Performance[Any]], folder: Path) -> None:
-        self._folder = folder
-        # Spawned, not forked: pytest has threads.
-        self._pool = ProcessPoolExecutor(
-            players(), mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
-        )
+        self._pool = pool(players())
+        self._folders = {case: folder / str(case) for case in cases}
         self._plays: dict[Performance[Any], Future[Any]] = {
-            case: self._pool.submit(play, case, folder / str(case)) for case in dict.fromkeys(cases)
+            case: self._pool.submit(play, case, place) for case, place in self._folders.items()
         }
 
     def outcome(self, case: Performance[Outcome]) -> Outcome:
@@ -143,7 +145,13 @@ class Rehearsals:
     def recording(self, case: Performance[Outcome]) -> Path:
         """Where a play was recorded, once it is over; to be read only."""
         self.outcome(case)
-        return self._folder / str(case)
+        return self._folders[case]
+
+    def again(self, case: Performance[Outcome]) -> None:
+        """Play once more, by a player of its own: what comes of that takes the place of what came before."""
+        self._folders[case] = self._folders[case].with_name(f"{case}-again")
+        with pool(1) as player:
+            self._plays[case] = player.submit(play, case, self._folders[case])
 
     def __enter__(self) -> Rehearsals:
         return self
