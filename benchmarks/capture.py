@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.analysis.flows import build_flows, monotonic_ns
+from sockscope.analysis.wire.flows import build_flows, monotonic_ns
 from sockscope.fixture import free_port
 from sockscope.sources.packets.files import read_packets
 from sockscope.sources.packets.live import Capture

@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from sockscope.analysis import flows as wire
-from sockscope.analysis.assign import assign_connections, assign_descriptors, moved_on
-from sockscope.analysis.clocks import measure_skew
-from sockscope.analysis.exchanges import build_exchanges
-from sockscope.analysis.join import join
-from sockscope.analysis.kernel_events import decode_kernel_events, join_kernel_events
-from sockscope.analysis.known import complete_open_files, unix_peers
-from sockscope.analysis.order import replay_order
-from sockscope.analysis.replay import Replay
+from sockscope.analysis.exchanges.exchanges import build_exchanges
+from sockscope.analysis.joining.clocks import measure_skew
+from sockscope.analysis.joining.join import join
+from sockscope.analysis.joining.kernel_events import decode_kernel_events, join_kernel_events
+from sockscope.analysis.joining.socket_rows import group_sockets
+from sockscope.analysis.joining.totals import sum_up
+from sockscope.analysis.replay.assign import assign_connections, assign_descriptors, moved_on
+from sockscope.analysis.replay.known import complete_open_files, unix_peers
+from sockscope.analysis.replay.order import replay_order
+from sockscope.analysis.replay.replay import Replay
 from sockscope.analysis.session import Session
-from sockscope.analysis.socket_rows import group_sockets
-from sockscope.analysis.totals import sum_up
+from sockscope.analysis.wire import flows as wire
 from sockscope.model.events import Events
 from sockscope.model.facts import Facts
 from sockscope.model.info import SessionInfo

@@ -42,8 +42,8 @@ from enum import StrEnum
 
 import numpy as np
 
-from sockscope.analysis.control import by_call
-from sockscope.analysis.decode import socket_address
+from sockscope.analysis.replay.control import by_call
+from sockscope.analysis.replay.decode import socket_address
 from sockscope.analysis.session import Session
 from sockscope.findings.shared import told
 from sockscope.findings.shared.binding import INET, SOCK_STREAM

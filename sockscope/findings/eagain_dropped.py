@@ -45,7 +45,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.analysis.control import by_call
+from sockscope.analysis.replay.control import by_call
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.shared.evidence import (
     GRACE_NS,

@@ -42,7 +42,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sockscope.analysis.control import by_call
+from sockscope.analysis.replay.control import by_call
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.shared.evidence import (
     from_event,

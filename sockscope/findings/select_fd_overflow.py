@@ -39,7 +39,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from sockscope.analysis.control import by_call
+from sockscope.analysis.replay.control import by_call
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.shared.evidence import (
     GRACE_NS,

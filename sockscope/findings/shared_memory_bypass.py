@@ -46,8 +46,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from sockscope.analysis.joining.unix_ends import UnixEnds, listener_path
 from sockscope.analysis.session import Session
-from sockscope.analysis.unix_ends import UnixEnds, listener_path
 from sockscope.findings.shared.evidence import (
     GRACE_NS,
     from_event,

@@ -37,7 +37,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sockscope.analysis.control import by_call
+from sockscope.analysis.replay.control import by_call
 from sockscope.analysis.session import Session
 from sockscope.findings.shared.evidence import (
     NS_PER_S,

@@ -44,7 +44,8 @@ from enum import Enum, auto
 
 import numpy as np
 
-from sockscope.analysis.proc_facts import (
+from sockscope.analysis.session import Session
+from sockscope.analysis.stops.proc_facts import (
     ENDING,
     SIGKILL,
     SIGTERM,
@@ -56,8 +57,7 @@ from sockscope.analysis.proc_facts import (
     rows_of,
     signals_to,
 )
-from sockscope.analysis.serving import Serving, below
-from sockscope.analysis.session import Session
+from sockscope.analysis.stops.serving import Serving, below
 from sockscope.findings.shared.evidence import (
     GRACE_NS,
     from_event,

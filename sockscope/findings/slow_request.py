@@ -47,7 +47,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.analysis.latency import Phases, answered_rows, request_words, servers_of
+from sockscope.analysis.exchanges.latency import Phases, answered_rows, request_words, servers_of
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.shared.evidence import (
     NS_PER_S,

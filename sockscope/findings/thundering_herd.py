@@ -43,7 +43,7 @@ from typing import Final
 
 import numpy as np
 
-from sockscope.analysis.control import IS_WAIT, by_call
+from sockscope.analysis.replay.control import IS_WAIT, by_call
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.shared.accept_queue import ACCEPTS, EAGAIN
 from sockscope.findings.shared.evidence import NS_PER_MS, NS_PER_S, from_event, kept, listed, plural, who

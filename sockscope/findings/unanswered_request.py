@@ -46,8 +46,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sockscope.analysis.control import IS_WRITE
-from sockscope.analysis.latency import request_words, servers_of
+from sockscope.analysis.exchanges.latency import request_words, servers_of
+from sockscope.analysis.replay.control import IS_WRITE
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.shared.evidence import (
     NS_PER_S,

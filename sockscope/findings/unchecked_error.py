@@ -38,8 +38,8 @@ from enum import StrEnum
 
 import numpy as np
 
-from sockscope.analysis.control import CREATES
-from sockscope.analysis.decode import socket_address
+from sockscope.analysis.replay.control import CREATES
+from sockscope.analysis.replay.decode import socket_address
 from sockscope.analysis.session import Session
 from sockscope.findings.shared.accept_queue import ACCEPTS
 from sockscope.findings.shared.binding import INET, SOCK_STREAM

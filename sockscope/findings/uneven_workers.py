@@ -41,8 +41,8 @@ from typing import Final
 
 import numpy as np
 
-from sockscope.analysis.control import IS_WAIT, by_call
-from sockscope.analysis.members import Member, members_of
+from sockscope.analysis.narration.members import Member, members_of
+from sockscope.analysis.replay.control import IS_WAIT, by_call
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.shared.accept_queue import ACCEPTS
 from sockscope.findings.shared.evidence import (

@@ -43,9 +43,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sockscope.analysis.control import Flags
-from sockscope.analysis.proc_facts import ENDING, SIGCHLD, Rows, has_signal, is_init, named, rows_of, signals_to
+from sockscope.analysis.replay.control import Flags
 from sockscope.analysis.session import Ids, Session
+from sockscope.analysis.stops.proc_facts import ENDING, SIGCHLD, Rows, has_signal, is_init, named, rows_of, signals_to
 from sockscope.findings.shared.evidence import (
     GRACE_NS,
     NS_PER_S,

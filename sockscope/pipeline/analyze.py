@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from sockscope.analysis.architecture import architecture
 from sockscope.analysis.build import build_session
-from sockscope.analysis.idle import idle_words
-from sockscope.analysis.kernel_story import coverage
-from sockscope.analysis.latency import server_latencies
+from sockscope.analysis.exchanges.latency import server_latencies
+from sockscope.analysis.joining.unix_ends import UnixEnds
+from sockscope.analysis.narration.architecture import architecture
+from sockscope.analysis.narration.idle import idle_words
+from sockscope.analysis.narration.kernel_story import coverage
+from sockscope.analysis.narration.summary import summarise_all
 from sockscope.analysis.session import Session
-from sockscope.analysis.stops import stops
-from sockscope.analysis.summary import summarise_all
-from sockscope.analysis.unix_ends import UnixEnds
+from sockscope.analysis.stops.stops import stops
 from sockscope.errors import UsageError
 from sockscope.findings.run import run_rules
 from sockscope.model.events import EventFlag, Events, Unassigned

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from sockscope.analysis.kernel_story import Stories
+from sockscope.analysis.narration.kernel_story import Stories
+from sockscope.analysis.narration.story import Life
+from sockscope.analysis.narration.timeline import Timelines
 from sockscope.analysis.session import Session
-from sockscope.analysis.story import Life
-from sockscope.analysis.timeline import Timelines
 from sockscope.model.kernel import KernelStory
 from sockscope.model.report import Lane, TimelineItem
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.analysis.architecture import architecture
 from sockscope.analysis.build import build_session
-from sockscope.analysis.live import LiveNarrator
+from sockscope.analysis.live.live import LiveNarrator
+from sockscope.analysis.narration.architecture import architecture
 from sockscope.errors import SockscopeError
 from sockscope.model.events import Events
 from sockscope.model.info import SessionInfo, SyscallCoverage, Target

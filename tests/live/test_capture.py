@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sockscope.analysis.flow_state import FlowEnd, flow_end
-from sockscope.analysis.flows import build_flows, monotonic_ns
+from sockscope.analysis.wire.ends import FlowEnd, flow_end
+from sockscope.analysis.wire.flows import build_flows, monotonic_ns
 from sockscope.errors import CannotObserveError
 from sockscope.model.connections import Flow
 from sockscope.model.sockaddr import Address

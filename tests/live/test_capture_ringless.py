@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sockscope.analysis.flow_state import FlowEnd, flow_end
+from sockscope.analysis.wire.ends import FlowEnd, flow_end
 from sockscope.sources.packets import live
 from sockscope.sources.packets.files import read_packets
 from sockscope.sources.packets.live import Capture

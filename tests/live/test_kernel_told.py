@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sockscope.analysis.kernel_events import decode_kernel_events
-from sockscope.analysis.kernel_story import changes_of, stamped_early, told_at
+from sockscope.analysis.joining.kernel_events import decode_kernel_events
+from sockscope.analysis.narration.kernel_story import changes_of, stamped_early, told_at
 from sockscope.analysis.session import Session
 from sockscope.findings.run import run_rules
 from sockscope.model.calls import Call

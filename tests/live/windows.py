@@ -8,8 +8,8 @@ from unittest.mock import patch
 import numpy as np
 
 from sockscope.analysis.build import build_session
-from sockscope.analysis.flows import monotonic_ns
 from sockscope.analysis.session import Session
+from sockscope.analysis.wire.flows import monotonic_ns
 from sockscope.model.event_rows import subset
 from sockscope.model.events import Events
 from sockscope.model.facts import Facts

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sockscope.analysis.live import LiveNarrator
+from sockscope.analysis.live.live import LiveNarrator
 from sockscope.model.calls import Call
 from sockscope.model.events import EVENT_DTYPE, Events, Section, pack_section
 from sockscope.model.seed import Seed

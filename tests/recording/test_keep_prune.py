@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sockscope.analysis.order import replay_order
-from sockscope.analysis.replay import Replay
+from sockscope.analysis.replay.order import replay_order
+from sockscope.analysis.replay.replay import Replay
 from sockscope.model.calls import Call
 from sockscope.model.event_rows import subset
 from sockscope.model.events import Events

@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 
-from sockscope.analysis.decode import socket_address
+from sockscope.analysis.replay.decode import socket_address
 from sockscope.analysis.session import Ids, Session
 from sockscope.model.calls import Call
 from sockscope.model.events import Section

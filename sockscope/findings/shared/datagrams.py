@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sockscope.analysis.decode import section_of, socket_address
+from sockscope.analysis.replay.decode import section_of, socket_address
 from sockscope.analysis.session import Ids, Session
 from sockscope.model.calls import WRITES
 from sockscope.model.descriptors import OpenFile

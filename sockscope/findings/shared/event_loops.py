@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sockscope.analysis.control import by_call
+from sockscope.analysis.replay.control import by_call
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.shared.readiness import Names, Ready, asked_of
 from sockscope.model.calls import EPOLL_WAITS, FIRST_TASK_EVENT, WAITS, Call

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sockscope.analysis.describe import describe
+from sockscope.analysis.narration.describe import describe
 from sockscope.analysis.session import Session
 from sockscope.model.findings import Evidence, Source
 from sockscope.model.sockaddr import from_key

@@ -8,7 +8,7 @@ from enum import Enum, auto
 
 import numpy as np
 
-from sockscope.analysis.control import by_call
+from sockscope.analysis.replay.control import by_call
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.shared.evidence import NS_PER_MS, span
 from sockscope.findings.shared.readiness import Names, Ready, ready_of

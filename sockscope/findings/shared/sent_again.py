@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sockscope.analysis.flow_columns import REORDERING_NS
 from sockscope.analysis.session import Ids, Session
+from sockscope.analysis.wire.columns import REORDERING_NS
 from sockscope.findings.shared.evidence import NS_PER_MS
 from sockscope.findings.shared.on_wire import Mask, Wire, as_offset
 from sockscope.model.tcp import TcpFlag

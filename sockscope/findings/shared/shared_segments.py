@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sockscope.analysis.decode import text_of
+from sockscope.analysis.replay.decode import text_of
 from sockscope.analysis.session import Session
 from sockscope.findings.shared.shared_files import SEMAPHORES, SHARED, made_anew, opened
 from sockscope.model.calls import Call

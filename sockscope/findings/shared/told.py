@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sockscope.analysis.kernel_story import event_words
+from sockscope.analysis.narration.kernel_story import event_words
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.shared.evidence import noted
 from sockscope.model.calls import Call

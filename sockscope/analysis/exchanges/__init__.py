@@ -1,0 +1,1 @@
+"""Requests and their answers, and where their time went."""

@@ -1,0 +1,1 @@
+"""Open files, socket rows and flows joined into connections."""

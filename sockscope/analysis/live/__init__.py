@@ -1,0 +1,1 @@
+"""The timeline while it happens."""

@@ -1,0 +1,1 @@
+"""Connections, calls and processes in words."""

@@ -1,0 +1,157 @@
+"""One line a connection: `GET /index.html → 200, 615 bytes; GET /x → 404, 232 bytes ×12; and 3 more requests`.
+
+Made for ten thousand connections: the payloads' beginnings of all are looked at together, and text is
+made only of the few messages that are shown.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from sockscope.analysis.narration.http1 import Piece, PieceKind, start_line
+from sockscope.analysis.narration.summary_starts import Starts, of_events, of_packets, same_line
+from sockscope.analysis.session import Ids, Session
+from sockscope.model.connections import Connection
+
+_SHOWN: Final = 3
+_UNREADABLE: Final = "?"
+
+
+def summarise_all(session: Session) -> list[str]:
+    """Of each connection the first few requests and their answers, equal neighbours told once.
+
+    What is not HTTP tells its bytes, and what moved nothing is empty. Where a connection has syscalls
+    they tell; else its packets do.
+    """
+    _, bounds = session.events_of_all()
+    traced = np.diff(bounds) > 0
+    told = _told(of_events(session), len(session.connections))
+    on_wire = [] if traced.all() else _told(of_packets(session), len(session.flows))
+    return [
+        (told[one.id] or _sizes(one.read_bytes, one.written_bytes)) if has_events else _from_wire(session, one, on_wire)
+        for one, has_events in zip(session.connections, traced.tolist(), strict=True)
+    ]
+
+
+def summarise(session: Session, connection: int) -> str:
+    """The line of one connection; for many use `summarise_all`."""
+    return summarise_all(session)[connection]
+
+
+def _from_wire(session: Session, connection: Connection, told: list[str]) -> str:
+    """No syscalls: what the packets tell."""
+    if connection.flow < 0:
+        return ""
+    flow = session.flows[connection.flow]
+    came, went = flow.payload_bytes[1 - connection.local_side], flow.payload_bytes[connection.local_side]
+    return told[connection.flow] or _sizes(came, went)
+
+
+def _told(starts: Starts, groups: int) -> list[str]:
+    """Each group's exchanges in words; empty where its first message is no request."""
+    asked = np.flatnonzero(starts.request)
+    told = [""] * groups
+    if not len(asked):
+        return told
+    group = starts.group[asked]
+    answer = _answers(starts, asked, group)
+    new = _begins_run(starts, asked, group, answer)
+    runs = np.flatnonzero(new)
+    sizes = np.diff(np.append(runs, len(asked)))
+    owners = group[runs]
+    firsts = np.flatnonzero(np.append(True, owners[1:] != owners[:-1]))
+    totals = np.bincount(group, minlength=groups)
+    shown = _Titles(starts)
+    for owner, low, high in zip(
+        owners[firsts].tolist(), firsts.tolist(), [*firsts[1:].tolist(), len(runs)], strict=True
+    ):
+        # redis' inline commands begin alike.
+        if not shown.is_request(int(asked[runs[low]])):
+            continue
+        parts, count = [], 0
+        for run in range(low, min(high, low + _SHOWN)):
+            at = int(runs[run])
+            times = int(sizes[run])
+            count += times
+            parts.append(shown.exchange(int(asked[at]), int(answer[at])) + (f" ×{times}" if times > 1 else ""))
+        more = int(totals[owner]) - count
+        if more:
+            parts.append(f"and {_grouped(more)} more " + ("request" if more == 1 else "requests"))
+        told[owner] = "; ".join(parts)
+    return told
+
+
+def _answers(starts: Starts, asked: Ids, group: Ids) -> Ids:
+    """Of each request the row of the first response before the next request of its group; -1: none."""
+    following = np.append(asked[1:], len(starts))
+    # Messages lie in order of time within a group: the next row is the answer, or there is none.
+    candidate = np.minimum(asked + 1, len(starts) - 1)
+    answered = (asked + 1 < following) & (starts.group[candidate] == group)
+    found: Ids = np.where(answered, candidate, -1)
+    return found
+
+
+def _begins_run(starts: Starts, asked: Ids, group: Ids, answer: Ids) -> npt.NDArray[np.bool_]:
+    """Which requests differ from the one before: in line, in the answer's status line, in its size."""
+    new = np.ones(len(asked), np.bool_)
+    before, after = answer[:-1], answer[1:]
+    same = (group[1:] == group[:-1]) & ((before < 0) == (after < 0))
+    same &= (before < 0) | (starts.moved[before] == starts.moved[after])
+    maybe = np.flatnonzero(same)
+    equal = same_line(starts, asked[maybe], asked[maybe + 1])
+    maybe = maybe[equal]
+    with_answer = answer[maybe] >= 0
+    equal = ~with_answer
+    equal[with_answer] = same_line(starts, answer[maybe[with_answer]], answer[maybe[with_answer] + 1])
+    new[maybe[equal] + 1] = False
+    return new
+
+
+class _Titles:
+    """Start lines read once each: most connections say the same."""
+
+    def __init__(self, starts: Starts) -> None:
+        self._starts = starts
+        self._known: dict[tuple[bytes, bool], Piece | None] = {}
+
+    def _piece(self, row: int) -> Piece | None:
+        payload = self._starts.payload(row)
+        total = max(int(self._starts.total[row]), len(payload))
+        line = payload[: payload.find(b"\n") + 1] or payload
+        key = (line, total > len(line))
+        if key not in self._known:
+            found = start_line(line, total)
+            self._known[key] = found[0] if found else None
+        return self._known[key]
+
+    def is_request(self, row: int) -> bool:
+        piece = self._piece(row)
+        return piece is not None and piece.kind is PieceKind.REQUEST
+
+    def exchange(self, request: int, response: int) -> str:
+        """`GET / → 200, 615 bytes`: headers included; without the bytes where they are not known."""
+        piece = self._piece(request)
+        title = f"{piece.method} {piece.target}" if piece and piece.kind is PieceKind.REQUEST else _UNREADABLE
+        if response < 0:
+            return f"{title} → no answer"
+        answer = self._piece(response)
+        status = answer.status if answer and answer.kind is PieceKind.RESPONSE else _UNREADABLE
+        moved = int(self._starts.moved[response])
+        return f"{title} → {status}" + (f", {_count(moved)}" if moved >= 0 else "")
+
+
+def _sizes(came: int, went: int) -> str:
+    if not came and not went:
+        return ""
+    return f"in {_count(came)}, out {_count(went)}"
+
+
+def _count(count: int) -> str:
+    return _grouped(count) + (" byte" if count == 1 else " bytes")
+
+
+def _grouped(count: int) -> str:
+    return f"{count:,}".replace(",", " ")

@@ -1,0 +1,1 @@
+"""Descriptor tables replayed from control events, and events given to what they name."""

@@ -1,0 +1,1 @@
+"""How servers were stopped."""
