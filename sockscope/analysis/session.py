@@ -13,6 +13,7 @@ from sockscope.model.descriptors import Descriptor, EpollInterest, FilesTable, O
 from sockscope.model.events import Events
 from sockscope.model.exchanges import EXCHANGE_DTYPE
 from sockscope.model.facts import Facts
+from sockscope.model.flow_facts import FLOW_FACT_DTYPE
 from sockscope.model.info import SessionInfo
 from sockscope.model.kernel import KERNEL_EVENT_DTYPE
 from sockscope.model.packets import Packets
@@ -69,6 +70,8 @@ class Session:
         kernel_connection: shape (kernel events,), int32.
         exchanges: shape (exchanges,), EXCHANGE_DTYPE, connection after connection, each in order of time.
         facts: what /proc said of processes, namespaces and shared memory through the session.
+        packet_marks: shape (packets,), uint16, `SegmentMark`.
+        flow_facts: shape (flows,), FLOW_FACT_DTYPE.
     """
 
     info: SessionInfo
@@ -97,6 +100,8 @@ class Session:
     kernel_connection: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     exchanges: npt.NDArray[np.void] = field(default_factory=lambda: np.zeros(0, EXCHANGE_DTYPE))
     facts: Facts = field(default_factory=Facts)
+    packet_marks: npt.NDArray[np.uint16] = field(default_factory=lambda: np.zeros(0, np.uint16))
+    flow_facts: npt.NDArray[np.void] = field(default_factory=lambda: np.zeros(0, FLOW_FACT_DTYPE))
 
     @cached_property
     def _events_by_connection(self) -> Grouping:

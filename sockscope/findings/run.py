@@ -143,27 +143,38 @@ def _run_one(module: RuleModule, session: Session, explained: frozenset[int]) ->
     return found, skipped
 
 
-def _lack_of_syscalls(info: SessionInfo, whole: bool) -> str:
+COARSE_NS = 1_000_000
+"""Times coarser than this tell who came first, not how long anything took."""
+
+
+def _lack_of_syscalls(info: SessionInfo, rule: Rule) -> str:
     if not info.syscalls.engine:
         return "no syscalls were recorded"
-    if whole and info.syscalls.lost_count:
+    filtered = [group for group in info.syscalls.missing_groups if group in rule.groups]
+    if filtered:
+        return f"the log holds no calls of {' and '.join(filtered)}: record it without a filter (strace -f, no -e)"
+    if rule.times and not info.syscalls.resolution_ns:
+        return "the log has no times: record it with strace -f -ttt -T"
+    if rule.times and info.syscalls.resolution_ns > COARSE_NS:
+        return f"the log's times are {info.syscalls.resolution_ns / 1e9:g} s coarse: record it with strace -f -ttt -T"
+    if not rule.bears_loss and info.syscalls.lost_count:
         return f"{info.syscalls.lost_count} syscall events were lost, so what seems missing may only be unseen"
     return ""
 
 
-def _lack_of_packets(info: SessionInfo, whole: bool) -> str:
+def _lack_of_packets(info: SessionInfo, rule: Rule) -> str:
     if not info.packets.available:
         return "no packets were captured"
-    if whole and info.packets.lost_count:
+    if not rule.bears_loss and info.packets.lost_count:
         return f"{info.packets.lost_count} packets were lost, so what seems missing may only be unseen"
     return ""
 
 
-def _lack_of_sockets(info: SessionInfo, whole: bool) -> str:
+def _lack_of_sockets(info: SessionInfo, rule: Rule) -> str:
     return "" if info.sockets.snapshot_count else "no socket snapshots were taken"
 
 
-_LACKS: dict[Need, Callable[[SessionInfo, bool], str]] = {
+_LACKS: dict[Need, Callable[[SessionInfo, Rule], str]] = {
     Need.SYSCALLS: _lack_of_syscalls,
     Need.PACKETS: _lack_of_packets,
     Need.SOCKETS: _lack_of_sockets,
@@ -172,4 +183,4 @@ _LACKS: dict[Need, Callable[[SessionInfo, bool], str]] = {
 
 def missing(rule: Rule, info: SessionInfo) -> str:
     """Why the rule cannot judge this session; empty where it can."""
-    return next((lack for need in Need if need in rule.needs and (lack := _LACKS[need](info, not rule.bears_loss))), "")
+    return next((lack for need in Need if need in rule.needs and (lack := _LACKS[need](info, rule))), "")

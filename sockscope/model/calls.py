@@ -6,7 +6,9 @@ of the recording format: never renumber, only append.
 
 from __future__ import annotations
 
-from enum import IntEnum
+from collections.abc import Mapping
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
 
 
 class Call(IntEnum):
@@ -203,3 +205,40 @@ FD_IN_ARG0 = (READS | WRITES | EPOLL_WAITS) | {
     Call.epoll_ctl,
 }
 """Calls whose first argument is a descriptor."""
+
+
+class CallGroup(StrEnum):
+    """What calls are about: a log whose maker filtered them (`strace -e`) lacks whole groups."""
+
+    NETWORK = "network"  # socket, bind, accept, send and recv and their like: strace's %network
+    DESCRIPTORS = "descriptors"  # close, dup, fcntl, pipe, ...
+    TRANSFERS = "transfers"  # read, write and their like
+    WAITS = "waits"  # poll, select, epoll
+    TASKS = "tasks"  # fork, exec, exit, wait, signals
+    MEMORY = "memory"  # shared memory, and the opening of files
+
+
+USUAL_GROUPS = frozenset({CallGroup.NETWORK, CallGroup.DESCRIPTORS, CallGroup.TRANSFERS, CallGroup.WAITS})
+"""What judging a connection takes; a rule may ask for less or more."""
+
+_FIRST_OF_GROUP = (
+    (Call.socket, CallGroup.NETWORK),
+    (Call.read, CallGroup.TRANSFERS),
+    (Call.close, CallGroup.DESCRIPTORS),
+    (Call.poll, CallGroup.WAITS),
+    (Call.clone, CallGroup.TASKS),
+    (Call.shmget, CallGroup.MEMORY),
+    (Call.eventfd, CallGroup.DESCRIPTORS),
+    (Call.openat2, CallGroup.MEMORY),
+    (Call.io_uring_setup, CallGroup.DESCRIPTORS),
+)
+"""The numbers are handed out group by group: each begins here."""
+
+GROUP_OF: Mapping[Call, CallGroup] = MappingProxyType(
+    {
+        call: next(group for first, group in reversed(_FIRST_OF_GROUP) if first <= call)
+        for call in Call
+        if Call.unknown < call < FIRST_TASK_EVENT
+    }
+)
+"""The group of every syscall."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
+from sockscope.model.calls import USUAL_GROUPS, CallGroup
+
 
 class Severity(IntEnum):
     """Ordered: INFO < WARNING < ERROR."""
@@ -113,6 +115,8 @@ class Rule:
         yields_to: slugs of more specific rules; connections they explain are not reported again.
         follows: slugs of rules whose fault, in the same process, is the cause of this one's: its findings are then
             told as consequences of theirs. For faults of a whole process, which no connection joins.
+        groups: calls it must have seen, or seen to be missing; it is skipped where a log was filtered of any.
+        times: it judges by how long something took or lasted; it is skipped where times are coarse or unknown.
         bears_loss: right even where events or packets it needs were lost (it judges only what was
             seen); others are skipped then.
     """
@@ -123,4 +127,6 @@ class Rule:
     needs: frozenset[Need] = field(default_factory=lambda: frozenset({Need.SYSCALLS}))
     yields_to: frozenset[str] = frozenset()
     follows: frozenset[str] = frozenset()
+    groups: frozenset[CallGroup] = USUAL_GROUPS
+    times: bool = True
     bears_loss: bool = False

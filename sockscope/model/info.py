@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sockscope.model.calls import CallGroup
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -23,6 +25,10 @@ class SyscallCoverage:
     """Cause → events lost; empty or all zero: nothing lost."""
     pinned: bool = False
     """Tracer and tracee were put on one CPU during the session."""
+    missing_groups: tuple[CallGroup, ...] = ()
+    """Calls that the evidence does not hold, though the program may well have made them (`strace -e`)."""
+    resolution_ns: int = 1
+    """How fine the times are; 0: there are none, and those in the table give only the order."""
 
     @property
     def lost_count(self) -> int:
@@ -43,6 +49,23 @@ class SocketCoverage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Alignment:
+    """How the clock of one piece of evidence was laid beside the session's.
+
+    Attributes:
+        source: what was moved: a file's name, `packets`, `socket snapshots`.
+        offset_ns: what was added to its times.
+        uncertainty_ns: the true offset lies within ± this; -1: nothing tells, it was taken as it stands.
+        basis: what it rests on, in words: `312 handshakes and 4 104 transfers`.
+    """
+
+    source: str
+    offset_ns: int
+    uncertainty_ns: int
+    basis: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionInfo:
     """The facts of the session that are not in a table.
 
@@ -52,6 +75,7 @@ class SessionInfo:
         clock_samples: (monotonic_ns, realtime_ns) pairs through the session.
         notes: things the user should know ("no CAP_NET_RAW: no packets"), one line each.
         complete: False for a recording cut off before its end.
+        alignments: of evidence without a common clock; empty for a recording.
     """
 
     target: Target
@@ -68,3 +92,4 @@ class SessionInfo:
     sockets: SocketCoverage = field(default_factory=SocketCoverage)
     notes: tuple[str, ...] = ()
     complete: bool = True
+    alignments: tuple[Alignment, ...] = ()

@@ -54,3 +54,12 @@ class Packets:
         row = self.records[packet]
         start = int(row["payload_offset"])
         return self.raw[start : start + int(row["captured_payload_bytes"])].tobytes()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawFrame:
+    """One captured frame: its bytes as far as captured, its LINKTYPE_ number, its length on the wire."""
+
+    data: bytes
+    link: int
+    wire_bytes: int

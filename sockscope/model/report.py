@@ -80,6 +80,8 @@ class ConnectionRow:
     """Of a unix connection the other end in words, `python[812], client of /run/app.sock`: no address says it."""
     uring_count: int = 0
     """How many of its events went through an io_uring."""
+    wire: str = ""
+    """What its packets went through, in words: `2 retransmissions (1 RTO), 1 zero window; round trip 0.4 ms`."""
 
 
 def no_story(connection: int) -> str:

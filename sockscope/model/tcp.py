@@ -30,3 +30,27 @@ class TcpFlag(IntFlag):
     URG = 0x20
     ECE = 0x40
     CWR = 0x80
+
+
+class SegmentMark(IntFlag):
+    """What a segment is, seen in the order of the capture; RFC 9293 and Wireshark's TCP analysis, whose names these are.
+
+    At most one of the retransmission kinds; RETRANSMISSION is set with each of them.
+    """
+
+    RETRANSMISSION = 0x0001  # brings only bytes (or a SYN, a FIN) that were sent before
+    FAST_RETRANSMISSION = 0x0002  # at once after duplicate ACKs (RFC 5681 section 3.2)
+    SPURIOUS_RETRANSMISSION = 0x0004  # of bytes that were acknowledged before it was sent
+    RTO = 0x0008  # after a timeout (RFC 6298): neither of the two, and no sooner than the round trip
+    OUT_OF_ORDER = 0x0010  # late, but the first time
+    LOST_BEFORE = 0x0020  # bytes before it were never seen: lost, or not captured
+    ACKED_UNSEEN = 0x0040  # acknowledges bytes that were never seen: not captured
+    DUPLICATE_ACK = 0x0080
+    ZERO_WINDOW = 0x0100
+    ZERO_WINDOW_PROBE = 0x0200
+    ZERO_WINDOW_PROBE_ACK = 0x0400
+    WINDOW_FULL = 0x0800  # fills what the other side said it has room for
+    WINDOW_UPDATE = 0x1000
+    KEEP_ALIVE = 0x2000
+    KEEP_ALIVE_ACK = 0x4000
+    PORT_REUSED = 0x8000  # a SYN on addresses of an earlier connection

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sockscope.errors import DamagedInputError
+from sockscope.model.calls import CallGroup
 from sockscope.model.info import PacketCoverage, SessionInfo, SocketCoverage, SyscallCoverage, Target
 from sockscope.model.seed import SeedProcess
 from sockscope.recording.layout import FORMAT, VERSION
@@ -68,7 +69,9 @@ def _info(data: Mapping[str, Any]) -> SessionInfo:
         machine=str(data["machine"]),
         clock_samples=tuple((int(a), int(b)) for a, b in data["clock_samples"]),
         clock_skew_ns=int(data["clock_skew_ns"]),
-        syscalls=SyscallCoverage(**data["syscalls"]),
+        syscalls=SyscallCoverage(
+            **{**data["syscalls"], "missing_groups": tuple(map(CallGroup, data["syscalls"].get("missing_groups", ())))}
+        ),
         packets=PacketCoverage(**{**packets, "interfaces": tuple(packets["interfaces"])}),
         sockets=SocketCoverage(**data["sockets"]),
         notes=tuple(str(note) for note in data["notes"]),

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.errors import DamagedInputError, UsageError
-from sockscope.model.packets import Packets
+from sockscope.model.packets import Packets, RawFrame
 from sockscope.sources.packets.decode import Frames, decode
 from sockscope.sources.packets.odd_links import OddLinks
 from sockscope.sources.packets.offsets import Bytes, PcapRecords, unaligned, walk
@@ -56,15 +56,6 @@ class PacketFile:
     frame_count: int
     dropped_count: int = 0
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawFrame:
-    """One captured frame: its bytes as far as captured, its LINKTYPE_ number, its length on the wire."""
-
-    data: bytes
-    link: int
-    wire_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
