@@ -33,7 +33,7 @@ class TcpFlag(IntFlag):
 
 
 class SegmentMark(IntFlag):
-    """What a segment is, seen in the order of the capture; RFC 9293 and Wireshark's TCP analysis, whose names these are.
+    """What a segment is, seen in the order of the capture; RFC 9293 and the TCP analysis of Wireshark (its names).
 
     At most one of the retransmission kinds; RETRANSMISSION is set with each of them.
     """
