@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +73,7 @@ class Session:
         facts: what /proc said of processes, namespaces and shared memory through the session.
         packet_marks: shape (packets,), uint16, `SegmentMark`.
         flow_facts: shape (flows,), FLOW_FACT_DTYPE.
+        captures: the files that the packets were read from.
     """
 
     info: SessionInfo
@@ -102,6 +104,7 @@ class Session:
     facts: Facts = field(default_factory=Facts)
     packet_marks: npt.NDArray[np.uint16] = field(default_factory=lambda: np.zeros(0, np.uint16))
     flow_facts: npt.NDArray[np.void] = field(default_factory=lambda: np.zeros(0, FLOW_FACT_DTYPE))
+    captures: tuple[Path, ...] = ()
 
     @cached_property
     def _events_by_connection(self) -> Grouping:

@@ -1,0 +1,80 @@
+"""A session as the plain tables that exports are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from sockscope.analysis.narration.describe import describe
+from sockscope.analysis.session import Session
+from sockscope.model.ids import NO_ID
+from sockscope.model.packets import RawFrame
+from sockscope.model.sockaddr import encode_key
+from sockscope.model.tables import Int32s, Int64s, SessionTables
+from sockscope.sources.packets.files import read_frames
+
+_FRAMES_AT_ONCE = 1 << 16
+
+
+def session_tables(session: Session) -> SessionTables:
+    """Everything that was joined; nothing is copied that the session has."""
+    packet_connection = _packet_connection(session)
+    return SessionTables(
+        events=session.events,
+        order=session.order,
+        event_connection=session.event_connection,
+        packets=session.packets,
+        packet_ns=session.packet_ns,
+        packet_connection=packet_connection,
+        packet_marks=_marks(session),
+        local_is_source=_local_is_source(session, packet_connection),
+        sockets=session.sockets,
+        socket_connection=session.socket_connection,
+        exchanges=session.exchanges,
+        flow_facts=session.flow_facts,
+        connection_flow=np.array([each.flow for each in session.connections], np.int32),
+        event_text=lambda event: describe(session.events, event),
+        comm=session.comm,
+        frames=lambda rows: _frames(session, rows),
+    )
+
+
+def _packet_connection(session: Session) -> Int32s:
+    """Of a flow whose both ends are the target's own, the packets go to the side that accepted."""
+    of_flow = np.full(len(session.flows) + 1, NO_ID, np.int32)
+    for each in reversed(session.connections):
+        if each.flow >= 0 and (of_flow[each.flow] < 0 or each.local_side == 1):
+            of_flow[each.flow] = each.id
+    # Packets of no flow have -1, which is the last.
+    return of_flow[session.packet_flow]
+
+
+def _local_is_source(session: Session, packet_connection: Int32s) -> npt.NDArray[np.bool_]:
+    out = session.packets.records["outgoing"] != 0
+    rows = np.flatnonzero(packet_connection >= 0)
+    if not len(rows):
+        return out
+    ends = [session.flows[c.flow].ends[c.local_side] if c.flow >= 0 else None for c in session.connections]
+    keys = b"".join(bytes(16) if end is None else encode_key(end) for end in ends)
+    local = np.frombuffer(keys, np.uint8).reshape(-1, 16).view("V16").reshape(-1)
+    ports = np.array([0 if end is None else end.port for end in ends], np.uint16)
+    connection = packet_connection[rows]
+    picked = session.packets.records[rows]
+    source = np.ascontiguousarray(picked["src"]).view("V16").reshape(-1)
+    out[rows] = (source == local[connection]) & (picked["sport"] == ports[connection])
+    return out
+
+
+def _marks(session: Session) -> npt.NDArray[np.uint16]:
+    return session.packet_marks if len(session.packet_marks) else np.zeros(len(session.packets), np.uint16)
+
+
+def _frames(session: Session, rows: Int64s) -> Iterator[RawFrame]:
+    """The captured frames of packet rows, in that order."""
+    if not session.captures:
+        return
+    offsets = session.packets.records["payload_offset"]
+    for begin in range(0, len(rows), _FRAMES_AT_ONCE):
+        yield from read_frames(session.captures[0], offsets[rows[begin : begin + _FRAMES_AT_ONCE]].tolist())
