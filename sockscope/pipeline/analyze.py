@@ -1,15 +1,13 @@
-"""Makes a report of what was recorded: read, join, judge, sum up."""
+"""Makes a report of a joined session: judge, sum up."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
-from sockscope.analysis.build import build_session
 from sockscope.analysis.exchanges.latency import server_latencies
 from sockscope.analysis.joining.unix_ends import UnixEnds
 from sockscope.analysis.narration.architecture import architecture
@@ -18,19 +16,12 @@ from sockscope.analysis.narration.kernel_story import coverage
 from sockscope.analysis.narration.summary import summarise_all
 from sockscope.analysis.session import Session
 from sockscope.analysis.stops.stops import stops
-from sockscope.errors import UsageError
 from sockscope.findings.run import run_rules
-from sockscope.model.events import EventFlag, Events, Unassigned
+from sockscope.model.events import EventFlag, Unassigned
 from sockscope.model.findings import Finding
-from sockscope.model.info import PacketCoverage, SessionInfo, Target
 from sockscope.model.kernel import KernelCoverage
-from sockscope.model.packets import Packets
 from sockscope.model.report import ConnectionRow, Report
-from sockscope.model.seed import Seed
-from sockscope.model.sockets import Sockets
 from sockscope.pipeline.guard import Guard, GuardedParts
-from sockscope.recording.reader import read_recording
-from sockscope.sources.packets.files import read_packets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,79 +30,6 @@ class RuleChoice:
 
     select: frozenset[str] = frozenset()
     ignore: frozenset[str] = frozenset()
-
-
-def load_session(
-    recording: Path | None = None, pcap: Path | None = None, ports: Sequence[int] = (), info: SessionInfo | None = None
-) -> Session:
-    """Join a recording, a capture file, or both.
-
-    Args:
-        recording: a folder made by `record`.
-        pcap: a capture to use in place of the recording's own.
-        ports: server ports, where only a capture is given and they cannot be told from it.
-        info: what `record` said of the session; it knows more than a full disk could hold.
-
-    Raises:
-        DamagedInputError: a file cannot be read at all.
-        UsageError: nothing was given.
-    """
-    if recording is None:
-        if pcap is None:
-            raise UsageError("nothing to analyze", help_text="name a recording folder, or --pcap FILE")
-        return _session_of_capture(pcap, ports)
-    data = read_recording(recording)
-    known = info or data.info
-    notes = [*known.notes, *data.damage]
-    packets = Packets.empty()
-    coverage = known.packets
-    path = pcap or data.packets_path
-    if path is not None and (pcap is not None or path.stat().st_size):
-        capture = read_packets(path, ports=frozenset(known.target.ports) or None)
-        packets = capture.packets
-        coverage = replace(coverage, available=True, seen_count=max(coverage.seen_count, len(packets)))
-        if capture.damage:
-            notes.append(f"{path.name}: {capture.damage}")
-        notes += [f"{path.name}: {note}" for note in capture.notes]
-    known = replace(known, notes=tuple(notes), packets=coverage)
-    known = replace(known, notes=(*known.notes, *_io_uring_notes(known.syscalls.engine, data.events)))
-    return build_session(
-        info=known, seed=data.seed, events=data.events, packets=packets, sockets=data.sockets, facts=data.facts
-    )
-
-
-def _io_uring_notes(engine: str, events: Events) -> list[str]:
-    """Who speaks through an io_uring that the engine sees into; what is not seen the rule io-uring-blind-spot says."""
-    ringed = events.records["flags"] & EventFlag.URING != 0
-    by_engine = f"{engine} engine" if engine else "engine"
-    return [
-        f"process {tgid} uses io_uring: seen through the {by_engine}"
-        for tgid in np.unique(events.records["tgid"][ringed]).tolist()
-    ]
-
-
-def _session_of_capture(path: Path, ports: Sequence[int]) -> Session:
-    capture = read_packets(path)
-    times = capture.packets.records["time_ns"]
-    first = int(times.min()) if len(times) else 0
-    last = int(times.max()) if len(times) else 0
-    info = SessionInfo(
-        target=Target(ports=tuple(ports)),
-        started_realtime_ns=first,
-        started_ns=first,
-        ended_ns=last,
-        clock_samples=((first, first),),
-        packets=PacketCoverage(available=True, seen_count=len(capture.packets)),
-        notes=tuple(f"{path.name}: {note}" for note in (capture.damage, *capture.notes) if note),
-    )
-    session = build_session(
-        info=info, seed=Seed.empty(), events=Events.empty(), packets=capture.packets, sockets=Sockets.empty()
-    )
-    if ports and len(capture.packets) and not session.connections:
-        asked = " or ".join(map(str, ports))
-        note = f"no connection to port {asked} in {path.name}: without --port its servers are told from the packets"
-        session.info = replace(session.info, notes=(*session.info.notes, note))
-    return session
 
 
 def make_report(session: Session, choice: RuleChoice | None = None) -> Report:

@@ -52,7 +52,7 @@ def _packet_connection(session: Session) -> Int32s:
 
 
 def _local_is_source(session: Session, packet_connection: Int32s) -> npt.NDArray[np.bool_]:
-    out = session.packets.records["outgoing"] != 0
+    out: npt.NDArray[np.bool_] = session.packets.records["outgoing"] != 0
     rows = np.flatnonzero(packet_connection >= 0)
     if not len(rows):
         return out

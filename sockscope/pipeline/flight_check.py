@@ -18,7 +18,7 @@ from pathlib import Path
 
 import sockscope
 from sockscope.findings.run import run_rules
-from sockscope.pipeline.analyze import load_session
+from sockscope.pipeline.load import load_session
 
 _MODULE = "sockscope.pipeline.flight_check"
 _LONGEST_S = 900.0

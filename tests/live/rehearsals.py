@@ -24,7 +24,8 @@ import pytest
 from sockscope import fixture
 from sockscope.model.findings import Finding, Skip
 from sockscope.model.info import SessionInfo
-from sockscope.pipeline.analyze import load_session, make_report
+from sockscope.pipeline.analyze import make_report
+from sockscope.pipeline.load import load_session
 from sockscope.pipeline.options import EngineChoice
 from tools.excerpts import demo
 

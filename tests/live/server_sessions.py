@@ -22,7 +22,8 @@ from sockscope.model.connections import Connection, Role
 from sockscope.model.findings import Finding
 from sockscope.model.info import SessionInfo
 from sockscope.model.report import Report
-from sockscope.pipeline.analyze import load_session, make_report
+from sockscope.pipeline.analyze import make_report
+from sockscope.pipeline.load import load_session
 from sockscope.pipeline.options import EngineChoice, RecordOptions
 from sockscope.pipeline.record import Watcher, record
 from tests.live import servers

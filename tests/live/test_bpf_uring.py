@@ -18,7 +18,8 @@ from sockscope.model.connections import Role
 from sockscope.model.events import EventFlag, Events, Section
 from sockscope.model.findings import Severity
 from sockscope.model.sockaddr import decode_sockaddr
-from sockscope.pipeline.analyze import load_session, make_report
+from sockscope.pipeline.analyze import make_report
+from sockscope.pipeline.load import load_session
 from sockscope.pipeline.options import EngineChoice, RecordOptions
 from sockscope.pipeline.record import Watcher, record
 from tests.live import uring

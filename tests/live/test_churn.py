@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sockscope.fixture import free_port
-from sockscope.pipeline.analyze import load_session
+from sockscope.pipeline.load import load_session
 from sockscope.pipeline.options import EngineChoice, RecordOptions
 from sockscope.pipeline.record import Watcher, record
 from tests.live import servers

@@ -16,7 +16,8 @@ from sockscope.analysis.session import Session
 from sockscope.fixture import free_port
 from sockscope.model.connections import Connection, Protocol, Role
 from sockscope.model.report import Lane
-from sockscope.pipeline.analyze import load_session, make_report
+from sockscope.pipeline.analyze import make_report
+from sockscope.pipeline.load import load_session
 from sockscope.pipeline.options import EngineChoice, RecordOptions
 from sockscope.pipeline.record import Watcher, record
 from tests.live.engines import BOTH, need

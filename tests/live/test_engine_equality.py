@@ -26,7 +26,8 @@ from types import MappingProxyType
 import pytest
 
 from sockscope.fixture import free_port
-from sockscope.pipeline.analyze import load_session, make_report
+from sockscope.pipeline.analyze import make_report
+from sockscope.pipeline.load import load_session
 from sockscope.pipeline.options import EngineChoice, RecordOptions
 from sockscope.pipeline.record import Watcher, record
 from tests.live import servers

@@ -19,7 +19,8 @@ import pytest
 
 from sockscope import fixture
 from sockscope.model.findings import Severity
-from sockscope.pipeline.analyze import load_session, make_report
+from sockscope.pipeline.analyze import make_report
+from sockscope.pipeline.load import load_session
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

@@ -11,7 +11,7 @@ from sockscope import fixture
 from sockscope.analysis.session import Session
 from sockscope.findings.run import run_rules
 from sockscope.model.findings import Severity
-from sockscope.pipeline.analyze import load_session
+from sockscope.pipeline.load import load_session
 from tests.live.engines import need
 from tests.live.rehearsals import Case, Rehearsals
 from tests.live.windows import window_of

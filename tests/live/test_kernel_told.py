@@ -11,7 +11,8 @@ from sockscope.analysis.session import Session
 from sockscope.findings.run import run_rules
 from sockscope.model.calls import Call
 from sockscope.model.tcp import TcpState
-from sockscope.pipeline.analyze import load_session, make_report
+from sockscope.pipeline.analyze import make_report
+from sockscope.pipeline.load import load_session
 from sockscope.pipeline.options import EngineChoice
 from tests.live.engines import need
 from tests.live.rehearsals import Case, Rehearsals

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sockscope.model.findings import Confidence, Finding, Severity
-from sockscope.pipeline.analyze import load_session, make_report
+from sockscope.pipeline.analyze import make_report
+from sockscope.pipeline.load import load_session
 from sockscope.pipeline.options import EngineChoice, RecordOptions
 from sockscope.pipeline.record import record
 from tests.live.engines import BOTH, need

@@ -10,7 +10,8 @@ import pytest
 
 from sockscope.fixture import read, rehearse
 from sockscope.model.findings import Finding, Severity
-from sockscope.pipeline.analyze import load_session, make_report
+from sockscope.pipeline.analyze import make_report
+from sockscope.pipeline.load import load_session
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

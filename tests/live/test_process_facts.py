@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pytest
 
 from sockscope.model.facts import PROCESS_FACT_DTYPE, Facts, Relation
-from sockscope.pipeline.analyze import load_session
+from sockscope.pipeline.load import load_session
 from sockscope.pipeline.options import RecordOptions
 from sockscope.pipeline.record import Watcher, record
 from sockscope.sources.processes.look import Looker

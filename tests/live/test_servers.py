@@ -12,7 +12,8 @@ import pytest
 
 from sockscope.model.findings import Severity
 from sockscope.model.report import Report
-from sockscope.pipeline.analyze import load_session, make_report
+from sockscope.pipeline.analyze import make_report
+from sockscope.pipeline.load import load_session
 from sockscope.pipeline.options import EngineChoice, RecordOptions
 from sockscope.pipeline.record import Watcher, record
 from tests.live import servers

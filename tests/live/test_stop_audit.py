@@ -21,7 +21,8 @@ from sockscope.fixture import free_port
 from sockscope.model.findings import Severity
 from sockscope.model.report import Report
 from sockscope.model.stops import Disposition, StopAct, StopAudit, StopProcess
-from sockscope.pipeline.analyze import load_session, make_report
+from sockscope.pipeline.analyze import make_report
+from sockscope.pipeline.load import load_session
 from sockscope.pipeline.options import EngineChoice, RecordOptions
 from sockscope.pipeline.record import Watcher, record
 from sockscope.reports.stop_words import sentences

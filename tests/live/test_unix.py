@@ -15,7 +15,8 @@ import pytest
 
 from sockscope.model.connections import Protocol, Role
 from sockscope.model.report import ConnectionRow, Report
-from sockscope.pipeline.analyze import load_session, make_report
+from sockscope.pipeline.analyze import make_report
+from sockscope.pipeline.load import load_session
 from sockscope.pipeline.options import EngineChoice, RecordOptions
 from sockscope.pipeline.record import Recorded, Watcher, record
 from tests.live.engines import BOTH, need

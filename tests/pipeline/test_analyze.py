@@ -10,7 +10,7 @@ from scapy.layers.l2 import Ether  # type: ignore[import-untyped,unused-ignore]
 
 from sockscope.model.calls import Call
 from sockscope.model.events import EventFlag
-from sockscope.pipeline.analyze import load_session
+from sockscope.pipeline.load import Evidence, load_session
 from sockscope.recording.writer import Writer
 from tests.analysis.builders import Script
 from tests.sources.packets.captures import Frame, build, pcap
@@ -36,5 +36,5 @@ def test_io_uring_that_is_seen_is_said_to_be_seen(tmp_path: Path) -> None:
 def test_a_capture_without_the_asked_port(ports: tuple[int, ...], told: bool, tmp_path: Path) -> None:
     syn = Ether() / IP(src="10.0.0.9", dst="10.0.0.1") / TCP(sport=40000, dport=80, flags="S")
     (tmp_path / "c.pcap").write_bytes(pcap([Frame(data=build(syn))]))
-    session = load_session(pcap=tmp_path / "c.pcap", ports=ports)
+    session = load_session(Evidence(captures=[tmp_path / "c.pcap"], ports=ports))
     assert any("no connection to port 81" in note for note in session.info.notes) is told
