@@ -6,7 +6,8 @@ TCP: RFC 9293. A frame that is cut short, or is not IP, or not what it says, is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Protocol
 
@@ -86,6 +87,25 @@ class Frames:
             link=self.link[which].astype(np.int64, copy=False),
             interface=self.interface[which].astype(np.int64, copy=False),
         )
+
+    def moved(self, by: int) -> Frames:
+        """The same frames in an array that begins so many bytes earlier."""
+        return replace(self, start=self.start + by) if by else self
+
+
+def concatenate(parts: Sequence[Frames]) -> Frames:
+    """One after another."""
+    if len(parts) == 1:
+        return parts[0]
+    none = [np.zeros(0, np.int64)]
+    return Frames(
+        start=np.concatenate([p.start for p in parts] or none),
+        captured=np.concatenate([p.captured for p in parts] or none),
+        wire=np.concatenate([p.wire for p in parts] or none),
+        time_ns=np.concatenate([p.time_ns for p in parts] or none),
+        link=np.concatenate([p.link for p in parts] or none),
+        interface=np.concatenate([p.interface for p in parts] or none),
+    )
 
 
 class Locator(Protocol):

@@ -5,21 +5,23 @@ Source: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng.
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from sockscope.errors import DamagedInputError, UsageError
 from sockscope.model.packets import Packets, RawFrame
-from sockscope.sources.packets.decode import Frames, decode
+from sockscope.sources.packets.decode import Frames, concatenate, decode
 from sockscope.sources.packets.odd_links import OddLinks
 from sockscope.sources.packets.offsets import Bytes, PcapRecords, unaligned, walk
 from sockscope.sources.packets.pcapng import PCAPNG_MAGIC, Interface, read_pcapng
+from sockscope.sources.packets.raw_space import RawSpace, load
 
 MAP_FROM_BYTES = 1 << 29
 """Files from here on are mapped instead of read, so that their pages can be given back."""
@@ -95,6 +97,116 @@ def read_packets(path: Path, *, ports: frozenset[int] | None = None) -> PacketFi
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captures:
+    """Capture files read together.
+
+    Attributes:
+        packets: IP packets of all, in order of time where there are several; `raw` holds one file after another.
+        damage: what was lost and where, one line a file that is not whole, its name first.
+        notes: what could not be understood of whole files, one line each, the file's name first.
+        interfaces: names (or `link type N`), indexed by the `interface` column; numbered on from file to file.
+        frame_count: captured frames, those that are not IP or not wanted included.
+        dropped_count: packets that the captures say they lost.
+    """
+
+    packets: Packets
+    damage: tuple[str, ...]
+    notes: tuple[str, ...]
+    interfaces: tuple[str, ...]
+    frame_count: int
+    dropped_count: int
+
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done, and bytes of all files as they lie on disk."""
+
+FRAMES_A_BATCH = 4096
+
+
+def read_captures(
+    paths: Sequence[Path], *, ports: frozenset[int] | None = None, progress: Progress | None = None
+) -> Captures:
+    """Read capture files together: the pieces of a rotated capture, or captures of several places.
+
+    Args:
+        paths: one at least; as `read_packets`, in any order.
+        ports: as `read_packets`.
+        progress: told how far it is, now and then.
+
+    Raises:
+        UsageError, DamagedInputError: as `read_packets`, for the first file that cannot be read.
+    """
+    space = _load_all(paths)
+    data = space.data
+    parts: list[npt.NDArray[np.void]] = []
+    damage: list[str] = []
+    notes: list[str] = []
+    interfaces: list[str] = []
+    frame_count = dropped_count = 0
+    for path, (begin, end) in zip(paths, space.spans, strict=True):
+        walked = _walk(path, data[begin:end])
+        odd = OddLinks()
+        records = decode(data, walked.frames.moved(begin), ports, odd)
+        records["interface"] += np.uint16(len(interfaces))
+        parts.append(records)
+        damage += [f"{path.name}: {walked.damage}"] if walked.damage else []
+        notes += [f"{path.name}: {note}" for note in odd.notes()]
+        interfaces += [i.name or f"link type {i.link}" for i in walked.interfaces]
+        frame_count += len(walked.frames)
+        dropped_count += walked.dropped_count
+        if progress is not None:
+            progress(end, space.spans[-1][1])
+    records = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    if len(parts) > 1:
+        records = records[np.argsort(records["time_ns"], kind="stable")]
+    return Captures(
+        packets=Packets(records=records, raw=data),
+        damage=tuple(damage),
+        notes=tuple(notes),
+        interfaces=tuple(interfaces),
+        frame_count=frame_count,
+        dropped_count=dropped_count,
+    )
+
+
+def read_frames_of(
+    paths: Sequence[Path], payload_offsets: Sequence[int] | npt.NDArray[np.unsignedinteger], batch: int = FRAMES_A_BATCH
+) -> Iterator[list[RawFrame]]:
+    """The whole frames that rows of `read_captures(paths)` came from, in the order of the rows, in batches.
+
+    Args:
+        paths: the same files in the same order.
+        payload_offsets: the rows' column of that name.
+        batch: frames a list; the last may be shorter.
+
+    Raises:
+        UsageError, DamagedInputError: as `read_captures`.
+    """
+    space = _load_all(paths)
+    parts = [
+        _walk(path, space.data[begin:end]).frames.moved(begin)
+        for path, (begin, end) in zip(paths, space.spans, strict=True)
+    ]
+    frames = concatenate(parts)
+    offsets = np.asarray(payload_offsets, np.int64)
+    for low in range(0, len(offsets) if len(frames) else 0, batch):
+        yield _frames_at(space.data, frames, offsets[low : low + batch])
+
+
+def _load_all(paths: Sequence[Path]) -> RawSpace:
+    with contextlib.ExitStack() as stack:
+        files: list[BinaryIO] = []
+        for path in paths:
+            try:
+                files.append(stack.enter_context(open(path, "rb")))
+            except OSError as error:
+                raise UsageError(
+                    f"cannot read {path}: {error.strerror}", help_text="name a readable capture file"
+                ) from error
+        return load([file.fileno() for file in files])
+
+
 def read_frames(path: Path, payload_offsets: Sequence[int]) -> list[RawFrame]:
     """The whole frames that some rows of the packet table came from; the file is walked again, none is decoded.
 
@@ -107,10 +219,12 @@ def read_frames(path: Path, payload_offsets: Sequence[int]) -> list[RawFrame]:
     """
     data = _load(path)
     frames = _walk(path, data).frames
-    if not len(frames):
-        return []
+    return _frames_at(data, frames, np.asarray(payload_offsets, np.int64)) if len(frames) else []
+
+
+def _frames_at(data: Bytes, frames: Frames, payload_offsets: npt.NDArray[np.int64]) -> list[RawFrame]:
     # A payload may be empty and its offset the frame's very end: still before the next one's record header.
-    rows = np.searchsorted(frames.start, np.asarray(payload_offsets, np.int64), side="right") - 1
+    rows = np.searchsorted(frames.start, payload_offsets, side="right") - 1
     some = frames.pick(rows[rows >= 0])
     columns = zip(some.start.tolist(), some.captured.tolist(), some.link.tolist(), some.wire.tolist(), strict=True)
     return [

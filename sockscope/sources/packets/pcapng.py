@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.errors import DamagedInputError
-from sockscope.sources.packets.decode import Column, Frames
+from sockscope.sources.packets.decode import Column, Frames, concatenate
 from sockscope.sources.packets.offsets import SECTION_HEADER, Bytes, Offsets, PcapngBlocks, unaligned, walk
 
 PCAPNG_MAGIC = struct.pack("<I", SECTION_HEADER)
@@ -81,7 +81,7 @@ def read_pcapng(path: Path, data: Bytes) -> PcapngContent:
             if cut
             else f"damaged at byte {at}: a block of an impossible length; the rest ({rest} bytes) is lost"
         )
-    return PcapngContent(frames=_concat(parts), interfaces=tuple(interfaces), damage=damage, dropped_count=dropped)
+    return PcapngContent(frames=concatenate(parts), interfaces=tuple(interfaces), damage=damage, dropped_count=dropped)
 
 
 def _section_header(path: Path, data: Bytes, at: int) -> tuple[str, int, str | None]:
@@ -104,20 +104,6 @@ def _section_header(path: Path, data: Bytes, at: int) -> tuple[str, int, str | N
                 return order, at, f"truncated at byte {len(data)}: the section header (from byte {at}) is cut"
             return order, at + total, None
     return "<", at, f"damaged at byte {at}: a section header without its byte-order magic"
-
-
-def _concat(parts: list[Frames]) -> Frames:
-    if len(parts) == 1:
-        return parts[0]
-    none = [np.zeros(0, np.int64)]
-    return Frames(
-        start=np.concatenate([p.start for p in parts] or none),
-        captured=np.concatenate([p.captured for p in parts] or none),
-        wire=np.concatenate([p.wire for p in parts] or none),
-        time_ns=np.concatenate([p.time_ns for p in parts] or none),
-        link=np.concatenate([p.link for p in parts] or none),
-        interface=np.concatenate([p.interface for p in parts] or none),
-    )
 
 
 class _Section:
