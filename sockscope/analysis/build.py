@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from sockscope.analysis.alignment.clocks import COMMON, Clocks
 from sockscope.analysis.exchanges.exchanges import build_exchanges
 from sockscope.analysis.joining.clocks import measure_skew
 from sockscope.analysis.joining.join import join
@@ -35,6 +36,7 @@ def build_session(
     packets: Packets,
     sockets: Sockets,
     facts: Facts | None = None,
+    clocks: Clocks = COMMON,
 ) -> Session:
     """Join what was recorded. Pure: the same tables give the same session.
 
@@ -46,9 +48,12 @@ def build_session(
             `info.clock_skew_ns`; times are not corrected by it.
         sockets: rows of all snapshots.
         facts: what /proc said beside; None: nothing.
+        clocks: rows that another clock stamped. They are moved to where what they tell of the same connections fits;
+            by how much is in the session's `info.alignments`. `info.started_ns` and `ended_ns` are those of the
+            session's own clock, and are widened by what was moved.
     """
     with _no_collection():
-        return _build(info, seed, events, packets, sockets, facts or Facts())
+        return _build(info, seed, events, packets, sockets, facts or Facts(), clocks)
 
 
 @contextmanager
@@ -72,7 +77,15 @@ def _begin_launched(replay: Replay, info: SessionInfo, events: Events) -> None:
     root.started_ns = int(times[times >= 0].min(initial=info.ended_ns))
 
 
-def _build(info: SessionInfo, seed: Seed, events: Events, packets: Packets, sockets: Sockets, facts: Facts) -> Session:
+def _build(
+    info: SessionInfo,
+    seed: Seed,
+    events: Events,
+    packets: Packets,
+    sockets: Sockets,
+    facts: Facts,
+    clocks: Clocks,
+) -> Session:
     order, effective_ns = replay_order(events)
     replay = Replay(seed, unix_peers(sockets))
     replay.feed(events, order, effective_ns=effective_ns)
