@@ -25,8 +25,10 @@ def execute(arguments: list[str]) -> int:
                 run(Wanted())
                 return ExitCode.OK
             from sockscope.cli.app import app
+            from sockscope.cli.many import spread
 
-            app(args=arguments, prog_name="sockscope")
+            words = list(spread(arguments)) if arguments[:1] == ["analyze"] else arguments
+            app(args=words, prog_name="sockscope")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else ExitCode.OK
     except SockscopeError as error:

@@ -10,6 +10,7 @@ import typer
 
 from sockscope import __version__
 from sockscope.cli import analyze, attach, demo, diagnose, doctor, report, rules, run, snapshot
+from sockscope.cli.groups import with_groups
 from sockscope.cli.stdout import reader_may_leave
 
 app = typer.Typer(
@@ -58,12 +59,13 @@ def _register(command: Callable[..., int | None], examples: Sequence[str], *, op
     Args:
         options_first: what follows the first plain word belongs to the command that it names.
     """
+    grouped = with_groups(command)
 
-    @wraps(command)
+    @wraps(grouped)
     def exiting(*arguments: object, **options: object) -> None:
         code: int | None = 0
         with reader_may_leave():
-            code = command(*arguments, **options)
+            code = grouped(*arguments, **options)
         raise typer.Exit(code or 0)
 
     settings = {"allow_interspersed_args": False} if options_first else {}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from sockscope.cli import options as shared
-from sockscope.cli.output import Output
+from sockscope.cli.output import Output, Written
 
 EXAMPLES = (
     "sudo sockscope demo",
@@ -26,15 +27,13 @@ def complete_demo(incomplete: str) -> list[str]:
 
 
 def demo(
+    written: Written,
     slug: Annotated[
         str, typer.Argument(metavar="[SLUG]", help="The fault to show.", autocompletion=complete_demo)
     ] = "close-wait-leak",
     list_all: Annotated[bool, typer.Option("--list", help="List the demos.")] = False,
     sound: Annotated[bool, typer.Option("--sound", help="Run the sound twin instead: nothing to find.")] = False,
-    html: shared.HtmlOption = None,
-    json: shared.JsonOption = None,
     output: shared.OutputOption = None,
-    verbose: shared.VerboseOption = False,
 ) -> int:
     """Start a faulty server and its clients on this machine, diagnose them, clean up."""
     from sockscope import fixture
@@ -47,11 +46,11 @@ def demo(
         lines = [(name, fixture.load(name).summary) for name in fixture.slugs()]
         print_groups([("", lines)], console=Console(highlight=False))
         return 0
-    wanted = Output(html=html, json=json, fail_on=shared.FailOn.never, verbose=verbose)
+    wanted = Output(**asdict(written), fail_on=shared.FailOn.never)
     wanted.check()
     loaded = fixture.load(slug)
     from sockscope.cli.watch import recording_folder
-    from sockscope.pipeline.analyze import load_session
+    from sockscope.pipeline.load import load_session
     from sockscope.pipeline.options import EngineChoice
 
     print(f"sockscope: demo {slug}: {loaded.summary}", file=sys.stderr)

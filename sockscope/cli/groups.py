@@ -10,7 +10,8 @@ from typing import Any, get_type_hints
 
 
 def with_groups(command: Callable[..., int | None]) -> Callable[..., int | None]:
-    """The command as typer shall see it: each parameter whose type is a dataclass becomes an option a field.
+    """The command as typer shall see it: each parameter whose type is a dataclass becomes an option a field, after
+    the command's own.
 
     The fields carry `typer.Option` in their types (Annotated), as parameters do. The command itself gets the
     dataclass, filled in.
@@ -18,6 +19,7 @@ def with_groups(command: Callable[..., int | None]) -> Callable[..., int | None]
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {}
     parameters: list[inspect.Parameter] = []
+    of_groups: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
         kind = hints[name]
         if not is_dataclass(kind):
@@ -25,7 +27,7 @@ def with_groups(command: Callable[..., int | None]) -> Callable[..., int | None]
             continue
         groups[name] = kind
         options = get_type_hints(kind, include_extras=True)
-        parameters += [
+        of_groups += [
             inspect.Parameter(
                 field.name,
                 inspect.Parameter.KEYWORD_ONLY,
@@ -41,7 +43,7 @@ def with_groups(command: Callable[..., int | None]) -> Callable[..., int | None]
             given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
         return command(**given)
 
-    shown = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    shown = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*parameters, *of_groups)]
     vars(expanded)["__signature__"] = inspect.Signature(shown)
     expanded.__annotations__ = {p.name: p.annotation for p in shown}
     return expanded

@@ -89,6 +89,32 @@ JsonOption = Annotated[
     str | None,
     typer.Option("--json", metavar="FILE|-", help="Write JSON (sockscope/1); - for stdout.", rich_help_panel=_OUT),
 ]
+PerfettoOption = Annotated[
+    Path | None,
+    typer.Option("--perfetto", metavar="FILE", help="Write a trace for ui.perfetto.dev.", rich_help_panel=_OUT),
+]
+PcapngOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--pcapng",
+        metavar="FILE",
+        help="Write the packets with process, descriptor, syscall and findings as comments.",
+        rich_help_panel=_OUT,
+    ),
+]
+ParquetOption = Annotated[
+    Path | None,
+    typer.Option("--parquet", metavar="DIR", help="Write every table as a Parquet file.", rich_help_panel=_OUT),
+]
+SarifOption = Annotated[
+    Path | None, typer.Option("--sarif", metavar="FILE", help="Write the findings as SARIF.", rich_help_panel=_OUT)
+]
+MarkdownOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--markdown", metavar="FILE", help="Write the findings as Markdown, for a ticket.", rich_help_panel=_OUT
+    ),
+]
 SelectOption = Annotated[
     str,
     typer.Option(

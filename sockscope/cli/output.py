@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sockscope.cli import options as shared
 from sockscope.cli.options import FailOn
+from sockscope.cli.progress import told
 from sockscope.cli.stdout import reader_may_leave
 from sockscope.errors import ExitCode, UsageError
 
@@ -20,15 +23,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
+class Written:
+    """What shall be written, and how much of it be told."""
+
+    html: shared.HtmlOption = None
+    json: shared.JsonOption = None
+    markdown: shared.MarkdownOption = None
+    sarif: shared.SarifOption = None
+    perfetto: shared.PerfettoOption = None
+    pcapng: shared.PcapngOption = None
+    parquet: shared.ParquetOption = None
+    verbose: shared.VerboseOption = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output(Written):
     """What the user wants made of a session."""
 
-    html: Path | None = None
-    json: str | None = None
-    select: str = ""
-    ignore: str = ""
-    fail_on: FailOn = FailOn.warning
-    verbose: bool = False
+    select: shared.SelectOption = ""
+    ignore: shared.IgnoreOption = ""
+    fail_on: shared.FailOnOption = FailOn.warning
 
     @property
     def json_to_stdout(self) -> bool:
@@ -40,9 +54,12 @@ class Output:
         Raises:
             UsageError: a file that cannot be written, or a rule that does not exist.
         """
-        for path in (self.html, Path(self.json) if self.json and self.json != "-" else None):
+        json = Path(self.json) if self.json and not self.json_to_stdout else None
+        for path in (self.html, json, self.markdown, self.sarif, self.perfetto, self.pcapng):
             if path is not None:
                 check_writable(path)
+        if self.parquet is not None:
+            check_folder(self.parquet)
         from sockscope.findings.catalogue import find
 
         for slug in sorted(slugs(self.select) | slugs(self.ignore)):
@@ -55,23 +72,15 @@ class Output:
         from sockscope.pipeline.analyze import RuleChoice, make_report
 
         report = make_report(session, RuleChoice(select=slugs(self.select), ignore=slugs(self.ignore)))
-        if self.html is not None:
-            from sockscope.reports.html import write_html
-
-            with writing(self.html):
-                write_html(report, self.html)
-            print(f"sockscope: wrote {self.html}", file=sys.stderr)
-        if self.json is not None:
-            from sockscope.reports.json import render_json
-
-            text = render_json(report)
-            if not self.json_to_stdout:
-                with writing(Path(self.json)):
-                    Path(self.json).write_text(text + "\n", encoding="utf-8")
-                print(f"sockscope: wrote {self.json}", file=sys.stderr)
+        for path, write in self._writers(session, report):
+            with writing(path):
+                write()
+            print(f"sockscope: wrote {path}", file=sys.stderr)
         with reader_may_leave():
             if self.json_to_stdout:
-                print(text)
+                from sockscope.reports.json import render_json
+
+                print(render_json(report))
             else:
                 from rich.console import Console
 
@@ -79,6 +88,47 @@ class Output:
 
                 print_report(report, console=Console(highlight=False), verbose=self.verbose)
         return exit_code(report, self.fail_on)
+
+    def _writers(self, session: Session, report: Report) -> Iterator[tuple[Path, Callable[[], None]]]:
+        """Each file that was asked for, and what writes it. Only what is used is imported."""
+        if path := self.html:
+            from sockscope.reports.html import write_html
+
+            yield path, partial(write_html, report, path)
+        if self.json and not self.json_to_stdout:
+            from sockscope.reports.json import render_json
+
+            path = Path(self.json)
+            yield path, partial(_write_text, path, partial(render_json, report))
+        if path := self.markdown:
+            from sockscope.reports.markdown import render_markdown
+
+            yield path, partial(_write_text, path, partial(render_markdown, report))
+        if path := self.sarif:
+            from sockscope.reports.sarif import render_sarif
+
+            yield path, partial(_write_text, path, partial(render_sarif, report))
+        if not (self.perfetto or self.pcapng or self.parquet):
+            return
+        from sockscope.pipeline.export import session_tables
+
+        tables = session_tables(session)
+        if path := self.perfetto:
+            from sockscope.reports.perfetto import write_perfetto
+
+            yield path, partial(write_perfetto, report, tables, path, progress=told(path))
+        if path := self.pcapng:
+            from sockscope.reports.pcapng import write_pcapng
+
+            yield path, partial(write_pcapng, report, tables, path, progress=told(path))
+        if path := self.parquet:
+            from sockscope.reports.parquet import write_parquet
+
+            yield path, partial(write_parquet, report, tables, path)
+
+
+def _write_text(path: Path, render: Callable[[], str]) -> None:
+    path.write_text(render() + "\n", encoding="utf-8")
 
 
 def slugs(text: str) -> frozenset[str]:
@@ -106,6 +156,18 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"{path.parent} does not exist", help_text=f"mkdir -p {path.parent}")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise UsageError(f"cannot write {path}: permission denied", help_text="name another file")
+
+
+def check_folder(path: Path) -> None:
+    """Raises: UsageError where no files could be put there."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file", help_text="name a folder; it is made where it is missing")
+    if path.is_dir() and any(path.iterdir()):
+        raise UsageError(f"{path} is not empty", help_text="name a new folder")
+    if not path.exists() and not path.parent.is_dir():
+        raise UsageError(f"{path.parent} does not exist", help_text=f"mkdir -p {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"cannot write into {path}: permission denied", help_text="name another folder")
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from sockscope.cli import options as shared
 from sockscope.cli.output import Output
 from sockscope.errors import UsageError
 
@@ -19,25 +18,19 @@ EXAMPLES = (
 
 def report(
     recording: Annotated[Path, typer.Argument(metavar="RECORDING", help="The folder that --output made.")],
+    written: Output,
     connection: Annotated[
         int | None, typer.Option("--connection", "-c", metavar="ID", help="Print this connection's whole timeline.")
     ] = None,
     dissect: Annotated[
         bool, typer.Option("--dissect", help="With --connection: its packets too, layer by layer (the first 40).")
     ] = False,
-    html: shared.HtmlOption = None,
-    json: shared.JsonOption = None,
-    select: shared.SelectOption = "",
-    ignore: shared.IgnoreOption = "",
-    fail_on: shared.FailOnOption = shared.FailOn.warning,
-    verbose: shared.VerboseOption = False,
 ) -> int:
     """Report on a recording: findings, connections, and what the recording lacks."""
-    wanted = Output(html=html, json=json, select=select, ignore=ignore, fail_on=fail_on, verbose=verbose)
-    wanted.check()
+    written.check()
     if dissect and connection is None:
         raise UsageError("--dissect needs --connection", help_text="name one: --connection 0 --dissect")
-    from sockscope.pipeline.analyze import load_session
+    from sockscope.pipeline.load import load_session
 
     session = load_session(recording)
     if connection is not None:
@@ -53,4 +46,4 @@ def report(
             found = dissect_connection(session, recording, connection)
             print_dissection(found, session.info, console=Console(highlight=False))
         return code
-    return wanted.emit(session)
+    return written.emit(session)

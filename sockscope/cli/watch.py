@@ -43,7 +43,7 @@ def watch(
     Returns:
         The exit code of the report, and what `record` says.
     """
-    from sockscope.pipeline.analyze import load_session
+    from sockscope.pipeline.load import load_session
     from sockscope.pipeline.record import record
 
     flying = options.keep_s is not None

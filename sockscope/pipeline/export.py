@@ -13,9 +13,7 @@ from sockscope.model.ids import NO_ID
 from sockscope.model.packets import RawFrame
 from sockscope.model.sockaddr import encode_key
 from sockscope.model.tables import Int32s, Int64s, SessionTables
-from sockscope.sources.packets.files import read_frames
-
-_FRAMES_AT_ONCE = 1 << 16
+from sockscope.sources.packets.files import read_frames_of
 
 
 def session_tables(session: Session) -> SessionTables:
@@ -75,6 +73,5 @@ def _frames(session: Session, rows: Int64s) -> Iterator[RawFrame]:
     """The captured frames of packet rows, in that order."""
     if not session.captures:
         return
-    offsets = session.packets.records["payload_offset"]
-    for begin in range(0, len(rows), _FRAMES_AT_ONCE):
-        yield from read_frames(session.captures[0], offsets[rows[begin : begin + _FRAMES_AT_ONCE]].tolist())
+    for batch in read_frames_of(session.captures, session.packets.records["payload_offset"][rows]):
+        yield from batch

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sockscope.analysis.alignment.clocks import Clocks, Strand
 from sockscope.analysis.build import build_session
 from sockscope.analysis.session import Session
 from sockscope.errors import UsageError
@@ -19,7 +20,7 @@ from sockscope.model.packets import Packets
 from sockscope.model.seed import Seed
 from sockscope.model.sockets import Sockets
 from sockscope.recording.reader import read_recording
-from sockscope.sources.packets.files import read_packets
+from sockscope.sources.packets.files import read_captures
 
 if TYPE_CHECKING:
     from sockscope.sources.sockets.text.reader import SocketText
@@ -104,6 +105,7 @@ def load_session(
         packets=tables.packets,
         sockets=tables.sockets,
         facts=tables.facts,
+        clocks=_clocks(evidence, tables, text),
     )
     session.captures = tables.captures
     asked = " or ".join(map(str, evidence.ports))
@@ -134,10 +136,10 @@ def _read_captures(
     if not captures:
         return known
     ports = frozenset(tables.info.target.ports) if tables.info is not None else frozenset(evidence.ports)
-    capture = read_packets(captures[0], ports=ports or None)
+    told = None if progress is None else lambda done, whole: progress(_names(captures), done, whole)
+    capture = read_captures(captures, ports=ports or None, progress=told)
     tables.packets, tables.captures = capture.packets, captures
-    names = _names(captures)
-    tables.notes += [f"{names}: {note}" for note in (capture.damage, *capture.notes) if note]
+    tables.notes += [*capture.damage, *capture.notes]
     return replace(
         known,
         available=True,
@@ -184,6 +186,26 @@ def _session_info(
         packets=packets,
         sockets=sockets or SocketCoverage(),
     )
+
+
+def _clocks(evidence: Evidence, tables: _Tables, text: SocketText | None) -> Clocks:
+    """What was not recorded together may have been stamped anywhere; the pieces of a rotated capture were not."""
+    packets = tables.packets if evidence.captures else None
+    sockets = tables.sockets if text is not None else None
+    clocks = Clocks.foreign(packets=packets, sockets=sockets)
+    if packets is not None:
+        clocks = replace(clocks, packets=(replace(clocks.packets[0], source=_names(evidence.captures)),))
+    if sockets is None or text is None:
+        return clocks
+    if all(text.times_known):
+        return replace(clocks, sockets=(replace(clocks.sockets[0], source=_names(evidence.listings)),))
+    numbers, starts = np.unique(sockets.records["snapshot"], return_index=True)
+    ends = [*starts[1:].tolist(), len(sockets)]
+    strands = tuple(
+        Strand(source=f"socket listing {number + 1}", start=start, stop=stop)
+        for number, start, stop in zip(numbers.tolist(), starts.tolist(), ends, strict=True)
+    )
+    return replace(clocks, sockets=strands, guessed=True)
 
 
 def _span(tables: _Tables) -> tuple[int, int]:
