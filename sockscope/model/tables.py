@@ -25,6 +25,8 @@ class SessionTables:
         event_connection: shape (events,).
         packet_ns: shape (packets,), CLOCK_MONOTONIC ns; packet_connection, packet_marks: shape (packets,).
         local_is_source: shape (packets,), the target sent it.
+        packet_event: shape (packets,), the event that its bytes came from or went to, or that it began or ended the
+            connection by; -1: not known, or nobody's.
         socket_connection: shape (socket rows,).
         exchanges: EXCHANGE_DTYPE. flow_facts: FLOW_FACT_DTYPE. connection_flow: shape (connections,), its row there.
         event_text: an event decoded, as timelines write it: `recvfrom(7, "GET /"..., 1024) = 78`; not escaped.
@@ -41,6 +43,7 @@ class SessionTables:
     packet_connection: Int32s
     packet_marks: npt.NDArray[np.uint16]
     local_is_source: npt.NDArray[np.bool_]
+    packet_event: Int32s
     sockets: Sockets
     socket_connection: Int32s
     exchanges: npt.NDArray[np.void]

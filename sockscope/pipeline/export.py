@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from sockscope.analysis.joining.packet_events import packet_events
 from sockscope.analysis.narration.describe import describe
 from sockscope.analysis.session import Session
 from sockscope.model.ids import NO_ID
@@ -19,6 +20,7 @@ from sockscope.sources.packets.files import read_frames_of
 def session_tables(session: Session) -> SessionTables:
     """Everything that was joined; nothing is copied that the session has."""
     packet_connection = _packet_connection(session)
+    local_is_source = _local_is_source(session, packet_connection)
     return SessionTables(
         events=session.events,
         order=session.order,
@@ -27,7 +29,8 @@ def session_tables(session: Session) -> SessionTables:
         packet_ns=session.packet_ns,
         packet_connection=packet_connection,
         packet_marks=_marks(session),
-        local_is_source=_local_is_source(session, packet_connection),
+        local_is_source=local_is_source,
+        packet_event=packet_events(session, packet_connection, local_is_source),
         sockets=session.sockets,
         socket_connection=session.socket_connection,
         exchanges=session.exchanges,

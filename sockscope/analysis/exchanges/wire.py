@@ -196,13 +196,13 @@ class _Streams:
         return cls(
             known,
             late,
-            _Reach.of(flow[came], _offsets(flow[came], start[came], theirs) + length[came], when[came]),
-            _Reach.of(flow[went], _offsets(flow[went], start[went], ours) + length[went], when[went]),
-            _Reach.of(flow[heard], _offsets(flow[heard], ack[heard], ours), when[heard]),
+            _Reach.of(flow[came], stream_offsets(flow[came], start[came], theirs) + length[came], when[came]),
+            _Reach.of(flow[went], stream_offsets(flow[went], start[went], ours) + length[went], when[went]),
+            _Reach.of(flow[heard], stream_offsets(flow[heard], ack[heard], ours), when[heard]),
         )
 
 
-def _offsets(flow: Ids, number: npt.NDArray[np.uint32], first: npt.NDArray[np.uint32]) -> Ids:
+def stream_offsets(flow: Ids, number: npt.NDArray[np.uint32], first: npt.NDArray[np.uint32]) -> Ids:
     """Sequence numbers as places in the stream, unwrapped: signed 32-bit steps, summed from the first byte on."""
     if not len(flow):
         return np.zeros(0, np.int64)
