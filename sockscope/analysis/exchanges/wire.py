@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.session import Ids, Session
+from sockscope.analysis.wire.streams import Reach, stream_offsets
 from sockscope.model.calls import Call
 from sockscope.model.ids import NO_ID
 from sockscope.model.sockaddr import encode_key
 from sockscope.model.tcp import TcpFlag
 
 _SOL_TCP, _TCP_ULP = 6, 31
-_OFFSET_LIMIT = 1 << 38
 
 
 def tell_wire(session: Session, made: npt.NDArray[np.void]) -> None:
@@ -121,38 +121,6 @@ def _usable(session: Session) -> npt.NDArray[np.bool_]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reach:
-    """How far each flow's stream had come when: keys rise, so one sorted search answers for all flows."""
-
-    keys: Ids
-    flow: Ids
-    when: Ids
-    span: int
-
-    @classmethod
-    def of(cls, flow: Ids, offset: Ids, when: Ids) -> _Reach:
-        """From rows flow after flow, in time: `offset` bytes of the stream had passed by then, or more."""
-        offset = np.clip(offset, 0, _OFFSET_LIMIT)
-        span = int(offset.max(initial=0)) + 2
-        # The flows' numbers are folded in by rank, so that the keys stay small.
-        rank = np.cumsum(np.append(True, flow[1:] != flow[:-1])) - 1 if len(flow) else flow
-        keys = np.maximum.accumulate(rank * span + offset) if len(flow) else offset
-        return cls(keys, flow, when, span)
-
-    def reached(self, flow: Ids, offset: Ids) -> Ids:
-        """When so many bytes had passed: shape (k,), -1 where they never did."""
-        if not len(self.keys):
-            return np.full(len(flow), NO_ID, np.int64)
-        low = np.minimum(np.searchsorted(self.flow, flow), len(self.flow) - 1)
-        base = self.keys[low] // self.span * self.span
-        at = np.minimum(np.searchsorted(self.keys, base + np.minimum(offset, self.span - 1)), len(self.keys) - 1)
-        at = np.maximum(at, low)
-        good = (self.flow[at] == flow) & (self.keys[at] >= base + offset)
-        found: Ids = np.where(good, self.when[at], NO_ID)
-        return found
-
-
-@dataclass(frozen=True, slots=True)
 class _Streams:
     """The two directions of the watched flows, and the peer's acknowledgments.
 
@@ -161,9 +129,9 @@ class _Streams:
 
     known: npt.NDArray[np.bool_]
     late: npt.NDArray[np.bool_]
-    arrived: _Reach
-    sent: _Reach
-    acked: _Reach
+    arrived: Reach
+    sent: Reach
+    acked: Reach
 
     @classmethod
     def of(cls, session: Session, rows: Ids, flow: Ids) -> _Streams:
@@ -196,25 +164,10 @@ class _Streams:
         return cls(
             known,
             late,
-            _Reach.of(flow[came], stream_offsets(flow[came], start[came], theirs) + length[came], when[came]),
-            _Reach.of(flow[went], stream_offsets(flow[went], start[went], ours) + length[went], when[went]),
-            _Reach.of(flow[heard], stream_offsets(flow[heard], ack[heard], ours), when[heard]),
+            Reach.of(flow[came], stream_offsets(flow[came], start[came], theirs) + length[came], when[came]),
+            Reach.of(flow[went], stream_offsets(flow[went], start[went], ours) + length[went], when[went]),
+            Reach.of(flow[heard], stream_offsets(flow[heard], ack[heard], ours), when[heard]),
         )
-
-
-def stream_offsets(flow: Ids, number: npt.NDArray[np.uint32], first: npt.NDArray[np.uint32]) -> Ids:
-    """Sequence numbers as places in the stream, unwrapped: signed 32-bit steps, summed from the first byte on."""
-    if not len(flow):
-        return np.zeros(0, np.int64)
-    begins = np.append(True, flow[1:] != flow[:-1])
-    before = np.empty_like(number)
-    before[1:] = number[:-1]
-    before[begins] = first[flow[begins]]
-    total = np.cumsum((number - before).view(np.int32).astype(np.int64))
-    starts = np.flatnonzero(begins)
-    lead = np.concatenate([[0], total[starts[1:] - 1]])
-    found: Ids = total - np.repeat(lead, np.diff(np.append(starts, len(flow))))
-    return found
 
 
 def _from_local(session: Session, rows: Ids, flow: Ids) -> npt.NDArray[np.bool_]:

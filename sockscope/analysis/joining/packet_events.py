@@ -16,9 +16,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.analysis.exchanges.wire import stream_offsets
 from sockscope.analysis.replay.assign import moved_bytes
 from sockscope.analysis.session import Ids, Session
+from sockscope.analysis.wire.streams import stream_offsets
 from sockscope.model.calls import Call
 from sockscope.model.constants import SOL_TCP
 from sockscope.model.ids import NO_ID
