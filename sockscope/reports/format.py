@@ -44,6 +44,12 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{number(count)} {noun if count == 1 else plural or noun + 's'}"
 
 
+def ordinal(count: int) -> str:
+    """`1st`, `12th`, `193rd`."""
+    teen = count % 100 in (11, 12, 13)
+    return f"{number(count)}{'th' if teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(count % 10, 'th')}"
+
+
 def duration(ns: int) -> str:
     """`740 ns`, `52.1 µs`, `500 ms`, `10.0 s`, `12 min 5 s`."""
     if ns < 1_000:
@@ -95,8 +101,10 @@ def address(value: object) -> str:
 
 def unnamed_pair(connection: Connection) -> bool:
     """A unix socket of which neither end has a name: a channel between processes (socketpair)."""
-    ends = (connection.local, connection.peer)
-    return connection.protocol is Protocol.UNIX and not any(end is not None and end.packed for end in ends)
+    # Asked of every connection: most are answered by this.
+    if connection.protocol is not Protocol.UNIX:
+        return False
+    return not any(end is not None and end.packed for end in (connection.local, connection.peer))
 
 
 def far_end(row: ConnectionRow) -> str:
@@ -109,8 +117,8 @@ def far_end(row: ConnectionRow) -> str:
 
 def idle_pair(row: ConnectionRow) -> bool:
     """Such a channel that carried nothing and is in no finding: nobody looks for it."""
-    moved = row.connection.read_bytes + row.connection.written_bytes
-    return unnamed_pair(row.connection) and not moved and not row.finding_indexes
+    connection = row.connection
+    return unnamed_pair(connection) and not connection.read_bytes + connection.written_bytes and not row.finding_indexes
 
 
 def arrow(role: Role, *, ascii_only: bool = False) -> str:

@@ -20,8 +20,10 @@ from sockscope.errors import UsageError
 from sockscope.model.report import Report
 from sockscope.reports import format as words
 from sockscope.reports.escape import safe
+from sockscope.reports.html_choice import choose
 from sockscope.reports.html_data import page_data
 from sockscope.reports.html_findings import cards
+from sockscope.reports.html_group_table import group_table
 from sockscope.reports.html_latency import latency_cards
 from sockscope.reports.stop_words import stop_cards
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 SCRIPTS = ("util.js", "table.js", "scale.js", "lanes.js", "detail.js", "main.js")
 """In this order they make the page's script."""
-STYLES = ("page.css", "connections.css", "timeline.css", "latency.css", "stops.css", "print.css")
+STYLES = ("page.css", "connections.css", "groups.css", "timeline.css", "latency.css", "stops.css", "print.css")
 
 
 def write_html(report: Report, path: Path) -> None:
@@ -52,7 +54,8 @@ def render_html(report: Report) -> str:
     """The whole page."""
     script = "'use strict';\n(() => {\n" + "".join(_resource(name) for name in SCRIPTS) + "})();\n"
     style = "".join(_resource(name) for name in STYLES)
-    data, kept_count = page_data(report)
+    choice = choose(report)
+    data, kept_count = page_data(report, choice)
     info = report.info
     began = datetime.fromtimestamp(info.started_realtime_ns / 1e9, UTC)
     return (
@@ -71,8 +74,11 @@ def render_html(report: Report) -> str:
             watched=words.watched(info),
             info=info,
             version=__version__,
-            cards=cards(report),
+            cards=cards(report, choice.rows),
             connection_count=len(report.connections),
+            shown_count=len(choice.rows),
+            sums=None if choice.grouped is None else group_table(choice.grouped, choice.groups),
+            drawn=choice.drawn,
             kept_count=kept_count,
             processes=[
                 {

@@ -1,23 +1,28 @@
 """Connections and timelines as columns for the page's script: compact, and bounded in bytes.
 
-Every text is an index into one list of distinct strings. Timelines are kept whole for connections with
-findings, then for the others in order until the budget is spent; the page says for how many.
+Every text is an index into one list of distinct strings. Of the connections that the page shows, timelines are
+kept for those with findings, then for the others in order until the budget is spent; the page says for how many.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import TypeAlias, TypedDict
 
 from sockscope.model.findings import Evidence, Source
 from sockscope.model.report import ConnectionRow, Lane, Report, TimelineItem
 from sockscope.reports import format as words
 from sockscope.reports.escape import safe
+from sockscope.reports.html_choice import Choice
+from sockscope.reports.html_groups import state_counts
+from sockscope.reports.shortened import short_addresses
 
 TIMELINE_BUDGET_BYTES = 10_000_000
-"""Of the page's 15 MB; a connection's row takes about 200 bytes beside it."""
+"""Of the page's 15 MB; a shown connection's row takes about 200 bytes beside it."""
+TIMELINE_COUNT = 10_000
+"""Each takes a millisecond to tell."""
 FINDING_LIMIT = 400
 """Items kept of a connection with findings."""
 OTHER_LIMIT = 80
@@ -35,14 +40,23 @@ LIVES = 1000
 
 
 class PageData(TypedDict):
-    """What the page's script reads. `findings`: per connection the indexes into `rules`; `lives`: connection id → its
-    story in a few sentences, of those with a timeline, the most wanted first."""
+    """What the page's script reads.
+
+    `total`: connections in the session, of which `connections` holds those that are shown; `findings`: per shown one
+    the indexes into `rules`, and `groups`: its group (empty where all are shown); `marked`: connections of each
+    finding, `states`: in each state, shown or not; `lives`: connection id → its story in a few sentences, of those
+    with a timeline, the most wanted first.
+    """
 
     version: int
     duration: int
     rules: list[str]
     titles: list[str]
     severities: list[str]
+    marked: list[int]
+    states: dict[str, int]
+    total: int
+    groups: list[int]
     connections: Columns
     findings: list[list[int]]
     timelines: dict[int, Timeline]
@@ -69,20 +83,24 @@ class Strings:
         return index
 
 
-def page_data(report: Report) -> tuple[PageData, int]:
-    """What the page's script reads, and for how many connections the timeline is in it."""
+def page_data(report: Report, choice: Choice) -> tuple[PageData, int]:
+    """What the page's script reads, and for how many of the chosen connections the timeline is in it."""
     strings = Strings()
-    timelines = _timelines(report, strings)
+    timelines = _timelines(report, choice.rows, strings)
     told = {number: report.stories(number) for number in list(timelines)[:LIVES]}
     lives = {number: strings(text) for number, text in told.items() if text}
     comms = {process.tgid: process.comm for process in report.processes}
-    rows = sorted(report.connections, key=words.idle_pair)
+    rows = choice.rows
     return {
-        "version": 1,
+        "version": 2,
         "duration": max(0, report.info.ended_ns - report.info.started_ns),
         "rules": [finding.rule for finding in report.findings],
         "titles": [safe(finding.title) for finding in report.findings],
         "severities": [finding.severity.label for finding in report.findings],
+        "marked": [len(set(finding.connections)) for finding in report.findings],
+        "states": state_counts(report),
+        "total": len(report.connections),
+        "groups": list(choice.groups),
         "connections": _connections(rows, report, strings, comms),
         "findings": [list(row.finding_indexes) for row in rows],
         "timelines": timelines,
@@ -121,15 +139,17 @@ def _connections(rows: Sequence[ConnectionRow], report: Report, strings: Strings
             events=row.event_count,
             packets=row.packet_count,
             summary=strings(row.summary),
+            wire=strings(row.wire),
         )
     return columns
 
 
-def _timelines(report: Report, strings: Strings) -> dict[int, Timeline]:
+def _timelines(report: Report, rows: Sequence[ConnectionRow], strings: Strings) -> dict[int, Timeline]:
     """Connection id → timeline, the most wanted first, until the budget is spent."""
     kept: dict[int, Timeline] = {}
     spent = 0
-    for row in _most_wanted(report):
+    primaries = {(f.evidence[0].source, f.evidence[0].ref) for f in report.findings if f.evidence}
+    for row in _most_wanted(report, rows):
         limit = FINDING_LIMIT if row.finding_indexes else OTHER_LIMIT
         findings = [report.findings[i] for i in row.finding_indexes]
         facts = [fact for finding in findings for fact in finding.evidence]
@@ -138,17 +158,17 @@ def _timelines(report: Report, strings: Strings) -> dict[int, Timeline]:
             items = _with_evidence(
                 items, [f for finding in findings if finding.worst == row.connection.id for f in finding.evidence]
             )
-        timeline = _timeline(items, facts, report, strings)
+        timeline = _timeline(items, facts, primaries, report.info.started_ns, strings)
         spent += len(json.dumps(timeline, separators=(",", ":"))) + 12
         kept[row.connection.id] = timeline
-        if spent + strings.json_bytes > TIMELINE_BUDGET_BYTES:
+        if spent + strings.json_bytes > TIMELINE_BUDGET_BYTES or len(kept) == TIMELINE_COUNT:
             break
     return kept
 
 
-def _most_wanted(report: Report) -> Iterable[ConnectionRow]:
+def _most_wanted(report: Report, rows: Sequence[ConnectionRow]) -> Iterable[ConnectionRow]:
     worst = {finding.worst for finding in report.findings} | {server.slowest.connection for server in report.latency}
-    return sorted(report.connections, key=lambda row: (row.connection.id not in worst, not row.finding_indexes))
+    return sorted(rows, key=lambda row: (row.connection.id not in worst, not row.finding_indexes))
 
 
 def _with_evidence(items: Sequence[TimelineItem], facts: Sequence[Evidence]) -> list[TimelineItem]:
@@ -173,12 +193,17 @@ def _with_evidence(items: Sequence[TimelineItem], facts: Sequence[Evidence]) -> 
     return sorted([*items, *added], key=lambda item: item.time_ns)
 
 
-def _timeline(items: Sequence[TimelineItem], facts: Sequence[Evidence], report: Report, strings: Strings) -> Timeline:
-    before = [report.info.started_ns, *(item.time_ns for item in items)]
+def _timeline(
+    items: Sequence[TimelineItem],
+    facts: Sequence[Evidence],
+    primaries: Set[tuple[Source, int]],
+    started_ns: int,
+    strings: Strings,
+) -> Timeline:
+    before = [started_ns, *(item.time_ns for item in items)]
     said = [item.words for item in items]
     bits = [int(item.failed) | 8 * item.exact | 16 * item.is_mark for item in items]
     if facts:
-        primaries = {(f.evidence[0].source, f.evidence[0].ref) for f in report.findings if f.evidence}
         for index, number in words.evidence_marks(items, facts).items():
             fact = facts[number]
             said[index] = words.meaning(items[index], fact)
@@ -189,7 +214,7 @@ def _timeline(items: Sequence[TimelineItem], facts: Sequence[Evidence], report: 
         [LANES[item.lane] for item in items],
         [strings(item.actor) for item in items],
         [strings(item.name) for item in items],
-        [strings(item.text) for item in items],
+        [strings(short_addresses(item.text)) for item in items],
         [strings(text) for text in said],
         bits,
     ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
-from sockscope.model.findings import Consequence, Finding
-from sockscope.model.report import Report
+from sockscope.model.findings import Consequence, Evidence, Finding, Source
+from sockscope.model.report import ConnectionRow, Report
 from sockscope.reports import format as words
+from sockscope.reports.shortened import short
 
 CHIP_COUNT = 12
 """Connections named on a card; the others are a filter away."""
@@ -21,7 +23,12 @@ class Fact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """One finding in strings."""
+    """One finding in strings.
+
+    Attributes:
+        chips: connections named, all of them in the page.
+        shown_count: its connections in the page, and total_count all of them.
+    """
 
     index: int
     rule: str
@@ -36,20 +43,28 @@ class Card:
     remedy: str
     worst: int | None
     chips: tuple[int, ...]
-    more_count: int
+    shown_count: int
+    total_count: int
     facts: tuple[Fact, ...]
     consequences: tuple[Consequence, ...]
 
 
-def cards(report: Report) -> list[Card]:
-    """One card a finding, in the report's order."""
-    return [_card(index, finding, report) for index, finding in enumerate(report.findings)]
+def cards(report: Report, rows: Sequence[ConnectionRow]) -> list[Card]:
+    """One card a finding, in the report's order.
+
+    Args:
+        report: the whole.
+        rows: the connections that the page shows.
+    """
+    shown = frozenset(row.connection.id for row in rows)
+    return [_card(index, finding, report, shown) for index, finding in enumerate(report.findings)]
 
 
-def _card(index: int, finding: Finding, report: Report) -> Card:
+def _card(index: int, finding: Finding, report: Report, shown: Set[int]) -> Card:
     holder = finding.holder
-    chips = finding.connections[:CHIP_COUNT]
-    if finding.worst is not None:
+    connections = [c for c in dict.fromkeys(finding.connections) if c in shown]
+    chips = tuple(connections[:CHIP_COUNT])
+    if finding.worst in shown and finding.worst is not None:
         chips = (finding.worst, *(c for c in chips if c != finding.worst))[:CHIP_COUNT]
     count = words.counted(len(finding.connections), "connection") if finding.connections else ""
     if finding.count > 1 and finding.count != len(finding.connections):
@@ -69,9 +84,18 @@ def _card(index: int, finding: Finding, report: Report) -> Card:
         consequences=finding.consequences,
         worst=finding.worst,
         chips=chips,
-        more_count=len(set(finding.connections) - set(chips)),
+        shown_count=len(connections),
+        total_count=len(set(finding.connections)),
         facts=tuple(
-            Fact(source=f.source.value, when=words.since_start(f.time_ns, report.info), text=f.text)
+            Fact(source=f.source.value, when=words.since_start(f.time_ns, report.info), text=_fact_text(f))
             for f in finding.evidence
         ),
     )
+
+
+def _fact_text(fact: Evidence) -> str:
+    """As the terminal shows it."""
+    if fact.source is not Source.SYSCALL:
+        return short(fact.text)
+    actor, text = words.actor_and_text(fact)
+    return f"{actor} {short(text)}" if actor else short(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import TypeAlias
 
 from rich.cells import cell_len
@@ -58,18 +59,17 @@ def connections(
     report: Report, clean: Clean, *, width: int, verbose: bool, ascii_only: bool
 ) -> Iterator[RenderableType]:
     """The table and a line about what is not in it."""
-    ranked = ranked_rows(report.connections)
+    every = report.connections
     comms = {process.tgid: process.comm for process in report.processes}
-    room = VERBOSE_ROW_COUNT if verbose else ROW_COUNT
-    shown = [row for row in ranked if verbose or not words.idle_pair(row)][:room]
+    shown = telling_rows(every, VERBOSE_ROW_COUNT if verbose else ROW_COUNT, idle_too=verbose)
     kept = {row.connection.id for row in shown}
-    rest = [row for row in ranked if row.connection.id not in kept]
-    inet = [row for row in ranked if row.connection.protocol is not Protocol.UNIX]
-    locals_ = {words.address(row.connection.local) for row in inet}
-    where = next(iter(locals_)) if len(locals_) == 1 else ""
-    heading = words.counted(len(ranked), "connection")
+    rest = [row for row in every if row.connection.id not in kept]
+    inet = [row for row in every if row.connection.protocol is not Protocol.UNIX]
+    locals_ = {row.connection.local for row in inet}
+    where = words.address(next(iter(locals_))) if len(locals_) == 1 else ""
+    heading = words.counted(len(every), "connection")
     if where:
-        heading += f" at {where}" if len(inet) == len(ranked) else f", {words.number(len(inet))} at {where}"
+        heading += f" at {where}" if len(inet) == len(every) else f", {words.number(len(inet))} at {where}"
     arrows = len({row.connection.role for row in inet}) > 1
     rows = [_row(row, report, comms, clean, where=where, arrows=arrows, ascii_only=ascii_only) for row in shown]
     yield _table(clean(heading), rows, width)
@@ -77,23 +77,25 @@ def connections(
         yield Text(clean(_groups(rest, report, comms)), "dim")
 
 
-def ranked_rows(rows: Sequence[ConnectionRow]) -> list[ConnectionRow]:
+def telling_rows(rows: Sequence[ConnectionRow], count: int, *, idle_too: bool) -> list[ConnectionRow]:
     """Some of each finding first, so that a finding with hundreds leaves room for the others.
 
-    Then by protocol (TCP, UDP, unix with a name, unix without), the busiest first.
+    Then by protocol (TCP, UDP, unix with a name, unix without), the busiest first. Socketpairs that carried nothing
+    only where `idle_too`.
     """
     seen: Counter[int] = Counter()
-    ranked = []
-    for row in rows:
+
+    def rank(row: ConnectionRow) -> tuple[int, ...]:
         connection = row.connection
-        first = min(row.finding_indexes, default=-1)
-        seen[first] += 1
+        if row.finding_indexes:
+            first = min(row.finding_indexes)
+            seen[first] += 1
+            return (0, seen[first] > EACH_FINDING, first, connection.id)
         moved = connection.read_bytes + connection.written_bytes
-        quiet = (
-            (_PROTOCOLS[connection.protocol], words.unnamed_pair(connection), -moved) if first < 0 else (0, False, 0)
-        )
-        ranked.append((first < 0, seen[first] > EACH_FINDING and first >= 0, first, *quiet, connection.id, row))
-    return [row for *_, row in sorted(ranked, key=lambda entry: entry[:-1])]
+        return (1, _PROTOCOLS[connection.protocol], words.unnamed_pair(connection), -moved, connection.id)
+
+    wanted = rows if idle_too else [row for row in rows if not words.idle_pair(row)]
+    return nsmallest(count, wanted, key=rank)
 
 
 def _row(
@@ -210,15 +212,23 @@ def _grid(title: str, names: Sequence[str]) -> Table:
 def _groups(rest: Sequence[ConnectionRow], report: Report, comms: Mapping[int, str]) -> str:
     """The connections that are not shown, by state and process."""
 
-    def group(row: ConnectionRow) -> str:
-        if words.idle_pair(row):
-            return "idle ends of unix socketpairs"
-        who = [words.process_name(comms.get(tgid, "?"), tgid) for tgid in row.processes[-1:]]
-        slugs = dict.fromkeys(report.findings[i].rule for i in row.finding_indexes)
+    def named(state: str, processes: tuple[int, ...], findings: tuple[int, ...]) -> str:
+        who = [words.process_name(comms.get(tgid, "?"), tgid) for tgid in processes]
+        slugs = dict.fromkeys(report.findings[i].rule for i in findings)
         about = [f"({', '.join(slugs)})"] if slugs else []
-        return " ".join([words.state_name(row.connection), *(f"in {name}" for name in who), *about])
+        return " ".join([state, *(f"in {name}" for name in who), *about])
 
-    counts = Counter(group(row) for row in rest).most_common()
+    # Put into words once a group, not once a connection.
+    alike = Counter(
+        ("idle ends of unix socketpairs", (), ())
+        if words.idle_pair(row)
+        else (words.state_name(row.connection), row.processes[-1:], row.finding_indexes)
+        for row in rest
+    )
+    groups: Counter[str] = Counter()
+    for key, count in alike.items():
+        groups[named(*key)] += count
+    counts = groups.most_common()
     parts = [f"{words.number(count)} {name}" for name, count in counts[:GROUP_COUNT]]
     others = sum(count for _, count in counts[GROUP_COUNT:])
     if others:

@@ -14,6 +14,7 @@ from sockscope.model.findings import Evidence, Finding
 from sockscope.model.report import ConnectionRow, Lane, Report, TimelineItem
 from sockscope.reports import format as words
 from sockscope.reports.escape import safe
+from sockscope.reports.shortened import short
 
 SHORT_LINES = 25
 """Printed lines of a timeline that is not verbose; the evidence itself is always whole."""
@@ -24,13 +25,6 @@ ACTOR_COLUMNS = 26
 GAP = 2
 BLOCK_LINES = 200
 LEAST_TEXT_COLUMNS = 12
-_SOCKADDR = re.compile(
-    r'\{sa_family=AF_INET6?, sin6?_port=htons\((\d+)\), (?:sin_addr="([\d.]+)"|[^{}"]*"([0-9a-f:.]+)"[^{}"]*)\}'
-)
-"""As strace writes it. A payload cannot match: its quotes are escaped."""
-_EPOLL_DATA = re.compile(r"(fd/data=-?\d+), u64=0x[0-9a-f]+")
-_REPEATED = re.compile(r'"(\\(?:x[0-9a-f]{2}|.)|[^"\\])\1{11,}"')
-"""A payload that is one byte again and again."""
 _REMARK = re.compile(r"(?s)(.+)  \(([^()]+)\)")
 """Evidence as rules write it: the fact, and in brackets what it shows."""
 _AGAIN = re.compile(r'(?:^|; )(?:(?:sent|read) )?\d+ bytes?: "(?:[^"\\]|\\.)*"(?:\.\.\.)?$')
@@ -305,14 +299,3 @@ def _folded(text: Text, width: int, console: Console) -> list[Text]:
     if text.cell_len <= width:
         return [text]
     return list(text.wrap(console, width, overflow="fold"))
-
-
-def short(text: str) -> str:
-    """Addresses as `{127.0.0.1:80}` where strace writes the whole structure; of epoll's data the number alone; of a
-    payload that is one byte again and again a few of these.
-    """
-    if text.startswith("epoll_"):
-        # No payload can be here.
-        text = _EPOLL_DATA.sub(r"\1", text)
-    text = _REPEATED.sub(r'"\1\1\1…"', text)
-    return _SOCKADDR.sub(lambda found: f"{{{found[2] or f'[{found[3]}]'}:{found[1]}}}", text)

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from sockscope.model.report import Report
 from sockscope.reports.escape import safe
+from sockscope.reports.shortened import short
 from sockscope.reports.terminal import print_report, print_timeline
-from sockscope.reports.terminal_timeline import short
 from tests.reports.example import COLOUR, SCRIPT, empty_report, example_report, sound_report
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"

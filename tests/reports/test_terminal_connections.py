@@ -13,7 +13,7 @@ from sockscope.model.report import ConnectionRow, Report
 from sockscope.model.sockaddr import Address, Family
 from sockscope.model.tcp import TcpState
 from sockscope.reports.terminal import print_report
-from sockscope.reports.terminal_connections import connections, ranked_rows
+from sockscope.reports.terminal_connections import connections, telling_rows
 from tests.reports.example import example_report
 
 LOCAL = Address.inet(bytes([127, 0, 0, 1]), 51869)
@@ -61,7 +61,7 @@ def test_what_matters_comes_first() -> None:
         pair(0), pair(1, moved=5), row(2, protocol=Protocol.UNIX, local=unix), row(3, protocol=Protocol.UDP),
         row(4, moved=1), row(5, moved=9), row(6, findings=(0,)),
     ]  # fmt: skip
-    assert [r.connection.id for r in ranked_rows(rows)] == [6, 5, 4, 3, 2, 1, 0]
+    assert [r.connection.id for r in telling_rows(rows, 9, idle_too=True)] == [6, 5, 4, 3, 2, 1, 0]
 
 
 def test_idle_pairs_are_counted_and_not_shown() -> None:

@@ -57,8 +57,9 @@ function createDetail(data, table) {
 
   function show(id) {
     const row = data.indexOf.get(id);
-    if (row === undefined) return;
+    if (row === undefined) return absent(id);
     current = id;
+    byId('absent').hidden = true;
     const c = data.columns;
     const arrows = { server: '←', client: '→' };
     byId('detail-title').textContent = `#${id} ${data.said('local', row)} ${arrows[data.said('role', row)] || '–'} ${data.said('peer', row)}`;
@@ -70,6 +71,7 @@ function createDetail(data, table) {
     ];
     byId('detail-facts').replaceChildren(...facts);
     byId('detail-summary').textContent = data.said('summary', row);
+    byId('detail-wire').textContent = data.said('wire', row) && `On the wire: ${data.said('wire', row)}`;
     byId('detail-life').textContent = data.life(id);
     byId('detail-findings').replaceChildren(...data.findings[row].map((index) => element(
       'span', { class: 'severity severity-' + data.severities[index] }, `${data.rules[index]}: ${data.titles[index]}`)));
@@ -86,6 +88,20 @@ function createDetail(data, table) {
     const telling = primary >= 0 ? primary : events.findIndex((e) => e.evidence);
     select(Math.max(0, telling));
     lanes.focus();
+  }
+
+  // An address may name a connection that this page only sums, or none at all.
+  function absent(id) {
+    current = null;
+    events = [];
+    byId('detail-title').textContent = `#${id}`;
+    for (const name of ['detail-facts', 'detail-summary', 'detail-wire', 'detail-life', 'detail-findings']) byId(name).replaceChildren();
+    byId('story').hidden = byId('no-story').hidden = true;
+    byId('absent').hidden = false;
+    byId('absent').textContent = data.hidden
+      ? `This page shows ${thousands(data.count)} of ${thousands(data.total)} connections one by one, and #${id} is not among them. The recording has it: sockscope report FOLDER --connection ${id}`
+      : `There is no connection #${id}.`;
+    if (!dialog.open) dialog.showModal();
   }
 
   function eventRow(event, index) {

@@ -6,6 +6,16 @@ const search = byId('search');
 const choice = byId('by-finding');
 const help = byId('help');
 
+// `12`, or `12 of 4,000` where the others are not in this page.
+const part = (shown, all) => (data.hidden && all > shown ? `${thousands(shown)} of ${thousands(all)}` : thousands(shown));
+
+function chooseGroup(button) {
+  const on = button.getAttribute('aria-pressed') !== 'true';
+  for (const other of document.querySelectorAll('[data-group]')) other.setAttribute('aria-pressed', other === button && on);
+  table.filterGroup(on ? Number(button.dataset.group) : -1);
+  if (on) byId('one-by-one').scrollIntoView();
+}
+
 function fillFilters() {
   const counts = new Map();
   for (let row = 0; row < data.count; row++) {
@@ -13,7 +23,7 @@ function fillFilters() {
     counts.set(state, (counts.get(state) || 0) + 1);
   }
   const chips = [...counts].sort((a, b) => b[1] - a[1]).map(([state, count]) => element(
-    'button', { type: 'button', class: 'chip', 'aria-pressed': false, 'data-state': state }, `${state} ${thousands(count)}`));
+    'button', { type: 'button', class: 'chip', 'aria-pressed': false, 'data-state': state }, `${state} ${part(count, data.states[state])}`));
   byId('states').replaceChildren(...chips);
   byId('states').addEventListener('click', (event) => {
     const chip = event.target.closest('.chip');
@@ -24,9 +34,9 @@ function fillFilters() {
   });
   const marked = new Array(data.rules.length).fill(0);
   for (const indexes of data.findings) for (const index of indexes) marked[index]++;
-  choice.append(element('option', { value: '' }, 'All connections'));
+  choice.append(element('option', { value: '' }, data.hidden ? `All ${thousands(data.count)} shown` : 'All connections'));
   if (data.rules.length) choice.append(element('option', { value: 'any' }, 'With any finding'));
-  data.rules.forEach((rule, index) => choice.append(element('option', { value: index }, `${rule} (${thousands(marked[index])})`)));
+  data.rules.forEach((rule, index) => choice.append(element('option', { value: index }, `${rule} (${part(marked[index], data.marked[index])})`)));
   choice.addEventListener('change', () => table.filterFinding(choice.value));
 }
 
@@ -89,13 +99,14 @@ document.addEventListener('keydown', (event) => {
 });
 
 document.addEventListener('click', (event) => {
-  const chip = event.target.closest('[data-connection], [data-finding]');
+  const chip = event.target.closest('[data-connection], [data-finding], [data-group]');
   if (!chip) return;
-  if (chip.dataset.connection) location.hash = 'c' + chip.dataset.connection;
+  if (chip.dataset.group) chooseGroup(chip);
+  else if (chip.dataset.connection) location.hash = 'c' + chip.dataset.connection;
   else {
     choice.value = chip.dataset.finding;
     table.filterFinding(choice.value);
-    byId('connections').scrollIntoView();
+    byId(data.hidden ? 'one-by-one' : 'connections').scrollIntoView();
   }
 });
 

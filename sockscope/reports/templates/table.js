@@ -29,6 +29,7 @@ function createTable(data, onOpen) {
   let needles = [];
   let state = '';
   let finding = '';
+  let group = -1;
   let printing = false;
   let haystacks = null;
 
@@ -43,7 +44,7 @@ function createTable(data, onOpen) {
   function haystack(row) {
     haystacks ||= new Array(data.count);
     haystacks[row] ||= [
-      '#' + data.columns.id[row], rulesOf(row), ...['local', 'peer', 'state', 'held', 'processes', 'summary', 'protocol', 'role']
+      '#' + data.columns.id[row], rulesOf(row), ...['local', 'peer', 'state', 'held', 'processes', 'summary', 'wire', 'protocol', 'role']
         .map((key) => data.said(key, row)),
     ].join(' ').toLowerCase();
     return haystacks[row];
@@ -53,6 +54,7 @@ function createTable(data, onOpen) {
     if (state && data.said('state', row) !== state) return false;
     if (finding === 'any' && !data.findings[row].length) return false;
     if (finding !== '' && finding !== 'any' && !data.findings[row].includes(Number(finding))) return false;
+    if (group >= 0 && data.groups[row] !== group) return false;
     return needles.every((needle) => haystack(row).includes(needle));
   }
 
@@ -74,6 +76,7 @@ function createTable(data, onOpen) {
     byId('shown').textContent = rows.length === data.count
       ? `All ${thousands(data.count)} shown`
       : `${thousands(rows.length)} of ${thousands(data.count)} shown`;
+    if (data.hidden) byId('shown').textContent += `; ${thousands(data.hidden)} others are only summed above, and not searched`;
     grid.scrollTop = 0;
     draw();
   }
@@ -174,6 +177,7 @@ function createTable(data, onOpen) {
     openActive: () => open(active),
     search(text) { needles = text.toLowerCase().split(/\s+/).filter(Boolean); apply(); },
     filterState(name) { state = name; apply(); },
+    filterGroup(index) { group = index; apply(); },
     filterFinding(index) { finding = index; apply(); },
     // The connection after or before the one that is open, in the table's order.
     beside(id, by) {

@@ -66,5 +66,6 @@ function readData() {
     });
   }
   const life = (id) => (page.lives[id] === undefined ? '' : text[page.lives[id]]);
-  return { ...page, columns, count, indexOf, said, timeline, life };
+  const hidden = page.total - count;
+  return { ...page, columns, count, hidden, indexOf, said, timeline, life };
 }

@@ -1,0 +1,77 @@
+"""The groups of a large session's connections as the page's table shows them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sockscope.reports import format as words
+from sockscope.reports.html_groups import Group, Grouped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupLine:
+    """One group in strings; `index` is what the page's script knows it by."""
+
+    index: int
+    server: str
+    state: str
+    rules: tuple[str, ...]
+    processes: str
+    did: str
+    count: str
+    shown: str
+    read: str
+    written: str
+    median: str
+    p95: str
+    most: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupTable:
+    lines: tuple[GroupLine, ...]
+    whole: GroupLine
+    shown: str
+    summed: str
+    """Connections that are in no row of their own."""
+    one_server: str
+    """Where all groups have the same: it needs no column."""
+
+
+def group_table(grouped: Grouped, of_shown: Sequence[int]) -> GroupTable:
+    """The lines, the last one the sum of all.
+
+    Args:
+        grouped: all connections.
+        of_shown: of each shown connection its group.
+    """
+    shown = Counter(of_shown)
+    servers = {group.key.server for group in grouped.groups}
+    return GroupTable(
+        lines=tuple(_line(index, group, shown[index]) for index, group in enumerate(grouped.groups)),
+        whole=_line(-1, grouped.whole, len(of_shown)),
+        shown=words.number(len(of_shown)),
+        summed=words.number(grouped.whole.count - len(of_shown)),
+        one_server=next(iter(servers)) if len(servers) == 1 else "",
+    )
+
+
+def _line(index: int, group: Group, shown: int) -> GroupLine:
+    key, lasted = group.key, group.lasted
+    return GroupLine(
+        index=index,
+        server=key.server,
+        state=key.state,
+        rules=key.rules,
+        processes=key.processes,
+        did=key.did,
+        count=words.number(group.count),
+        shown=words.number(shown),
+        read=words.byte_count(group.read_bytes),
+        written=words.byte_count(group.written_bytes),
+        median=words.duration(max(0, lasted.median_ns)),
+        p95=words.duration(max(0, lasted.p95_ns)),
+        most=words.duration(max(0, lasted.max_ns)),
+    )

@@ -1,0 +1,264 @@
+"""Every table of a session as a Parquet file: for DuckDB, pandas, polars, and whatever else reads them.
+
+Columns are the model's (`model/events.py`, `packets.py`, `sockets.py`, `exchanges.py`, `flow_facts.py`), with
+names in place of numbers, addresses as text, and the connection that each row belongs to.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from sockscope.model.calls import Call
+from sockscope.model.report import Report
+from sockscope.model.sockaddr import V4_MAPPED_PREFIX
+from sockscope.model.tables import SessionTables
+from sockscope.model.tcp import TcpState
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS_AT_ONCE = 1 << 18
+
+
+def write_parquet(report: Report, tables: SessionTables, folder: Path) -> None:
+    """Write `connections`, `findings`, `evidence`, `events`, `packets`, `sockets` and `exchanges`, mode 0600.
+
+    All times are CLOCK_MONOTONIC ns, and also (`time`) the moment on the wall clock.
+
+    Args:
+        folder: made if missing.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    shift = report.info.started_realtime_ns - report.info.started_ns
+    _write(folder / "connections.parquet", [_connections(report, shift)])
+    _write(folder / "findings.parquet", [_findings(report)])
+    _write(folder / "evidence.parquet", [_evidence(report, shift)])
+    _write(folder / "exchanges.parquet", [_exchanges(tables)])
+    _write(folder / "events.parquet", _events(tables, shift))
+    _write(folder / "packets.parquet", _packets(tables, shift))
+    _write(folder / "sockets.parquet", _sockets(tables, shift))
+
+
+def _write(path: Path, parts: Iterator[pa.Table] | Sequence[pa.Table]) -> None:
+    import pyarrow.parquet as pq
+
+    writer = None
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        try:
+            for part in parts:
+                if writer is None:
+                    writer = pq.ParquetWriter(file, part.schema, compression="zstd")
+                writer.write_table(part)
+        finally:
+            if writer is not None:
+                writer.close()
+
+
+def _spans(count: int) -> Iterator[slice]:
+    """At least one, so that an empty table has its columns, too."""
+    for begin in range(0, max(count, 1), ROWS_AT_ONCE):
+        yield slice(begin, min(begin + ROWS_AT_ONCE, count))
+
+
+def _moment(times: npt.NDArray[np.int64], shift: int) -> pa.Array:
+    import pyarrow as pa
+
+    known = times >= 0
+    return pa.array(np.where(known, times + shift, 0), mask=~known, type=pa.timestamp("ns", tz="UTC"))
+
+
+def _known(values: npt.NDArray[np.signedinteger]) -> pa.Array:
+    """-1 as null."""
+    import pyarrow as pa
+
+    return pa.array(values, mask=values < 0)
+
+
+def _named(codes: npt.NDArray[np.integer], names: dict[int, str]) -> pa.Array:
+    """Numbers as a dictionary of names."""
+    import pyarrow as pa
+
+    distinct, at = np.unique(codes, return_inverse=True)
+    texts = [names.get(int(code), str(code)) for code in distinct.tolist()]
+    return pa.DictionaryArray.from_arrays(pa.array(at.reshape(-1), pa.int32()), pa.array(texts, pa.string()))
+
+
+_CALLS = {int(call): call.name for call in Call}
+_STATES = {int(state): state.name for state in TcpState}
+
+
+def _hosts(packed: npt.NDArray[np.uint8]) -> pa.Array:
+    """Shape (n, 16) keys as a dictionary of addresses in text."""
+    import pyarrow as pa
+
+    keys = np.ascontiguousarray(packed).view("V16").reshape(-1)
+    distinct, at = np.unique(keys, return_inverse=True)
+    texts = []
+    for key in distinct:
+        raw = key.tobytes()
+        texts.append(str(ipaddress.ip_address(raw[12:] if raw.startswith(V4_MAPPED_PREFIX) else raw)))
+    return pa.DictionaryArray.from_arrays(pa.array(at.reshape(-1), pa.int32()), pa.array(texts, pa.string()))
+
+
+def _events(tables: SessionTables, shift: int) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    for span in _spans(len(tables.events)):
+        rows = tables.events.records[span]
+        entered, left = rows["enter_ns"], rows["exit_ns"]
+        began = np.where(entered >= 0, entered, left)
+        both = (entered >= 0) & (left >= 0)
+        args = rows["args"]
+        yield pa.table(
+            {
+                "event": np.arange(span.start, span.stop, dtype=np.int64),
+                "time": _moment(began, shift),
+                "enter_ns": _known(entered),
+                "exit_ns": _known(left),
+                "duration_ns": pa.array(left - entered, mask=~both),
+                "tgid": rows["tgid"],
+                "tid": rows["tid"],
+                "call": _named(rows["call"], _CALLS),
+                "result": rows["ret"],
+                **{f"arg{at}": args[:, at] for at in range(6)},
+                "flags": rows["flags"],
+                "connection": _known(tables.event_connection[span]),
+            }
+        )
+
+
+def _packets(tables: SessionTables, shift: int) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    for span in _spans(len(tables.packets)):
+        rows = tables.packets.records[span]
+        yield pa.table(
+            {
+                "packet": np.arange(span.start, span.stop, dtype=np.int64),
+                "time": _moment(tables.packet_ns[span], shift),
+                "time_ns": tables.packet_ns[span],
+                "source": _hosts(rows["src"]),
+                "source_port": rows["sport"],
+                "destination": _hosts(rows["dst"]),
+                "destination_port": rows["dport"],
+                "from_target": tables.local_is_source[span],
+                **{name: rows[name] for name in ("protocol", "flags", "seq", "ack", "window")},
+                **{name: rows[name] for name in ("payload_bytes", "wire_bytes")},
+                "marks": tables.packet_marks[span],
+                "connection": _known(tables.packet_connection[span]),
+            }
+        )
+
+
+def _sockets(tables: SessionTables, shift: int) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    plain = ("snapshot", "family", "protocol", "inode", "cookie", "uid", "recv_q", "send_q", "retransmits")
+    told = ("rtt_us", "cwnd", "total_retrans", "unacked", "bytes_acked", "bytes_received")
+    for span in _spans(len(tables.sockets)):
+        rows = tables.sockets.records[span]
+        silent = rows["has_info"] == 0
+        yield pa.table(
+            {
+                "time": _moment(rows["time_ns"], shift),
+                "time_ns": rows["time_ns"],
+                **{name: rows[name] for name in plain},
+                "state": _named(rows["state"], _STATES),
+                "local": _hosts(rows["local"]),
+                "local_port": rows["local_port"],
+                "peer": _hosts(rows["peer"]),
+                "peer_port": rows["peer_port"],
+                **{name: pa.array(rows[name], mask=silent) for name in told},
+                "connection": _known(tables.socket_connection[span]),
+            }
+        )
+
+
+def _exchanges(tables: SessionTables) -> pa.Table:
+    import pyarrow as pa
+
+    rows = tables.exchanges
+    names = rows.dtype.names or ()
+    return pa.table(
+        {
+            name: _known(rows[name]) if rows.dtype[name].kind == "i" else np.ascontiguousarray(rows[name])
+            for name in names
+        }
+    )
+
+
+def _connections(report: Report, shift: int) -> pa.Table:
+    import pyarrow as pa
+
+    rows = report.connections
+    all_ = [row.connection for row in rows]
+    first = np.array([one.first_ns for one in all_], np.int64)
+    return pa.table(
+        {
+            "connection": np.array([one.id for one in all_], np.int64),
+            "time": _moment(first, shift),
+            "first_ns": first,
+            "last_ns": np.array([one.last_ns for one in all_], np.int64),
+            "protocol": pa.array([one.protocol.value for one in all_], pa.string()),
+            "role": pa.array([one.role.value for one in all_], pa.string()),
+            "local": pa.array([None if one.local is None else str(one.local) for one in all_], pa.string()),
+            "peer": pa.array([None if one.peer is None else str(one.peer) for one in all_], pa.string()),
+            "state": pa.array([one.state.name for one in all_], pa.string()),
+            "read_bytes": np.array([one.read_bytes for one in all_], np.int64),
+            "written_bytes": np.array([one.written_bytes for one in all_], np.int64),
+            "never_accepted": np.array([one.never_accepted for one in all_], np.bool_),
+            "event_count": np.array([row.event_count for row in rows], np.int64),
+            "packet_count": np.array([row.packet_count for row in rows], np.int64),
+            "tgids": pa.array([list(row.processes) for row in rows], pa.list_(pa.int32())),
+            "summary": pa.array([row.summary for row in rows], pa.string()),
+            "wire": pa.array([row.wire for row in rows], pa.string()),
+            "findings": pa.array(
+                [[report.findings[at].rule for at in row.finding_indexes] for row in rows], pa.list_(pa.string())
+            ),
+        }
+    )
+
+
+def _findings(report: Report) -> pa.Table:
+    import pyarrow as pa
+
+    found = report.findings
+    texts = ("rule", "title", "comm", "explanation", "remedy")
+    return pa.table(
+        {
+            "finding": np.arange(len(found), dtype=np.int64),
+            **{name: pa.array([getattr(one, name) for one in found], pa.string()) for name in texts},
+            "severity": pa.array([one.severity.label for one in found], pa.string()),
+            "confidence": pa.array([one.confidence.value for one in found], pa.string()),
+            "tgid": pa.array([one.tgid for one in found], pa.int32()),
+            "fd": pa.array([one.fd for one in found], pa.int32()),
+            "count": pa.array([one.count for one in found], pa.int64()),
+            "connections": pa.array([list(one.connections) for one in found], pa.list_(pa.int64())),
+        }
+    )
+
+
+def _evidence(report: Report, shift: int) -> pa.Table:
+    import pyarrow as pa
+
+    facts = [(at, fact) for at, one in enumerate(report.findings) for fact in one.evidence]
+    times = np.array([fact.time_ns for _, fact in facts], np.int64)
+    return pa.table(
+        {
+            "finding": np.array([at for at, _ in facts], np.int64),
+            "time": _moment(times, shift),
+            "time_ns": times,
+            "source": pa.array([fact.source.value for _, fact in facts], pa.string()),
+            "text": pa.array([fact.text for _, fact in facts], pa.string()),
+        }
+    )
