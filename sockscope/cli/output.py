@@ -80,7 +80,7 @@ class Output(Written):
             if self.json_to_stdout:
                 from sockscope.reports.json import render_json
 
-                print(render_json(report))
+                print(render_json(report), end="")
             else:
                 from rich.console import Console
 
@@ -128,7 +128,7 @@ class Output(Written):
 
 
 def _write_text(path: Path, render: Callable[[], str]) -> None:
-    path.write_text(render() + "\n", encoding="utf-8")
+    path.write_text(render(), encoding="utf-8")
 
 
 def slugs(text: str) -> frozenset[str]:
