@@ -84,8 +84,8 @@ def blobs(events: Events) -> pa.Array:
 
 
 def call_names() -> list[str]:
-    """Call number → name; gaps are empty. The dictionary of the `call` column."""
-    names = [""] * (max(Call) + 1)
+    """Call number → name; gaps are `call_N`: pandas takes no name twice. The dictionary of the `call` column."""
+    names = [f"call_{number}" for number in range(max(Call) + 1)]
     for call in Call:
         names[call] = call.name
     return names
