@@ -93,9 +93,9 @@ def _build(
     assignment = assign_descriptors(replay, events)
     complete_open_files(replay, events, sockets, assignment)
     packet_ns = wire.monotonic_ns(packets, info.clock_samples)
-    flows, packet_flow = wire.build_flows(packets, packet_ns)
+    told = wire.build_wire(packets, packet_ns)
     groups = group_sockets(sockets)
-    joined = join(state=replay, info=info, groups=groups, flows=flows, moved=moved_on(replay, events, assignment))
+    joined = join(state=replay, info=info, groups=groups, flows=told.flows, moved=moved_on(replay, events, assignment))
     event_connection, event_reason = assign_connections(replay, events, assignment, joined.connections)
     sum_up(joined, events, order, event_connection, effective_ns)
     kernel = decode_kernel_events(events)
@@ -112,7 +112,7 @@ def _build(
         event_descriptor=assignment.descriptor,
         event_table=assignment.table,
         event_reason=event_reason,
-        packet_flow=packet_flow,
+        packet_flow=told.packet_flow,
         packet_ns=packet_ns,
         socket_connection=joined.socket_connection(),
         processes=replay.processes,
@@ -121,10 +121,12 @@ def _build(
         open_files=replay.open_files,
         interests=replay.interests,
         connections=joined.connections,
-        flows=flows,
+        flows=told.flows,
         kernel=kernel,
         kernel_connection=join_kernel_events(kernel, joined.connections),
         facts=facts,
+        packet_marks=told.packet_marks,
+        flow_facts=told.flow_facts,
     )
     session.exchanges = build_exchanges(session)
     session.info = replace(info, clock_skew_ns=measure_skew(session))

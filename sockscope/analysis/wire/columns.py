@@ -6,8 +6,6 @@ Source: RFC 9293 (sequence numbers, the handshake, the close).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
@@ -178,25 +176,18 @@ def at_or_after(value: npt.NDArray[np.uint32], mark: npt.NDArray[np.uint32]) -> 
     return (value - mark).astype(np.uint32) < np.uint32(0x80000000)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bytes:
-    """Per gid: sequence bytes seen, and segments that brought bytes seen before."""
-
-    distinct: Ints
-    retransmissions: Ints
-
-
-def count_bytes(gid: Ints, when: Ints, seq: npt.NDArray[np.uint32], length: Ints, count: int) -> Bytes:
-    """From rows with payload, each gid's in order of time (gids may interleave).
+def distinct_bytes(gid: Ints, seq: npt.NDArray[np.uint32], length: Ints, count: int) -> Ints:
+    """How many sequence bytes each gid's segments brought, each byte counted once; shape (count,).
 
     Args:
-        gid, when, length: shape (n,). seq: shape (n,), uint32, sequence number of the first byte.
+        gid, length: shape (n,), rows with payload, each gid's in order of time (gids may interleave).
+        seq: shape (n,), uint32, sequence number of the first byte.
         count: number of gids.
     """
     if not len(gid):
-        return Bytes(distinct=np.zeros(count, np.int64), retransmissions=np.zeros(count, np.int64))
+        return np.zeros(count, np.int64)
     order = np.argsort(gid, kind="stable")
-    gid, when, seq, length = gid[order], when[order], seq[order], length[order]
+    gid, seq, length = gid[order], seq[order], length[order]
     begins = np.ones(len(gid), bool)
     begins[1:] = gid[1:] != gid[:-1]
     rank = np.cumsum(begins) - 1
@@ -212,14 +203,10 @@ def count_bytes(gid: Ints, when: Ints, seq: npt.NDArray[np.uint32], length: Ints
     gap[rank[start > reach]] = True
     # Before the first segment seen: that one came too early.
     gap[rank[start < 0]] = True
-    repeated = late & (~gap[rank] | (when - _when_reached(when, stop, reach, begins) > REORDERING_NS))
     new = np.clip(stop - np.maximum(start, reach), 0, length)
     if (gap[rank] & late).any():
         new = _union(start, stop, rank, gap, new)
-    return Bytes(
-        distinct=np.bincount(gid, weights=new, minlength=count).astype(np.int64),
-        retransmissions=np.bincount(gid[repeated], minlength=count),
-    )
+    return np.bincount(gid, weights=new, minlength=count).astype(np.int64)
 
 
 def _reach_before(start: Ints, stop: Ints, rank: Ints, begins: Mask) -> Ints:
@@ -230,16 +217,6 @@ def _reach_before(start: Ints, stop: Ints, rank: Ints, begins: Mask) -> Ints:
     reach[1:] = lifted[:-1] - rank[1:] * span
     reach[begins] = start[begins]
     return reach
-
-
-def _when_reached(when: Ints, stop: Ints, reach: Ints, begins: Mask) -> Ints:
-    """When the row came that reached highest so far."""
-    rows = np.arange(len(when))
-    higher = begins | (stop > reach)
-    last = np.maximum.accumulate(np.where(higher, rows, 0))
-    out = when.copy()
-    out[1:] = when[last[:-1]]
-    return out
 
 
 def _union(start: Ints, stop: Ints, rank: Ints, gap: Mask, new: Ints) -> Ints:

@@ -1,4 +1,4 @@
-"""Packets grouped into TCP connections, column by column; and their times moved to CLOCK_MONOTONIC."""
+"""Packets to TCP connections, marked and counted, column by column; and their times moved to CLOCK_MONOTONIC."""
 
 from __future__ import annotations
 
@@ -8,19 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.analysis.wire.columns import (
-    NEVER,
-    Ints,
-    at_or_after,
-    copies,
-    count_bytes,
-    endpoints,
-    first_times,
-    group_order,
-    last_times,
-    split_reuse,
-)
+from sockscope.analysis.wire.columns import NEVER, Ints, copies, distinct_bytes, first_times, last_times
+from sockscope.analysis.wire.facts import count_facts, first_resets
+from sockscope.analysis.wire.marks import Marks, mark_segments
+from sockscope.analysis.wire.openings import Handshakes, fins, handshakes
+from sockscope.analysis.wire.segments import Segments
 from sockscope.model.connections import Flow
+from sockscope.model.flow_facts import FLOW_FACT_DTYPE
 from sockscope.model.packets import Packets
 from sockscope.model.sockaddr import Address
 from sockscope.model.tcp import TcpFlag
@@ -51,8 +45,26 @@ def monotonic_ns(packets: Packets, clock_samples: Sequence[tuple[int, int]]) -> 
     return shifted
 
 
-def build_flows(packets: Packets, packet_ns: Ints) -> tuple[list[Flow], npt.NDArray[np.int32]]:
-    """Group TCP packets into connections.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WireTables:
+    """What the packets tell.
+
+    Attributes:
+        flows: in order of their first packet.
+        packet_flow: shape (packets,), int32, each packet's flow; -1 for all but TCP and for copies of a packet that
+            another interface showed at the same moment.
+        packet_marks: shape (packets,), uint16, `SegmentMark`; 0 for those without a flow.
+        flow_facts: shape (flows,), FLOW_FACT_DTYPE.
+    """
+
+    flows: list[Flow]
+    packet_flow: npt.NDArray[np.int32]
+    packet_marks: Marks
+    flow_facts: npt.NDArray[np.void]
+
+
+def build_wire(packets: Packets, packet_ns: Ints) -> WireTables:
+    """Group TCP packets into connections, and tell what each went through.
 
     Ports used again make another flow: at each handshake with another initial sequence number. A connection
     that began before the capture is a flow too, its handshake times None; its side 0 sent the first packet seen.
@@ -60,16 +72,14 @@ def build_flows(packets: Packets, packet_ns: Ints) -> tuple[list[Flow], npt.NDAr
     Args:
         packets: the packets, of any protocol, in any order.
         packet_ns: shape (n,), int64, their CLOCK_MONOTONIC times.
-
-    Returns:
-        The flows in order of their first packet, and each packet's flow: shape (n,), int32, -1 for all but TCP
-        and for copies of a packet that another interface showed at the same moment.
     """
     packet_flow = np.full(len(packets), -1, np.int32)
+    packet_marks = np.zeros(len(packets), np.uint16)
     records = packets.records
     rows = np.flatnonzero((records["protocol"] == _TCP) & (records["sport"] > 0) & (records["dport"] > 0))
     if not len(rows):
-        return [], packet_flow
+        none = np.zeros(0, FLOW_FACT_DTYPE)
+        return WireTables(flows=[], packet_flow=packet_flow, packet_marks=packet_marks, flow_facts=none)
     when = packet_ns[rows]
     if (when[1:] < when[:-1]).any():
         rows = rows[np.argsort(when, kind="stable")]
@@ -77,189 +87,51 @@ def build_flows(packets: Packets, packet_ns: Ints) -> tuple[list[Flow], npt.NDAr
     if copied.any():
         rows = rows[~copied]
     whole = len(rows) == len(records) and bool((rows[1:] > rows[:-1]).all())
-    table = _Sorted.of(records if whole else records[rows], packet_ns if whole else packet_ns[rows])
-    packet_flow[rows[table.order]] = table.flow
-    return _make(table), packet_flow
+    table = Segments.of(records if whole else records[rows], packet_ns if whole else packet_ns[rows])
+    shake = handshakes(table)
+    marks = mark_segments(table, shake.rtt_ns)
+    fin_ns, fin_acked_ns = fins(table)
+    facts = count_facts(table, marks, shake, fin_ns)
+    flows = _make(table, shake, (fin_ns, fin_acked_ns), facts)
+    place = table.order if whole else rows[table.order]
+    packet_flow[place] = table.flow
+    packet_marks[place] = marks
+    return WireTables(flows=flows, packet_flow=packet_flow, packet_marks=packet_marks, flow_facts=facts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sorted:
-    """TCP rows sorted by (endpoints, time): what the facts of the flows are counted from.
-
-    Attributes:
-        order: shape (n,), row of the unsorted table.
-        flow: shape (n,), flow number, in order of the flows' first packets.
-        gid: shape (n,), flow * 2 + side.
-        when, flags, seq, ack, window, length: shape (n,), columns of the packets.
-        first_row: shape (flows,), row of the unsorted table that holds the flow's first packet.
-        opener_is_source: shape (flows,), whether side 0 sent that packet.
-        records, source, destination: the unsorted table and its endpoints.
-    """
-
-    order: Ints
-    flow: Ints
-    gid: Ints
-    when: Ints
-    flags: npt.NDArray[np.uint8]
-    seq: npt.NDArray[np.uint32]
-    ack: npt.NDArray[np.uint32]
-    window: npt.NDArray[np.uint16]
-    length: Ints
-    first_row: Ints
-    opener_is_source: npt.NDArray[np.bool_]
-    records: npt.NDArray[np.void]
-    source: npt.NDArray[np.uint64]
-    destination: npt.NDArray[np.uint64]
-
-    @property
-    def flow_count(self) -> int:
-        return len(self.first_row)
-
-    @classmethod
-    def of(cls, records: npt.NDArray[np.void], when: Ints) -> _Sorted:
-        source, destination = endpoints(records)
-        order, starts = group_order(np.minimum(source, destination), np.maximum(source, destination))
-        flags, seq, ack = (records[name][order] for name in ("flags", "seq", "ack"))
-        direction = (source > destination)[order].astype(np.int64)
-        starts = split_reuse(starts, direction, flags, seq, ack)
-        begin = np.flatnonzero(starts)
-        grouped = np.cumsum(starts) - 1
-        # Flows are numbered by their first packet, not by the hash that sorted them.
-        first_row = order[begin]
-        by_first = np.argsort(first_row, kind="stable")
-        number = np.empty(len(begin), np.int64)
-        number[by_first] = np.arange(len(begin))
-        flow = number[grouped]
-        opener = _openers(flow, direction, flags, len(begin))
-        side = direction ^ opener[flow]
-        first_row = first_row[by_first]
-        return cls(
-            order=order,
-            flow=flow,
-            gid=flow * 2 + side,
-            when=when[order],
-            flags=flags,
-            seq=seq,
-            ack=ack,
-            window=records["window"][order],
-            length=records["payload_bytes"][order].astype(np.int64),
-            first_row=first_row,
-            opener_is_source=(source > destination)[first_row].astype(np.int64) == opener,
-            records=records,
-            source=source,
-            destination=destination,
-        )
-
-    def has(self, flag: TcpFlag) -> npt.NDArray[np.bool_]:
-        found: npt.NDArray[np.bool_] = (self.flags & np.uint8(flag)) != 0
-        return found
+def build_flows(packets: Packets, packet_ns: Ints) -> tuple[list[Flow], npt.NDArray[np.int32]]:
+    """The flows of `build_wire`, and each packet's."""
+    wire = build_wire(packets, packet_ns)
+    return wire.flows, wire.packet_flow
 
 
-def _openers(flow: Ints, direction: Ints, flags: npt.NDArray[np.uint8], count: int) -> Ints:
-    """The opener's direction of each flow: who sent the SYN, or got the SYN-ACK, or is seen first."""
-    opener = np.zeros(count, np.int64)
-    opener[flow[::-1]] = direction[::-1]
-    syn, ack = (flags & TcpFlag.SYN) != 0, (flags & TcpFlag.ACK) != 0
-    answers = np.flatnonzero(syn & ack)[::-1]
-    opener[flow[answers]] = 1 - direction[answers]
-    opens = np.flatnonzero(syn & ~ack)[::-1]
-    opener[flow[opens]] = direction[opens]
-    return opener
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Handshakes:
-    """Shape (flows,) each, NEVER where not seen."""
-
-    syn: Ints
-    synack: Ints
-    established: Ints
-
-
-def _handshakes(table: _Sorted) -> _Handshakes:
-    count = table.flow_count
-    syn, ack = table.has(TcpFlag.SYN), table.has(TcpFlag.ACK)
-    opens = np.flatnonzero(syn & ~ack)
-    syn_ns = first_times(table.flow[opens], table.when[opens], count)
-    answers = np.flatnonzero(syn & ack)
-    synack_ns = first_times(table.flow[answers], table.when[answers], count)
-    wanted = np.zeros(count, np.uint32)
-    wanted[table.flow[answers[::-1]]] = table.seq[answers[::-1]] + np.uint32(1)
-    answered = synack_ns != NEVER
-    ends = np.flatnonzero(
-        ack
-        & ~syn
-        & ~table.has(TcpFlag.RST)
-        & (table.gid & 1 == 0)
-        & answered[table.flow]
-        & (table.when >= synack_ns[table.flow])
-        & at_or_after(table.ack, wanted[table.flow])
-    )
-    established = first_times(table.flow[ends], table.when[ends], count)
-    return _Handshakes(syn=syn_ns, synack=synack_ns, established=established)
-
-
-def _fins(table: _Sorted) -> tuple[Ints, Ints]:
-    """When each side's first FIN went out, and when the other acknowledged it; shape (gids,)."""
-    count = table.flow_count * 2
-    fins = np.flatnonzero(table.has(TcpFlag.FIN))
-    fin_ns = first_times(table.gid[fins], table.when[fins], count)
-    after = np.zeros(count, np.uint32)
-    first = fins[::-1]
-    after[table.gid[first]] = table.seq[first] + table.length[first].astype(np.uint32) + np.uint32(1)
-    # Only rows of flows with a FIN can acknowledge one.
-    finished = (fin_ns != NEVER).reshape(-1, 2).any(axis=1)
-    rows = np.flatnonzero(finished[table.flow] & table.has(TcpFlag.ACK))
-    other = table.gid[rows] ^ 1
-    sent = fin_ns[other]
-    acks = (sent != NEVER) & (table.when[rows] >= sent) & at_or_after(table.ack[rows], after[other])
-    return fin_ns, first_times(other[acks], table.when[rows[acks]], count)
-
-
-def _retransmitted_flags(table: _Sorted) -> Ints:
-    """SYNs and FINs without payload beyond the first of each side; shape (gids,)."""
-    count = table.flow_count * 2
-    out = np.zeros(count, np.int64)
-    for flag in (TcpFlag.SYN, TcpFlag.FIN):
-        rows = np.flatnonzero(table.has(flag) & ~table.has(TcpFlag.RST))
-        bare = rows[table.length[rows] == 0]
-        number = np.bincount(table.gid[bare], minlength=count)
-        with_data = np.bincount(table.gid[rows], minlength=count) - number
-        out += np.where(with_data > 0, number, np.maximum(number - 1, 0))
-    return out
-
-
-def _make(table: _Sorted) -> list[Flow]:
+def _make(table: Segments, shake: Handshakes, ends_ns: tuple[Ints, Ints], facts: npt.NDArray[np.void]) -> list[Flow]:
     """The Flow objects, from columns."""
     flows = table.flow_count
     gids = flows * 2
-    handshakes = _handshakes(table)
-    fin_ns, fin_acked_ns = _fins(table)
-    resets = np.flatnonzero(table.has(TcpFlag.RST))
-    rst_ns = first_times(table.gid[resets], table.when[resets], gids)
+    fin_ns, fin_acked_ns = ends_ns
+    rst_ns = first_resets(table)
     data = np.flatnonzero(table.length > 0)
     last_payload_ns = last_times(table.gid[data], table.when[data], gids)
     # A SYN's own number comes before its data (TCP Fast Open).
     first_byte = table.seq[data] + table.has(TcpFlag.SYN)[data].astype(np.uint32)
-    counted = count_bytes(table.gid[data], table.when[data], first_byte, table.length[data], gids)
-    retransmissions = counted.retransmissions + _retransmitted_flags(table)
-    stuck = (table.window == 0) & ~table.has(TcpFlag.RST) & ~table.has(TcpFlag.SYN)
+    distinct = distinct_bytes(table.gid[data], first_byte, table.length[data], gids)
     columns = zip(
         range(flows),
         _ends(table),
         first_times(table.flow, table.when, flows).tolist(),
         last_times(table.flow, table.when, flows).tolist(),
         _pairs(np.bincount(table.gid, minlength=gids)),
-        _pairs(counted.distinct),
-        _times(handshakes.syn),
-        _times(handshakes.synack),
-        _times(handshakes.established),
+        _pairs(distinct),
+        _times(shake.syn),
+        _times(shake.synack),
+        _times(shake.established),
         _time_pairs(fin_ns),
         _time_pairs(fin_acked_ns),
         _time_pairs(rst_ns),
         _time_pairs(last_payload_ns),
-        _pairs(retransmissions),
-        _pairs(np.bincount(table.gid[stuck], minlength=gids)),
+        _pairs(facts["retransmissions"].ravel()),
+        _pairs(facts["zero_windows"].ravel()),
         strict=True,
     )
     return [
@@ -300,7 +172,7 @@ def _make(table: _Sorted) -> list[Flow]:
     ]
 
 
-def _pairs(values: Ints) -> list[tuple[int, int]]:
+def _pairs(values: npt.NDArray[np.integer]) -> list[tuple[int, int]]:
     if not values.any():
         return [(0, 0)] * (len(values) // 2)
     return list(zip(values[0::2].tolist(), values[1::2].tolist(), strict=True))
@@ -318,7 +190,7 @@ def _time_pairs(values: Ints) -> list[tuple[int | None, int | None]]:
     return list(zip(_times(values[0::2]), _times(values[1::2]), strict=True))
 
 
-def _ends(table: _Sorted) -> list[tuple[Address, Address]]:
+def _ends(table: Segments) -> list[tuple[Address, Address]]:
     """The sides' addresses; flows that share an end share its object."""
     rows = table.first_row
     known: dict[int, Address] = {}

@@ -1,0 +1,67 @@
+"""When connections began and ended on the wire: the handshake, and each side's FIN (RFC 9293 sections 3.5 and 3.6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sockscope.analysis.wire.columns import NEVER, Ints, at_or_after, first_times, last_times
+from sockscope.analysis.wire.segments import Segments
+from sockscope.model.tcp import TcpFlag
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handshakes:
+    """CLOCK_MONOTONIC. Shape (flows,) each, NEVER where not seen."""
+
+    syn: Ints
+    synack: Ints
+    established: Ints
+    rtt_ns: Ints
+    """The last SYN of side 0 to the ACK that ends the handshake; -1 where either was not seen."""
+
+
+def handshakes(table: Segments) -> Handshakes:
+    """SYN, SYN-ACK and the ACK of each flow, the first of each."""
+    count = table.flow_count
+    syn, ack = table.has(TcpFlag.SYN), table.has(TcpFlag.ACK)
+    opens = np.flatnonzero(syn & ~ack)
+    syn_ns = first_times(table.flow[opens], table.when[opens], count)
+    answers = np.flatnonzero(syn & ack)
+    synack_ns = first_times(table.flow[answers], table.when[answers], count)
+    wanted = np.zeros(count, np.uint32)
+    wanted[table.flow[answers[::-1]]] = table.seq[answers[::-1]] + np.uint32(1)
+    answered = synack_ns != NEVER
+    ends = np.flatnonzero(
+        ack
+        & ~syn
+        & ~table.has(TcpFlag.RST)
+        & (table.gid & 1 == 0)
+        & answered[table.flow]
+        & (table.when >= synack_ns[table.flow])
+        & at_or_after(table.ack, wanted[table.flow])
+    )
+    established = first_times(table.flow[ends], table.when[ends], count)
+    asked = opens[table.gid[opens] & 1 == 0]
+    asked = asked[table.when[asked] <= established[table.flow[asked]]]
+    last_syn = last_times(table.flow[asked], table.when[asked], count)
+    rtt_ns = np.where((established != NEVER) & (last_syn != NEVER), established - last_syn, -1)
+    return Handshakes(syn=syn_ns, synack=synack_ns, established=established, rtt_ns=rtt_ns)
+
+
+def fins(table: Segments) -> tuple[Ints, Ints]:
+    """When each side's first FIN went out, and when the other acknowledged it; shape (gids,)."""
+    count = table.flow_count * 2
+    rows = np.flatnonzero(table.has(TcpFlag.FIN))
+    fin_ns = first_times(table.gid[rows], table.when[rows], count)
+    after = np.zeros(count, np.uint32)
+    first = rows[::-1]
+    after[table.gid[first]] = table.seq[first] + table.length[first].astype(np.uint32) + np.uint32(1)
+    # Only rows of flows with a FIN can acknowledge one.
+    finished = (fin_ns != NEVER).reshape(-1, 2).any(axis=1)
+    rows = np.flatnonzero(finished[table.flow] & table.has(TcpFlag.ACK))
+    other = table.gid[rows] ^ 1
+    sent = fin_ns[other]
+    acks = (sent != NEVER) & (table.when[rows] >= sent) & at_or_after(table.ack[rows], after[other])
+    return fin_ns, first_times(other[acks], table.when[rows[acks]], count)
