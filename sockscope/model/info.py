@@ -45,7 +45,24 @@ class PacketCoverage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SocketCoverage:
+    """How much the socket table tells. Listings of others (ss, netstat) may lack what our own snapshots have.
+
+    Attributes:
+        has_inodes: an inode of 0 is what the kernel said; else those of a text without the column are stand-ins.
+        has_owners: who holds the sockets was asked for.
+        has_timers: a timer of 0 is what the kernel said.
+        has_limits: the Send-Q of a listener is its backlog.
+        whole: every snapshot shows the same kinds of sockets in all their states: what is missing from one has gone.
+        times_known: false where a time was guessed, and so is how long anything lasted.
+    """
+
     snapshot_count: int = 0
+    has_inodes: bool = True
+    has_owners: bool = True
+    has_timers: bool = True
+    has_limits: bool = True
+    whole: bool = True
+    times_known: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

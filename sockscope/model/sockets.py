@@ -43,7 +43,10 @@ SOCKET_DTYPE = np.dtype(
 )
 
 OWNER_DTYPE = np.dtype([("inode", "<u8"), ("tgid", "<i4"), ("fd", "<i4")])
-"""Who holds a socket: one row a descriptor."""
+"""Who holds a socket: one row a descriptor; fd -1 where only the process is known."""
+
+STAND_IN_INODE = 1 << 40
+"""From here on an inode is made up: the text that the row was read from has none. The kernel's have 32 bits."""
 
 
 _DENSE = 8

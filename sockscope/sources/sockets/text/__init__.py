@@ -1,0 +1,1 @@
+"""What `ss` and `netstat` print, read back into socket tables."""
