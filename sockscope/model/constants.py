@@ -72,6 +72,22 @@ IP_PROTOCOLS: Final[Names] = {
     262: "IPPROTO_MPTCP",
 }
 
+NETLINK_PROTOCOLS: Final[Names] = {
+    0: "NETLINK_ROUTE",
+    2: "NETLINK_USERSOCK",
+    3: "NETLINK_FIREWALL",
+    4: "NETLINK_SOCK_DIAG",
+    5: "NETLINK_NFLOG",
+    6: "NETLINK_XFRM",
+    7: "NETLINK_SELINUX",
+    9: "NETLINK_AUDIT",
+    11: "NETLINK_CONNECTOR",
+    12: "NETLINK_NETFILTER",
+    15: "NETLINK_KOBJECT_UEVENT",
+    16: "NETLINK_GENERIC",
+    21: "NETLINK_CRYPTO",
+}
+
 MSG_FLAGS: Final[Names] = {
     0x1: "MSG_OOB",
     0x2: "MSG_PEEK",
@@ -481,6 +497,14 @@ RESTARTS: Final[Mapping[int, tuple[str, str]]] = {
     516: ("ERESTART_RESTARTBLOCK", "Interrupted by signal"),
 }
 """Results that only a tracer sees: the call is begun again. Source: include/linux/errno.h."""
+
+IORING_ENTER_FLAGS: Final[Names] = {
+    1: "IORING_ENTER_GETEVENTS",
+    2: "IORING_ENTER_SQ_WAKEUP",
+    4: "IORING_ENTER_SQ_WAIT",
+    8: "IORING_ENTER_EXT_ARG",
+    16: "IORING_ENTER_REGISTERED_RING",
+}
 
 SIGNAL_CODES: Final[Names] = {
     0: "SI_USER",

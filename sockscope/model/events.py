@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,11 @@ EVENT_DTYPE = np.dtype(
     ]
 )
 """96 bytes. Task events have enter_ns == exit_ns."""
+
+
+UNSEEN_POINTER: Final = 1
+"""Stands in `args` for an address that the source does not tell though something lies there: strace prints what a
+pointer points to in its place. Never an address: nothing can be mapped there."""
 
 
 class EventFlag(IntFlag):
