@@ -77,7 +77,7 @@ def render_html(report: Report) -> str:
             cards=cards(report, choice.rows),
             connection_count=len(report.connections),
             shown_count=len(choice.rows),
-            sums=None if choice.grouped is None else group_table(choice.grouped, choice.groups),
+            sums=None if choice.grouped is None else group_table(choice.grouped, choice.groups, report.findings),
             drawn=choice.drawn,
             kept_count=kept_count,
             processes=[

@@ -77,8 +77,10 @@ def _of_findings(report: Report) -> tuple[Rows, str]:
         rows = np.array([row_of[id_] for id_ in ids if id_ in row_of], np.int64)
         if len(rows) > room:
             cut = True
-            longest = _most(_lasted(report, rows), room // 2)
-            rows = np.concatenate([rows[:1], rows[longest], rows[_spread(len(rows), room - room // 2)]])
+            first, others = rows[:1], rows[1:][rows[1:] != rows[0]]
+            by_length = others[_most(_lasted(report, others), len(others))]
+            longest, others = by_length[: room // 2], np.sort(by_length[room // 2 :])
+            rows = np.concatenate([first, longest, others[_spread(len(others), room - 1 - len(longest))]])
         chosen.append(rows)
     if not any(finding.connections for finding in report.findings):
         told = ""
@@ -123,8 +125,8 @@ def _most(values: npt.NDArray[np.signedinteger], count: int) -> Rows:
 
 
 def _spread(length: int, count: int) -> Rows:
-    """`count` places from 0 to length - 1, evenly."""
-    return np.linspace(0, length - 1, count).astype(np.int64)
+    """At most `count` different places from 0 to length - 1, evenly."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).astype(np.int64))
 
 
 def _some_of_each(group: Rows) -> Rows:

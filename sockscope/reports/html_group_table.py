@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sockscope.model.findings import Finding
 from sockscope.reports import format as words
 from sockscope.reports.html_groups import Group, Grouped
 
@@ -17,7 +18,8 @@ class GroupLine:
     index: int
     server: str
     state: str
-    rules: tuple[str, ...]
+    rules: tuple[tuple[str, str], ...]
+    """(slug, severity)."""
     processes: str
     did: str
     count: str
@@ -40,31 +42,34 @@ class GroupTable:
     """Where all groups have the same: it needs no column."""
 
 
-def group_table(grouped: Grouped, of_shown: Sequence[int]) -> GroupTable:
+def group_table(grouped: Grouped, of_shown: Sequence[int], findings: Sequence[Finding]) -> GroupTable:
     """The lines, the last one the sum of all.
 
     Args:
         grouped: all connections.
+        findings: of the report, worst first.
         of_shown: of each shown connection its group.
     """
     shown = Counter(of_shown)
+    # Of a rule's severities the worst is the one that stays.
+    severities = {finding.rule: finding.severity.label for finding in reversed(findings)}
     servers = {group.key.server for group in grouped.groups}
     return GroupTable(
-        lines=tuple(_line(index, group, shown[index]) for index, group in enumerate(grouped.groups)),
-        whole=_line(-1, grouped.whole, len(of_shown)),
+        lines=tuple(_line(index, group, shown[index], severities) for index, group in enumerate(grouped.groups)),
+        whole=_line(-1, grouped.whole, len(of_shown), {}),
         shown=words.number(len(of_shown)),
         summed=words.number(grouped.whole.count - len(of_shown)),
         one_server=next(iter(servers)) if len(servers) == 1 else "",
     )
 
 
-def _line(index: int, group: Group, shown: int) -> GroupLine:
+def _line(index: int, group: Group, shown: int, severities: Mapping[str, str]) -> GroupLine:
     key, lasted = group.key, group.lasted
     return GroupLine(
         index=index,
         server=key.server,
         state=key.state,
-        rules=key.rules,
+        rules=tuple((rule, severities[rule]) for rule in key.rules),
         processes=key.processes,
         did=key.did,
         count=words.number(group.count),

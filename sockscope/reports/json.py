@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from typing import TypeAlias
@@ -18,6 +18,8 @@ from sockscope.reports.json_stops import stop_document
 
 SCHEMA = "sockscope/1"
 SCHEMA_FILE = "sockscope-1.schema.json"
+PIECE_COUNT = 500
+"""Connections a piece."""
 
 Json: TypeAlias = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
 
@@ -28,7 +30,40 @@ def render_json(report: Report) -> str:
     Times ending in `_ns` are nanoseconds since the session's start, but `duration_ns` and
     `clock_skew_ns`; a time that is not known is null.
     """
-    return json.dumps(_document(report), indent=1, ensure_ascii=True) + "\n"
+    return "".join(json_pieces(report))
+
+
+def json_pieces(report: Report) -> Iterator[str]:
+    """`render_json` piece by piece, for a file: of many connections the whole text would take a gigabyte.
+
+    A connection takes one line, so that line tools can do something with it.
+    """
+    opening = "{\n "
+    for name, value in _document(report).items():
+        yield f'{opening}"{name}": '
+        opening = ",\n "
+        if name == "connections":
+            yield from _connection_lines(report)
+        else:
+            # No string holds a line break: JSON escapes it.
+            yield json.dumps(value, indent=1, ensure_ascii=True).replace("\n", "\n ")
+    yield "\n}\n"
+
+
+def _connection_lines(report: Report) -> Iterator[str]:
+    """The list of all connections, some hundreds a piece."""
+    if not report.connections:
+        yield "[]"
+        return
+    opening = "[\n  "
+    for low in range(0, len(report.connections), PIECE_COUNT):
+        lines = [
+            json.dumps({**_connection(row, report.info), **_told(row, report)}, ensure_ascii=True)
+            for row in report.connections[low : low + PIECE_COUNT]
+        ]
+        yield opening + ",\n  ".join(lines)
+        opening = ",\n  "
+    yield "\n ]"
 
 
 def schema_text() -> str:
@@ -36,7 +71,8 @@ def schema_text() -> str:
     return resources.files("sockscope.reports").joinpath(SCHEMA_FILE).read_text("utf-8")
 
 
-def _document(report: Report) -> Json:
+def _document(report: Report) -> dict[str, Json]:
+    """All but the connections, which keep their place."""
     info = report.info
     return {
         "schema": SCHEMA,
@@ -50,7 +86,7 @@ def _document(report: Report) -> Json:
         "coverage": _coverage(report),
         "architecture": list(report.architecture),
         "processes": [_process(p, info) for p in report.processes],
-        "connections": [{**_connection(row, info), **_told(row, report)} for row in report.connections],
+        "connections": [],
         "latency": [_latency(server, info) for server in report.latency],
         "stops": [stop_document(stop, info) for stop in report.stops],
         "findings": [_finding(f, info) for f in report.findings],
@@ -121,6 +157,7 @@ def _connection(row: ConnectionRow, info: SessionInfo) -> dict[str, Json]:
         "packets": row.packet_count,
         "summary": row.summary,
         "other_end": row.far,
+        "wire": row.wire,
     }
 
 

@@ -228,7 +228,7 @@ def _groups(rest: Sequence[ConnectionRow], report: Report, comms: Mapping[int, s
     groups: Counter[str] = Counter()
     for key, count in alike.items():
         groups[named(*key)] += count
-    counts = groups.most_common()
+    counts = sorted(groups.items(), key=lambda entry: (-entry[1], entry[0]))
     parts = [f"{words.number(count)} {name}" for name, count in counts[:GROUP_COUNT]]
     others = sum(count for _, count in counts[GROUP_COUNT:])
     if others:

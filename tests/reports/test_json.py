@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from sockscope.model.report import Report
-from sockscope.reports.json import render_json, schema_text
+from sockscope.reports.json import PIECE_COUNT, json_pieces, render_json, schema_text
 from tests.reports.example import COLOUR, HELPER, SERVER, empty_report, example_report, sound_report
 
 SCHEMA = json.loads(schema_text())
@@ -60,6 +60,18 @@ def test_json_is_ascii_without_control_characters_and_keeps_the_strings() -> Non
     assert text.isascii()
     assert not [c for c in text if ord(c) < 32 and c != "\n"]
     assert json.loads(text)["findings"][2]["comm"] == COLOUR
+
+
+def test_json_gives_every_connection_a_line_however_many_there_are() -> None:
+    report = example_report(2 * PIECE_COUNT + 1)
+    pieces = list(json_pieces(report))
+    text = "".join(pieces)
+    assert text == render_json(report)
+    assert max(len(piece.splitlines()) for piece in pieces if '"peer"' in piece) <= PIECE_COUNT + 1
+    connections = json.loads(text)["connections"]
+    assert [one["id"] for one in connections] == list(range(2 * PIECE_COUNT + 1))
+    lines = [line.strip().rstrip(",") for line in text.splitlines() if line.startswith('  {"id"')]
+    assert [json.loads(line) for line in lines] == connections
 
 
 def test_json_survives_bytes_that_are_not_utf8() -> None:

@@ -10,6 +10,7 @@ import jsonschema
 from rich.console import Console
 
 from sockscope.reports.format import coverage_lines
+from sockscope.reports.html_choice import choose
 from sockscope.reports.html_data import page_data
 from sockscope.reports.json import render_json, schema_text
 from sockscope.reports.terminal_timeline import whole
@@ -66,7 +67,7 @@ def test_the_coverage_says_how_much_was_told() -> None:
 
 def test_the_page_knows_states_marks_and_what_is_exact() -> None:
     report = heard_report()
-    data, _ = page_data(report)
+    data, _ = page_data(report, choose(report))
     lanes, names, bits = (data["timelines"][0][column] for column in (2, 4, 7))
     told = [(data["strings"][name], bit & 24) for lane, name, bit in zip(lanes, names, bits, strict=True) if lane == 1]
     assert told == [("SYN_RECV", 8), ("ESTABLISHED", 8), ("retransmit", 24), ("CLOSE_WAIT", 8), ("RST", 24)]
