@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 
 from sockscope.model.sockaddr import V4_MAPPED_PREFIX, Family
@@ -14,6 +13,7 @@ WILDCARD_FAMILY = 254
 """`*`: any IPv6 address and so IPv4 too (ss since 4.16), or any IPv4 address (ss before). The file as a whole tells."""
 
 NO_ADDRESS = bytes(16)
+_INET, _INET6 = int(Family.INET), int(Family.INET6)
 _KNOWN_LIMIT = 200_000
 _LONGEST = 120
 
@@ -51,12 +51,11 @@ class Ends:
         host = inside[1:] if bracket and inside.startswith("[") else host
         host = host.partition("%")[0]
         try:
-            packed = ipaddress.ip_address(host).packed
-        except ValueError:
+            if ":" in host:
+                return socket.inet_pton(socket.AF_INET6, host), port, _INET6
+            return V4_MAPPED_PREFIX + socket.inet_pton(socket.AF_INET, host), port, _INET
+        except (OSError, ValueError):
             return None
-        if len(packed) == 4:
-            return V4_MAPPED_PREFIX + packed, port, int(Family.INET)
-        return packed, port, int(Family.INET6)
 
     def _port(self, name: str, protocol: str) -> int | None:
         if name == "*":

@@ -31,6 +31,7 @@ _UNIX_PROGRAM = re.compile(r"(?:-|(\d{1,9})/(.{0,32}?))\s{0,64}(?:$|(?=\s[/@]))"
 _CUT_WIDTH: Final = 23
 """netstat without -W cuts what is longer."""
 _TIMER_WIDTH = 80
+_NO_TIMER = "off (0.00/0/0)"
 NO_FD = -1
 """netstat names the process, not its descriptor."""
 
@@ -96,26 +97,26 @@ class NetstatLines:
 
     def _more(self, rest: str) -> None:
         """User, inode, process and timer, those of them that are there."""
-        timer = _TIMER.search(rest, max(0, len(rest) - _TIMER_WIDTH))
-        if timer is not None:
-            rest = rest[: timer.start()].rstrip()
-            self._table.put("timer", TIMERS.get(timer[1], 0))
-            self._table.put("timer_ms", round(float(timer[2]) * 1000))
-            self._table.put("retransmits", int(timer[3]))
+        if rest.endswith(_NO_TIMER):
+            rest = rest[: -len(_NO_TIMER)].rstrip()
+        elif rest.endswith(")"):
+            timer = _TIMER.search(rest, max(0, len(rest) - _TIMER_WIDTH))
+            if timer is not None:
+                rest = rest[: timer.start()].rstrip()
+                self._table.put("timer", TIMERS.get(timer[1], 0))
+                self._table.put("timer_ms", round(float(timer[2]) * 1000))
+                self._table.put("retransmits", int(timer[3]))
         words = rest.split(None, 2)
-        if len(words) >= 2 and number(words[1]) is not None and "/" not in words[0]:
+        if len(words) >= 2 and (inode := number(words[1])) is not None and "/" not in words[0]:
             uid = number(words[0])
-            if uid is not None:
+            if uid:
                 self._table.put("uid", uid)
-            self._table.put("inode", int(words[1]))
+            self._table.put("inode", inode)
             rest = words[2] if len(words) > 2 else ""
-        self._program(rest)
-
-    def _program(self, text: str) -> None:
-        found = _PROGRAM.match(text[:80])
-        if found is not None:
-            # `nginx: worker` is what the process calls itself; its name comes first.
-            self._table.hold(int(found[1]), NO_FD, found[2].strip())
+        if rest[:1].isdecimal():
+            found = _PROGRAM.match(rest[:80])
+            if found is not None:
+                self._table.hold(int(found[1]), NO_FD, found[2].strip())
 
     def _unix(self, line: str) -> str:
         _, bracket, rest = line.partition("]")

@@ -27,14 +27,18 @@ from sockscope.sources.sockets.text.vocabulary import (
     UNTOLD_PROTOCOL,
 )
 
+_INFO = re.compile(
+    r" (cwnd|unacked|lastsnd|lastrcv|bytes_acked|bytes_received|rtt|retrans):"
+    r"(\d{1,18})(?:\.(\d{1,9}))?(?:/(\d{1,9})(?!\d))?"
+)
 _COUNTS: Mapping[str, str] = MappingProxyType(
     {
-        " cwnd:": "cwnd",
-        " unacked:": "unacked",
-        " lastsnd:": "last_data_sent_ms",
-        " lastrcv:": "last_data_recv_ms",
-        " bytes_acked:": "bytes_acked",
-        " bytes_received:": "bytes_received",
+        "cwnd": "cwnd",
+        "unacked": "unacked",
+        "lastsnd": "last_data_sent_ms",
+        "lastrcv": "last_data_recv_ms",
+        "bytes_acked": "bytes_acked",
+        "bytes_received": "bytes_received",
     }
 )
 # Names of processes and unix sockets may have any character in them; bounded lengths keep noise cheap.
@@ -192,22 +196,16 @@ class SsLines:
         return known
 
     def _info(self, text: str) -> None:
-        table = self._table
-        table.put("has_info", 1)
-        rtt = _after(text, " rtt:")
-        if rtt is not None:
-            table.put("rtt_us", _micros(rtt.partition("/")[0]))
-        retrans = _after(text, " retrans:")
-        if retrans is not None:
-            total = number(retrans.partition("/")[2])
-            if total:
-                table.put("total_retrans", total)
-        for key, column in _COUNTS.items():
-            found = _after(text, key)
-            if found is not None:
-                value = number(found)
-                if value:
-                    table.put(column, value)
+        put = self._table.put
+        put("has_info", 1)
+        for name, whole, fraction, total in _INFO.findall(text):
+            if name == "rtt":
+                # Milliseconds.
+                put("rtt_us", int(whole) * 1000 + int(fraction[:3].ljust(3, "0")) if fraction else int(whole) * 1000)
+            elif name == "retrans":
+                put("total_retrans", int(total or 0))
+            else:
+                put(_COUNTS[name], int(whole))
 
 
 _LONGEST_USER = 400
@@ -230,15 +228,6 @@ def _of_base(text: str, base: int) -> int | None:
         return int(text, 16) if text.isalnum() and len(text) <= 16 else None
     except ValueError:
         return None
-
-
-def _micros(text: str) -> int:
-    """Milliseconds with a fraction, as microseconds; 0 where they are none."""
-    try:
-        value = float(text) if len(text) <= 24 else 0.0
-    except ValueError:
-        return 0
-    return round(value * 1000) if 0 <= value < 1e7 else 0
 
 
 def is_header(line: str) -> bool:

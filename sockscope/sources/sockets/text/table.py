@@ -87,7 +87,7 @@ class SocketTable:
         if known is None:
             known = self._rare[name] = ([], [])
         known[0].append(len(self._states) - 1)
-        known[1].append(min(value, _LIMITS[name]))
+        known[1].append(value)
 
     def put_path(self, path: str) -> None:
         self._paths[0].append(len(self._states) - 1)
@@ -124,7 +124,7 @@ class SocketTable:
         block["peer"] = _addresses(self._peers)
         block["inode"] = UNTOLD_INODE
         for name, (rows, values) in self._rare.items():
-            block[name][rows] = np.array(values, np.uint64)
+            block[name][rows] = np.minimum(np.array(values, np.uint64), np.uint64(_LIMITS[name]))
         block["path"][self._paths[0]] = self._paths[1]
         self._blocks.append(block)
         self._before += count
@@ -137,4 +137,4 @@ def _addresses(packed: Iterable[bytes]) -> npt.NDArray[np.uint8]:
 
 def number(text: str) -> int | None:
     """A count as text; None where it is none, or beyond 64 bits."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else None
+    return int(text) if text.isdecimal() and text.isascii() and len(text) <= 19 else None
