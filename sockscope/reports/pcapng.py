@@ -34,6 +34,8 @@ MOST_TEXTS = 200_000
 """So many calls are decoded; one takes 30 µs. Those after it are named with their descriptor and result."""
 
 _BATCH = 1 << 14
+_NAMELESS = "link type "
+"""How an interface is called that has no name."""
 _TEXT_LENGTH = 400
 _TITLES = 100
 _FINDINGS_A_PACKET = 8
@@ -87,6 +89,7 @@ def write_pcapng(report: Report, tables: SessionTables, path: Path, *, progress:
                 if key not in interfaces:
                     interfaces[key] = len(interfaces)
                     name = names[number] if number < len(names) else ""
+                    name = "" if name.startswith(_NAMELESS) else name
                     file.write(interface_description(safe(name), frame.link))
                 file.write(
                     enhanced_packet(
@@ -245,7 +248,7 @@ class _Commenter:
         if made is None:
             kinds = [each for each in SegmentMark if mark & each]
             if any(each in _KINDS_OF_RETRANSMISSION for each in kinds):
-                kinds.remove(SegmentMark.RETRANSMISSION)
+                kinds = [each for each in kinds if each is not SegmentMark.RETRANSMISSION]
             words = ", ".join(_MARK_WORDS.get(each, str(each.name).lower().replace("_", " ")) for each in kinds)
             made = self.marks[mark] = comment(f"sockscope: {words}")
         return made
