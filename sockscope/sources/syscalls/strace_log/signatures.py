@@ -52,7 +52,7 @@ NAMES_NO_FD: Final = frozenset(
 )
 """Calls whose numbers are processes: -Y names these too."""
 
-# A letter an argument: n a number, p a pointer, d a descriptor without which the call says nothing.
+# See `signature_of`. A call whose descriptor (d) is not known says nothing.
 _SIGNATURES: Final[Mapping[Call, str]] = {
     Call.socket: "nnn",
     Call.socketpair: "nnnp",
@@ -154,6 +154,11 @@ _CLONE_REGISTERS: Final[Mapping[bytes, int]] = {
 _KNOWN_IOCTLS: Final = frozenset({0x5421, 0x5452, 0x541B, 0x5411, 0x5451, 0x5450})
 """FIONBIO, FIOASYNC, FIONREAD, TIOCOUTQ, FIOCLEX, FIONCLEX: as csrc/copy.c has them."""
 _MAP_SHARED: Final = 1
+
+
+def signature_of(call: Call) -> str:
+    """A letter a register: n a number, p a pointer, d a descriptor, x a number or a pointer, - none."""
+    return "npppp" if call is Call.clone else _SIGNATURES.get(call, "")
 
 
 def arguments_of(call: Call, top: Group) -> Arguments:

@@ -167,7 +167,7 @@ def texts(value: Value | None) -> bytes | None:
     return value.data if isinstance(value, Text) else None
 
 
-_RESULT = re.compile(rb"\s*+(?:(-?\d{1,20})|(0x[0-9a-f]{1,16})|(\?))(<[^\s]|)?")
+_RESULT = re.compile(rb"\s*+(?:(?!0x)(-?\d{1,20})|(0x[0-9a-f]{1,16})|(\?))")
 _ERROR = re.compile(rb"\s*+(?:-1|\?)\s++(?:(E[A-Z0-9_]++)|\(errno (\d{1,4})\))")
 
 
