@@ -58,13 +58,11 @@ class _Reach:
 
     Attributes:
         now: the highest offset, the row included; before: without it.
-        when: when that before was reached.
         first: nothing was seen of the side before.
     """
 
     now: Ints
     before: Ints
-    when: Ints
     first: Mask
 
 
@@ -132,10 +130,7 @@ class _Marker:
         chains = self._chains
         lowest = int(self._stop.min(initial=0))
         now = chains.highest(np.where(counts, self._stop, lowest))
-        before = chains.before(now, 0)
-        higher = chains.begins | (now > before)
-        last = chains.before(chains.last(higher), -1)
-        return _Reach(now=now, before=before, when=chains.when[last], first=chains.begins)
+        return _Reach(now=now, before=chains.before(now, 0), first=chains.begins)
 
     def _below(self, reach: _Reach) -> Mask:
         """Keep-alives and Linux's probes of a window: nothing, or one old byte, at the last number sent."""
@@ -234,17 +229,18 @@ class _Marker:
         heard, told = self._heard[rows], self._told()[rows]
         other = chains.other[rows]
         spurious = heard & (chains.length[rows] > 0) & (chains.start[rows] + chains.length[rows] <= told)
-        lately = heard & (chains.when[rows] - chains.when[other] < FAST_NS)
-        fast = ~spurious & lately & (self._repeats(duplicates)[other] >= _ENOUGH_DUPLICATES)
-        fast &= chains.start[rows] >= told
         filled = np.zeros(len(chains.row), np.bool_)
         if len(pieces.start):
             below = np.empty(len(chains.row), np.int64)
             below[chains.moment] = reach.before
             filled[brought(pieces, below)] = True
         rtt = self._rtt_ns[rows]
-        soon = chains.when[rows] - reach.when[rows] < np.where(rtt > 0, rtt, REORDERING_NS)
-        reordered = ~spurious & ~fast & soon & filled[chains.moment[rows]]
+        # Sent again takes a round trip from when the hole showed; what was overtaken comes sooner.
+        soon = chains.when[rows] - self._passed(reach, rows) < np.where(rtt > 0, rtt, REORDERING_NS)
+        reordered = ~spurious & soon & filled[chains.moment[rows]]
+        lately = heard & (chains.when[rows] - chains.when[other] < FAST_NS)
+        fast = ~spurious & ~reordered & lately & (self._repeats(duplicates)[other] >= _ENOUGH_DUPLICATES)
+        fast &= chains.start[rows] >= told
         silent = chains.when[rows] - self._last_sent()[rows]
         timeout = ~spurious & ~fast & ~reordered & (silent >= np.maximum(rtt, TIMEOUT_NS))
         marks[rows] |= np.where(reordered, SegmentMark.OUT_OF_ORDER, SegmentMark.RETRANSMISSION).astype(np.uint16)
@@ -252,6 +248,17 @@ class _Marker:
         marks[rows[fast]] |= np.uint16(SegmentMark.FAST_RETRANSMISSION)
         marks[rows[timeout]] |= np.uint16(SegmentMark.RTO)
         return marks
+
+    def _passed(self, reach: _Reach, rows: Ints) -> Ints:
+        """When the side first went beyond the first byte of each of these rows."""
+        chains = self._chains
+        low = min(int(reach.now.min()), int(chains.start[rows].min()))
+        spread = int(reach.now.max()) - low + 2
+        lifted = reach.now - low + chains.rank * spread
+        found: Ints = chains.when[
+            np.searchsorted(lifted, chains.start[rows] - low + chains.rank[rows] * spread, "right")
+        ]
+        return found
 
     def _second_of_simultaneous_open(self) -> Mask:
         """The SYN-ACK that answers the other's SYN, after the own SYN."""
