@@ -120,6 +120,9 @@ class _Full:
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a listener."""
+    if not session.info.sockets.has_limits:
+        yield Skip(rule=RULE.slug, reason="netstat does not tell the backlog of a listener: use ss -tan")
+        return
     records = session.sockets.records
     listening = np.flatnonzero((records["state"] == TcpState.LISTEN) & (records["protocol"] == 6))
     if not len(listening):

@@ -238,8 +238,9 @@ def _held_by_other(session: Session, address: Address, rows: list[int]) -> _Caus
     if len(found):
         tgid, fd = int(found["tgid"][0]), int(found["fd"][0])
         comm = session.comm(tgid)
-        holder = Holder(tgid=tgid, comm=comm, fd=fd)
-        held = f"{comm}[{tgid}] (fd {fd})" if comm != "?" else f"process {tgid} (fd {fd})"
+        holder = Holder(tgid=tgid, comm=comm, fd=fd) if fd >= 0 else None
+        named = f" (fd {fd})" if fd >= 0 else ""
+        held = f"{comm}[{tgid}]{named}" if comm != "?" else f"process {tgid}{named}"
     return _Cause(
         words=f"Port {address.port} is listened on by {held}.",
         title=f"{held} listens there",

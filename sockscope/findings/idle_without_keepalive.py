@@ -96,6 +96,11 @@ class _Idle:
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a program."""
+    if not session.info.sockets.has_timers:
+        yield Skip(
+            rule=RULE.slug, reason="the socket listings have no timers, so none is known to be missing: use ss -tanio"
+        )
+        return
     rows, idle_ns = _idle_rows(session)
     known = np.isin(session.socket_connection[rows], np.array(sorted(explained), np.int64))
     rows, idle_ns = rows[~known], idle_ns[~known]

@@ -276,11 +276,15 @@ def _unseen_finding(session: Session, cases: list[_Unseen]) -> Finding:
     worst = cases[0]
     connection = worst.connection
     owners = connection.owners
-    tgid, fd = owners[0] if owners else (-1, None)
+    tgid, fd = owners[0] if owners else (-1, -1)
     sides = (connection.local, connection.peer) if worst.local_ended else (connection.peer, connection.local)
-    lasting = worst.waited_ns >= _UNSEEN_NS and not worst.local_ended
+    # Where listings have no time in them, nobody knows how long it lasted.
+    timed = session.info.sockets.times_known or flow_of(session, connection) is not None
+    lasting = timed and worst.waited_ns >= _UNSEEN_NS and not worst.local_ended
     count = len(cases)
-    waited = f"{span(worst.waited_ns)} later" if worst.waited_ns else "by the only snapshot that shows it"
+    only = len(session.samples_of(connection.id)) == 1
+    waited = f"{span(worst.waited_ns)} later" if timed and worst.waited_ns else "by the last snapshot that shows it"
+    waited = "by the only snapshot that shows it" if only and not worst.waited_ns else waited
 
     def facts() -> Iterator[Evidence]:
         note = "this half is over"
@@ -297,7 +301,7 @@ def _unseen_finding(session: Session, cases: list[_Unseen]) -> Finding:
         + ("waits for its peers" if worst.local_ended else "does not end its half"),
         tgid=tgid,
         comm=session.comm(tgid),
-        fd=fd,
+        fd=fd if fd >= 0 else None,
         connections=tuple(case.connection.id for case in cases),
         count=count,
         worst=connection.id,

@@ -72,6 +72,9 @@ RULE = Rule(
     bears_loss=True,
 )
 
+_NO_INODES = (
+    "the socket listings have no inodes, so what waits for accept cannot be told from what is held: use ss -tanpe"
+)
 _SLOW_NS = 3 * NS_PER_S
 _SURELY_STUCK_NS = 10 * NS_PER_S
 _MOVES = READS | WRITES
@@ -80,6 +83,9 @@ _AWAITS = WAITS | {Call.accept, Call.accept4}
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a port."""
+    if not session.info.sockets.has_inodes and not any(one.never_accepted for one in session.connections):
+        yield Skip(rule=RULE.slug, reason=_NO_INODES)
+        return
     for queue in queues(session):
         if any(one.connection.id not in explained for one in queue.waiting):
             yield _finding(session, queue, explained)
@@ -127,7 +133,15 @@ def _acceptor(session: Session, queue: Queue) -> _Acceptor:
         doing, blocked = doing_at(session, tgid, queue.until_ns)
         idle = _idle(session, doing, blocked)
         found.append(_Acceptor(tgid=tgid, tid=tgid, fd=held.fd, doing=doing, blocked=blocked, idle=idle))
-    return min(found, key=lambda one: one.idle, default=_Acceptor(tgid=NO_ID, tid=NO_ID, fd=NO_ID))
+    return min(found, key=lambda one: one.idle, default=_holder(session, queue))
+
+
+def _holder(session: Session, queue: Queue) -> _Acceptor:
+    """Who holds the listener, as the snapshots alone tell it."""
+    owners = session.sockets.owners
+    mine = owners[owners["inode"] == session.sockets.records["inode"][queue.row]]
+    tgid, fd = (int(mine["tgid"][0]), int(mine["fd"][0])) if len(mine) else (NO_ID, NO_ID)
+    return _Acceptor(tgid=tgid, tid=tgid, fd=fd)
 
 
 def _idle(session: Session, doing: int, blocked: bool) -> bool:
@@ -158,11 +172,13 @@ def _finding(session: Session, queue: Queue, explained: frozenset[int]) -> Findi
     tgid, tid, fd = acceptor.tgid, acceptor.tid, acceptor.fd
     last_accept, doing, blocked = acceptor.accept, acceptor.doing, acceptor.blocked
     taken = _accepted_since(session, queue)
-    certain_harm = taken == 0 and (acceptor.idle or worst.waited_ns >= _SURELY_STUCK_NS)
+    timed = session.info.sockets.times_known
+    certain_harm = timed and taken == 0 and (acceptor.idle or worst.waited_ns >= _SURELY_STUCK_NS)
     mild = Severity.INFO if worst.waited_ns < _SLOW_NS else Severity.WARNING
     gone = sum(1 for one in waiting if one.connection.state is TcpState.CLOSE_WAIT)
     shown = session.sockets.records[queue.row]
-    full = f" The listener's queue holds {shown['recv_q']}, its backlog is {shown['send_q']}."
+    backlog = f", its backlog is {shown['send_q']}" if session.info.sockets.has_limits else ""
+    full = f" The listener's queue holds {shown['recv_q']}{backlog}."
     left = f" {gone} of their clients gave up already (CLOSE_WAIT)." if gone else ""
     if taken:
         meanwhile = (
@@ -172,7 +188,10 @@ def _finding(session: Session, queue: Queue, explained: frozenset[int]) -> Findi
         when = int(session.effective_ns[last_accept])
         meanwhile = f"{who(session, tgid, tid)} last called accept at {since_start(session, when)}"
     else:
-        meanwhile = "No process called accept on it in this session" if tgid >= 0 else "No syscalls were recorded"
+        followed = tgid >= 0 and bool(session.info.syscalls.engine)
+        meanwhile = "No process called accept on it in this session" if followed else "No syscalls were recorded"
+    if not timed:
+        meanwhile += "; the times of the socket listings are guessed, and so is how long it lasted"
     if not taken and doing >= 0:
         call = session.events.call(doing).name
         began = int(session.events.records["enter_ns"][doing])
@@ -183,7 +202,7 @@ def _finding(session: Session, queue: Queue, explained: frozenset[int]) -> Findi
     return Finding(
         rule=RULE.slug,
         severity=Severity.ERROR if certain_harm else mild,
-        confidence=Confidence.CERTAIN if certain_harm else Confidence.LIKELY,
+        confidence=Confidence.CERTAIN if certain_harm else Confidence.LIKELY if timed else Confidence.POSSIBLE,
         title=f"{plural(count, 'connection')} to port {queue.port} not accepted for {span(worst.waited_ns)}",
         tgid=tgid,
         comm=session.comm(tgid) if tgid >= 0 else "?",
@@ -220,4 +239,5 @@ def _evidence(session: Session, queue: Queue, rows: list[int], last_accept: int,
     if doing >= 0 and doing != last_accept:
         yield from_event(session, doing, "what the accepting thread does instead")
     shown = session.sockets.records[queue.row]
-    yield from_socket(session, queue.row, f"{shown['recv_q']} waiting, backlog {shown['send_q']}")
+    backlog = f", backlog {shown['send_q']}" if session.info.sockets.has_limits else ""
+    yield from_socket(session, queue.row, f"{shown['recv_q']} waiting{backlog}")

@@ -272,7 +272,7 @@ def _group_between(work: Join, file: OpenFile, peer: Address, port: int, local: 
         # Rows may show it in the accept queue long before, or in TIME_WAIT long after.
         if of.last_ns[number] < file.created_ns and of.state[number] not in _QUEUED:
             continue
-        if ends is not None and of.first_ns[number] > ends and of.first_inode[number]:
+        if ends is not None and of.first_ns[number] > ends and groups.begins_held(number):
             continue
         if local is not None and any(local.packed) and groups.local(number) != local:
             continue
@@ -392,7 +392,8 @@ def _tell_state(work: Join, made: Connection, group: int) -> None:
     made.send_q = of.send_q[group]
     made.first_ns = min(made.first_ns, of.first_ns[group])
     made.last_ns = max(made.last_ns, made.state_ns)
-    made.gone_ns = of.gone_ns[group] if of.gone_ns[group] >= 0 else None
+    # A listing with other options or filters than the next tells nothing by what it leaves out.
+    made.gone_ns = of.gone_ns[group] if of.gone_ns[group] >= 0 and work.info.sockets.whole else None
 
 
 _STATES = {int(state): state for state in TcpState}

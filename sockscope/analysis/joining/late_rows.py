@@ -13,6 +13,7 @@ from typing import Final
 from sockscope.analysis.joining.socket_rows import EndKey, SocketGroups, end_key
 from sockscope.model.connections import Connection, Protocol
 from sockscope.model.descriptors import OpenFile
+from sockscope.model.sockets import STAND_IN_INODE
 
 _SLACK_NS: Final = 1_000_000_000
 """How far off the times may be."""
@@ -54,7 +55,8 @@ class LateRows:
 
     def _near(self, file: OpenFile, group: int) -> bool:
         of = self._groups.of
-        if file.inode and of.inode[group] and file.inode != of.inode[group]:
+        known = file.inode and of.inode[group] and max(file.inode, of.inode[group]) < STAND_IN_INODE
+        if known and file.inode != of.inode[group]:
             return False
         begun = file.created_ns <= of.last_ns[group] + _SLACK_NS
         return begun and (file.released_ns is None or of.first_ns[group] <= file.released_ns + _SLACK_NS)

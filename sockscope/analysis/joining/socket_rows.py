@@ -11,13 +11,15 @@ import numpy.typing as npt
 from sockscope.model.connections import Protocol
 from sockscope.model.ids import NO_ID
 from sockscope.model.sockaddr import V4_MAPPED_PREFIX, Address, Family, from_key
-from sockscope.model.sockets import Sockets
+from sockscope.model.sockets import STAND_IN_INODE, Sockets
 from sockscope.model.tcp import TcpState
 
 Ids = npt.NDArray[np.int64]
 IPPROTO_TCP = 6
 IPPROTO_UDP = 17
 SOCK_DGRAM = 2
+
+_HELD_STATES = (TcpState.ESTABLISHED, TcpState.CLOSE_WAIT)
 
 EndKey = tuple[bytes, int, int]
 """Peer address (4 or 16 bytes), peer port, local port: what names a connection to a listener
@@ -103,6 +105,11 @@ class SocketGroups:
         row = self.sockets.records[self.last[group]]
         port = int(row["peer_port"])
         return from_key(row["peer"].tobytes(), port) if port else None
+
+    def begins_held(self, group: int) -> bool:
+        """Whether a process holds it in its first row, as far as that can be told: text may have no inodes."""
+        inode = self.of.first_inode[group]
+        return 0 < inode < STAND_IN_INODE or (inode > 0 and self.of.first_state[group] in _HELD_STATES)
 
     def is_udp(self, group: int) -> bool:
         return self.of.protocol[group] == IPPROTO_UDP
