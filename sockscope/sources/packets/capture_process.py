@@ -22,8 +22,8 @@ from typing import Protocol
 
 from sockscope.model.sockaddr import Address
 from sockscope.sources.packets.capture_protocol import Operation, Reply, Request
-from sockscope.sources.packets.decode import LinkType
 from sockscope.sources.packets.interfaces import interfaces_for
+from sockscope.sources.packets.link_layers import LinkType
 from sockscope.sources.packets.mask import ETHERNET_BYTES, mask_frames
 from sockscope.sources.packets.pcapng_writer import (
     enhanced_packets,

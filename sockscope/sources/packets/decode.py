@@ -1,293 +1,183 @@
 """Captured frames decoded into the packet table, a batch at a time, column by column.
 
-Link layers: https://www.tcpdump.org/linktypes.html. IPv4: RFC 791; IPv6 and its extension headers: RFC 8200;
-TCP: RFC 9293. A frame that is cut short, or is not IP, or not what it says, is left out; none raises.
+IPv4: RFC 791; IPv6 and its extension headers: RFC 8200; TCP: RFC 9293. Checksums are not verified. A frame that is
+cut short, or is not IP, or not what it says, is left out; none raises.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import IntEnum
-from typing import Any, Protocol
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from sockscope.model.packets import PACKET_DTYPE
+from sockscope.sources.packets.copies import without_copies
+from sockscope.sources.packets.fragments import LATER, MORE, Fragments
+from sockscope.sources.packets.frames import Frames, Ints, Mask
+from sockscope.sources.packets.left_out import LeftOut
+from sockscope.sources.packets.link_layers import COOKED, IPV4, IPV6, Locator, network_layer, odd_network_layer
 from sockscope.sources.packets.offsets import Bytes, unaligned
-
-Ints = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
-Column = npt.NDArray[Any]
-"""Integers of any width."""
 
 BATCH_PACKETS = 1 << 16
 """Columns of a batch stay in the CPU's cache."""
 
-IPV4, IPV6 = 0x0800, 0x86DD
-_VLANS = (0x8100, 0x88A8, 0x9100)
 _EXTENSIONS = (0, 43, 60, 135)
 _FRAGMENT = 44
 _MAX_EXTENSIONS = 8
-_MAX_VLANS = 3
-_OUTGOING = 4
+_FIRST_ROWS = 1 << 16
 
 
-class LinkType(IntEnum):
-    """LINKTYPE_ numbers (and the DLT_ numbers that some writers leave for raw IP)."""
-
-    NULL = 0
-    ETHERNET = 1
-    RAW_BSD = 12
-    RAW_OPENBSD = 14
-    RAW = 101
-    LOOP = 108
-    LINUX_SLL = 113
-    IPV4 = 228
-    IPV6 = 229
-    LINUX_SLL2 = 276
-
-
-_COOKED = (LinkType.LINUX_SLL, LinkType.LINUX_SLL2)
-_KNOWN_LINKS = tuple(int(link) for link in LinkType)
-_CARRIERS = (0x6558, 0x8847, 0x8848, 0x8864, 0x88E7, 0x894F)
-"""EtherTypes that may carry IP further in: bridged Ethernet, MPLS, PPPoE sessions, 802.1ah, NSH."""
-_MAX_LENGTH = 1500
-_SNAP = 0xAAAA
-"""Below the EtherTypes: a length, and LLC after it; 802.2 SNAP alone carries IP."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frames:
-    """Frames to decode: where each lies in the file's bytes, all shape (n,), of any integer dtype.
+class Decoder:
+    """Fills the packet table from frames, in their order.
 
     Attributes:
-        start: first captured byte. captured: how many there are. wire: how many there were.
-        time_ns: CLOCK_REALTIME. link: LINKTYPE_ number. interface: index of the interface.
-    """
-
-    start: Column
-    captured: Column
-    wire: Column
-    time_ns: Column
-    link: Column
-    interface: Column
-
-    def __len__(self) -> int:
-        return len(self.start)
-
-    def pick(self, which: slice | Mask | Ints) -> Frames:
-        """Some of them, as int64."""
-        return Frames(
-            start=self.start[which].astype(np.int64, copy=False),
-            captured=self.captured[which].astype(np.int64, copy=False),
-            wire=self.wire[which].astype(np.int64, copy=False),
-            time_ns=self.time_ns[which].astype(np.int64, copy=False),
-            link=self.link[which].astype(np.int64, copy=False),
-            interface=self.interface[which].astype(np.int64, copy=False),
-        )
-
-    def moved(self, by: int) -> Frames:
-        """The same frames in an array that begins so many bytes earlier."""
-        return replace(self, start=self.start + by) if by else self
-
-
-def concatenate(parts: Sequence[Frames]) -> Frames:
-    """One after another."""
-    if len(parts) == 1:
-        return parts[0]
-    none = [np.zeros(0, np.int64)]
-    return Frames(
-        start=np.concatenate([p.start for p in parts] or none),
-        captured=np.concatenate([p.captured for p in parts] or none),
-        wire=np.concatenate([p.wire for p in parts] or none),
-        time_ns=np.concatenate([p.time_ns for p in parts] or none),
-        link=np.concatenate([p.link for p in parts] or none),
-        interface=np.concatenate([p.interface for p in parts] or none),
-    )
-
-
-class Locator(Protocol):
-    """Finds IP in frames whose link layer is none of `LinkType`, or carries one of `_CARRIERS`."""
-
-    def locate(self, data: Bytes, frames: Frames) -> Ints:
-        """Offset in `data` of each frame's IP header, shape (n,); -1 where there is none."""
-        ...
-
-
-def decode(data: Bytes, frames: Frames, ports: frozenset[int] | None, odd: Locator) -> npt.NDArray[np.void]:
-    """All IP packets among the frames, in order; shape (m,), PACKET_DTYPE.
+        frame_count: frames it was given.
 
     Args:
-        data: shape (k,), uint8, what `frames` points into.
-        frames: the frames.
+        data: shape (k,), uint8, what the frames point into.
         ports: keep only TCP and UDP with one of these ports; None keeps all IP.
         odd: asked for frames that are not understood here.
     """
-    wanted = None
-    if ports is not None:
-        wanted = np.zeros(65536, bool)
-        wanted[[p for p in ports if 0 <= p < 65536]] = True
-    out = np.empty(len(frames), PACKET_DTYPE)
-    count = 0
-    for low in range(0, len(frames), BATCH_PACKETS):
-        records, ip_id = _decode_batch(data, frames.pick(slice(low, low + BATCH_PACKETS)), wanted, odd)
-        records = _without_copies(records, ip_id)
-        out[count : count + len(records)] = records
-        count += len(records)
-    # A view would keep the memory of all that was left out.
-    return out[:count].copy() if count < len(out) // 2 else out[:count]
 
+    def __init__(self, data: Bytes, ports: frozenset[int] | None, odd: Locator) -> None:
+        self._data = data
+        self._odd = odd
+        self._wanted: Mask | None = None
+        if ports is not None:
+            self._wanted = np.zeros(65536, bool)
+            self._wanted[[p for p in ports if 0 <= p < 65536]] = True
+        self._rows = np.empty(_FIRST_ROWS, PACKET_DTYPE)
+        self._count = 0
+        self._fragments = Fragments()
+        self._left_out = LeftOut()
+        self._ip_ids: list[npt.NDArray[np.int32]] = []
+        """Of cooked captures' packets; elsewhere of no use, and shape (0,)."""
+        self.frame_count = 0
 
-def _decode_batch(
-    data: Bytes, frames: Frames, wanted: Mask | None, odd: Locator
-) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64]]:
-    """One batch, and the IPv4 identification of each (only for cooked captures; -1 elsewhere)."""
-    be16, be32 = unaligned(data, ">u2"), unaligned(data, ">u4")
-    end = frames.start + frames.captured
-    network, ethertype, outgoing = _network_layer(data, be16, frames, end)
-    _odd_network_layer(data, be16, frames, network, ethertype, odd)
+    def __len__(self) -> int:
+        """Rows so far."""
+        return self._count
 
-    v4 = (ethertype == IPV4) & (network + 20 <= end)
-    v6 = (ethertype == IPV6) & (network + 40 <= end)
-    first = np.where(v4 | v6, network, 0)
-    version = data[first] >> 4 if len(data) else first
-    v4 &= version == 4
-    v6 &= version == 6
-    keep = v4 | v6
-    if not keep.all():
-        frames, network, end, v4, outgoing = frames.pick(keep), network[keep], end[keep], v4[keep], outgoing[keep]
-    n = len(frames)
-    if not n:
-        return np.zeros(0, PACKET_DTYPE), np.zeros(0, np.int64)
-    ip = _ip(data, be16, network, frames.wire - (network - frames.start), end, v4)
-    ported = ip.has_ports(end)
-    if wanted is not None:
-        at = np.where(ported, ip.transport, 0)
-        hit = ported & (wanted[be16[at]] | wanted[be16[np.where(ported, at + 2, 0)]])
-        frames, network, end, v4, outgoing = frames.pick(hit), network[hit], end[hit], v4[hit], outgoing[hit]
-        ip, ported, n = ip.pick(hit), ported[hit], len(frames)
+    def feed(self, frames: Frames) -> None:
+        """Decode some more."""
+        self.frame_count += len(frames)
+        for low in range(0, len(frames), BATCH_PACKETS):
+            self._keep(*self._batch(frames.pick(slice(low, low + BATCH_PACKETS))))
 
-    out = np.zeros(n, PACKET_DTYPE)
-    out["time_ns"] = frames.time_ns
-    out["wire_bytes"] = frames.wire
-    out["interface"] = frames.interface
-    out["outgoing"] = outgoing
-    out["protocol"] = ip.protocol
-    out["wscale"] = -1
-    _addresses(data, out, network, v4)
-    _transport(data, be16, be32, out, ip, ported, end)
-    if np.isin(frames.link, _COOKED).any():
-        return out, np.where(v4, be16[np.where(v4, network + 4, 0)].astype(np.int64), 0)
-    return out, np.full(n, -1, np.int64)
+    def finish(self) -> npt.NDArray[np.void]:
+        """The rows of all frames since the last finish, in order; shape (m,), PACKET_DTYPE."""
+        rows = self._rows
+        # Moves no bytes: the memory beyond goes back.
+        rows.resize(self._count, refcheck=False)
+        self._fragments.complete(rows)
+        if any(map(len, self._ip_ids)):
+            rows = without_copies(rows, np.concatenate(self._ip_ids))
+        self._rows, self._count = np.empty(_FIRST_ROWS, PACKET_DTYPE), 0
+        self._ip_ids, self._fragments = [], Fragments()
+        return rows
 
+    def notes(self) -> list[str]:
+        """One line a kind of packets that could not be used."""
+        return self._left_out.notes()
 
-def _network_layer(
-    data: Bytes, be16: npt.NDArray[np.uint16], frames: Frames, end: Ints
-) -> tuple[Ints, Ints, npt.NDArray[np.uint8]]:
-    """Where the network header begins, its EtherType (0: unknown), and whether this host sent it."""
-    n = len(frames)
-    network, ethertype, outgoing = frames.start.copy(), np.zeros(n, np.int64), np.zeros(n, np.uint8)
-    for link in np.unique(frames.link).tolist():
-        of_link = frames.link == link
-        mine: Ints | slice = slice(None) if of_link.all() else np.flatnonzero(of_link)
-        start, stop = frames.start[mine], end[mine]
-        if link == LinkType.ETHERNET:
-            network[mine], ethertype[mine] = _ethertype(be16, start + 12, stop)
-        elif link == LinkType.LINUX_SLL:
-            network[mine], ethertype[mine] = _ethertype(be16, start + 14, stop)
-            fits = start + 16 <= stop
-            outgoing[mine] = fits & (be16[np.where(fits, start, 0)] == _OUTGOING)
-        elif link == LinkType.LINUX_SLL2:
-            fits = start + 20 <= stop
-            kind = np.where(fits, be16[np.where(fits, start, 0)], 0).astype(np.int64)
-            network[mine], ethertype[mine] = _skip_vlans(be16, start + 20, kind, stop)
-            outgoing[mine] = fits & (data[np.where(fits, start + 10, 0)] == _OUTGOING)
-        elif link in (LinkType.NULL, LinkType.LOOP):
-            # The address family's number differs per system and byte order; the version nibble does not.
-            network[mine], ethertype[mine] = start + 4, _by_version(data, start + 4, stop)
-        elif link in (LinkType.RAW, LinkType.RAW_BSD, LinkType.RAW_OPENBSD, LinkType.IPV4, LinkType.IPV6):
-            ethertype[mine] = _by_version(data, start, stop)
-    return network, ethertype, outgoing
+    def _keep(self, rows: npt.NDArray[np.void], ip_id: npt.NDArray[np.int32]) -> None:
+        end = self._count + len(rows)
+        if end > len(self._rows):
+            # Grows by remapping, so that the rows are never there twice.
+            self._rows.resize(max(end, len(self._rows) * 2), refcheck=False)
+        self._rows[self._count : end] = rows
+        if len(ip_id) != len(rows):
+            ip_id = np.full(len(rows), -1, np.int32) if self._ip_ids else ip_id
+        elif len(ip_id) and not self._ip_ids:
+            self._ip_ids.append(np.full(self._count, -1, np.int32))
+        if self._ip_ids or len(ip_id):
+            self._ip_ids.append(ip_id)
+        self._count = end
 
+    def _batch(self, frames: Frames) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int32]]:
+        """Rows, and the IPv4 identification of each (0 for IPv6; shape (0,) where none is of a cooked capture)."""
+        data, wanted = self._data, self._wanted
+        be16, be32 = unaligned(data, ">u2"), unaligned(data, ">u4")
+        end = frames.start + frames.captured
+        network, ethertype, outgoing = network_layer(data, be16, frames, end)
+        odd_network_layer(data, be16, frames, network, ethertype, self._odd)
 
-def _odd_network_layer(
-    data: Bytes, be16: npt.NDArray[np.uint16], frames: Frames, network: Ints, ethertype: Ints, odd: Locator
-) -> None:
-    """Fill in, in place, what only `odd` can say."""
-    strange = np.flatnonzero((ethertype != IPV4) & (ethertype != IPV6))
-    if not len(strange):
-        return
-    kind, at, link = ethertype[strange], network[strange], frames.link[strange]
-    end = frames.start[strange] + frames.captured[strange]
-    fits = (at + 2 <= end) & (kind <= _MAX_LENGTH) & (kind > 0)
-    snap = fits & (be16[np.where(fits, at, 0)] == _SNAP) if len(be16) else fits
-    strange = strange[~np.isin(link, _KNOWN_LINKS) | np.isin(kind, _CARRIERS) | snap]
-    if not len(strange):
-        return
-    found = odd.locate(data, frames.pick(strange))
-    rows, found = strange[found >= 0], found[found >= 0]
-    network[rows] = found
-    ethertype[rows] = np.where(data[found] >> 4 == 4, IPV4, IPV6)
+        v4 = (ethertype == IPV4) & (network + 20 <= end)
+        v6 = (ethertype == IPV6) & (network + 40 <= end)
+        first = np.where(v4 | v6, network, 0)
+        version = data[first] >> 4 if len(data) else first
+        v4 &= version == 4
+        v6 &= version == 6
+        keep = v4 | v6
+        if not keep.all():
+            frames, network, end, v4, outgoing = frames.pick(keep), network[keep], end[keep], v4[keep], outgoing[keep]
+        n = len(frames)
+        if not n:
+            return np.zeros(0, PACKET_DTYPE), np.zeros(0, np.int32)
+        ip = _ip(data, be16, network, frames.wire - (network - frames.start), end, v4)
+        ported = ip.has_ports(end)
+        self._left_out.count(be16, ip.protocol, ip.transport, ported, end)
+        fragmented = np.flatnonzero(ip.fragment & (LATER | MORE))
+        kept = np.arange(self._count, self._count + n)
+        hit = None
+        if wanted is not None:
+            at = np.where(ported, ip.transport, 0)
+            hit = ported & (wanted[be16[at]] | wanted[be16[np.where(ported, at + 2, 0)]])
+            kept = np.where(hit, np.cumsum(hit) - 1 + self._count, -1)
+        if len(fragmented):
+            self._fragments.add(data, frames.time_ns, network, v4, ip, fragmented, kept)
+        if hit is not None:
+            frames, network, end, v4, outgoing = frames.pick(hit), network[hit], end[hit], v4[hit], outgoing[hit]
+            ip, ported, n = ip.pick(hit), ported[hit], len(frames)
 
-
-def _by_version(data: Bytes, at: Ints, end: Ints) -> Ints:
-    fits = at < end
-    version = data[np.where(fits, at, 0)] >> 4
-    kind: Ints = np.where(version == 4, IPV4, np.where(version == 6, IPV6, 0))
-    return np.where(fits, kind, 0)
-
-
-def _ethertype(be16: npt.NDArray[np.uint16], at: Ints, end: Ints) -> tuple[Ints, Ints]:
-    fits = at + 2 <= end
-    kind = np.where(fits, be16[np.where(fits, at, 0)], 0).astype(np.int64)
-    return _skip_vlans(be16, at + 2, kind, end)
-
-
-def _skip_vlans(be16: npt.NDArray[np.uint16], network: Ints, kind: Ints, end: Ints) -> tuple[Ints, Ints]:
-    """Past 802.1Q and 802.1ad tags: two bytes of tag, two of the next EtherType."""
-    for _ in range(_MAX_VLANS):
-        tagged = np.flatnonzero(np.isin(kind, _VLANS))
-        if not len(tagged):
-            break
-        at = network[tagged]
-        fits = at + 4 <= end[tagged]
-        kind[tagged] = np.where(fits, be16[np.where(fits, at + 2, 0)], 0)
-        network[tagged] = at + 4
-    return network, kind
+        out = np.zeros(n, PACKET_DTYPE)
+        out["time_ns"] = frames.time_ns
+        out["wire_bytes"] = frames.wire
+        out["interface"] = frames.interface
+        out["outgoing"] = outgoing
+        out["protocol"] = ip.protocol
+        out["wscale"] = -1
+        _addresses(data, out, network, v4)
+        _transport(data, be16, be32, out, ip, ported, end)
+        if np.isin(frames.link, COOKED).any():
+            return out, np.where(v4, be16[np.where(v4, network + 4, 0)].astype(np.int32), 0)
+        return out, np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Ip:
+class Ip:
     """The IP layer of a batch: columns of the same length.
 
     Attributes:
         transport: first byte after the IP headers. length: bytes from there on, by the IP header.
-        protocol: what IP says follows. later: a fragment other than the first.
+        protocol: what IP says follows. fragment: `LATER` bits: offset in units of 8 bytes; `MORE`: more follow.
+        id: of an IPv6 fragment.
     """
 
     transport: Ints
     length: Ints
     protocol: Ints
-    later: Mask
+    fragment: Ints
+    id: Ints
 
     def has_ports(self, end: Ints) -> Mask:
         """TCP or UDP, the first or only fragment, the ports captured."""
         ported: Mask = (self.protocol == 6) | (self.protocol == 17)
-        ported &= ~self.later & (self.transport + 4 <= end)
+        ported &= ((self.fragment & LATER) == 0) & (self.transport + 4 <= end)
         return ported
 
-    def pick(self, which: Mask) -> _Ip:
-        return _Ip(
+    def pick(self, which: Mask) -> Ip:
+        return Ip(
             transport=self.transport[which],
             length=self.length[which],
             protocol=self.protocol[which],
-            later=self.later[which],
+            fragment=self.fragment[which],
+            id=self.id[which],
         )
 
 
-def _ip(data: Bytes, be16: npt.NDArray[np.uint16], network: Ints, on_wire: Ints, end: Ints, v4: Mask) -> _Ip:
+def _ip(data: Bytes, be16: npt.NDArray[np.uint16], network: Ints, on_wire: Ints, end: Ints, v4: Mask) -> Ip:
     if v4.all():
         return _ipv4(data, be16, network, on_wire)
     if not v4.any():
@@ -299,44 +189,56 @@ def _ip(data: Bytes, be16: npt.NDArray[np.uint16], network: Ints, on_wire: Ints,
     )
     # Undo the split: position in (four, six) of each row.
     back = np.argsort(np.concatenate((four, six)), kind="stable")
-    return _Ip(
+    return Ip(
         transport=np.concatenate([p.transport for p in parts])[back],
         length=np.concatenate([p.length for p in parts])[back],
         protocol=np.concatenate([p.protocol for p in parts])[back],
-        later=np.concatenate([p.later for p in parts])[back],
+        fragment=np.concatenate([p.fragment for p in parts])[back],
+        id=np.concatenate([p.id for p in parts])[back],
     )
 
 
-def _ipv4(data: Bytes, be16: npt.NDArray[np.uint16], network: Ints, on_wire: Ints) -> _Ip:
+def _ipv4(data: Bytes, be16: npt.NDArray[np.uint16], network: Ints, on_wire: Ints) -> Ip:
     header = np.maximum((data[network] & 0x0F).astype(np.int64) * 4, 20)
     total = be16[network + 2].astype(np.int64)
     # 0: segmentation offload left it unset, so the frame's length must do.
     total = np.where(total == 0, on_wire, total)
-    return _Ip(
+    return Ip(
         transport=network + header,
         length=np.maximum(total - header, 0),
         protocol=data[network + 9].astype(np.int64),
-        later=(be16[network + 6] & 0x1FFF) != 0,
+        fragment=be16[network + 6].astype(np.int64),
+        id=np.broadcast_to(np.int64(0), len(network)),
     )
 
 
-def _ipv6(data: Bytes, be16: npt.NDArray[np.uint16], network: Ints, on_wire: Ints, end: Ints) -> _Ip:
+def _ipv6(data: Bytes, be16: npt.NDArray[np.uint16], network: Ints, on_wire: Ints, end: Ints) -> Ip:
     total = be16[network + 4].astype(np.int64)
     # 0: a jumbogram (RFC 2675); hosts make them of TSO segments ("BIG TCP").
     total = np.where(total == 0, np.maximum(on_wire - 40, 0), total)
     kind = data[network + 6].astype(np.int64)
     at = network + 40
-    later = np.zeros(len(network), bool)
+    fragment, identification = np.zeros(len(network), np.int64), np.zeros(len(network), np.int64)
+    be32 = unaligned(data, ">u4")
     for _ in range(_MAX_EXTENSIONS):
-        more = np.flatnonzero(np.isin(kind, (*_EXTENSIONS, _FRAGMENT)) & (at + 8 <= end) & ~later)
+        more = np.flatnonzero(np.isin(kind, (*_EXTENSIONS, _FRAGMENT)) & (at + 8 <= end) & ((fragment & LATER) == 0))
         if not len(more):
             break
         here = at[more]
-        fragment = kind[more] == _FRAGMENT
-        later[more] = fragment & ((be16[here + 2] & 0xFFF8) != 0)
+        is_fragment = kind[more] == _FRAGMENT
+        word = be16[here + 2].astype(np.int64)
+        # As IPv4 has it: the offset in the lower bits, "more" above.
+        fragment[more] |= np.where(is_fragment, (word >> 3) | (word & 1) << 13, 0)
+        identification[more] |= np.where(is_fragment, be32[here + 4], 0)
         kind[more] = data[here]
-        at[more] = here + np.where(fragment, 8, 8 * (1 + data[here + 1].astype(np.int64)))
-    return _Ip(transport=at, length=np.maximum(total - (at - network - 40), 0), protocol=kind, later=later)
+        at[more] = here + np.where(is_fragment, 8, 8 * (1 + data[here + 1].astype(np.int64)))
+    return Ip(
+        transport=at,
+        length=np.maximum(total - (at - network - 40), 0),
+        protocol=kind,
+        fragment=fragment,
+        id=identification,
+    )
 
 
 def _addresses(data: Bytes, out: npt.NDArray[np.void], network: Ints, v4: Mask) -> None:
@@ -361,7 +263,7 @@ def _transport(
     be16: npt.NDArray[np.uint16],
     be32: npt.NDArray[np.uint32],
     out: npt.NDArray[np.void],
-    ip: _Ip,
+    ip: Ip,
     ports: Mask,
     end: Ints,
 ) -> None:
@@ -413,31 +315,3 @@ def _window_scale(data: Bytes, begin: Ints, header: Ints, end: Ints) -> npt.NDAr
         on = (kind != 0) & ~found & ((kind == 1) | (long & (size >= 2)))
         at, stop, rows = (at + size)[on], stop[on], rows[on]
     return scale
-
-
-def _without_copies(records: npt.NDArray[np.void], ip_id: Ints) -> npt.NDArray[np.void]:
-    """Drop the outgoing one where `-i any` shows one packet both leaving and arriving within a millisecond."""
-    if not len(records) or (ip_id < 0).all():
-        return records
-    outgoing = records["outgoing"] != 0
-    if outgoing.all() or not outgoing.any():
-        return records
-    dtype = records.dtype
-    assert dtype.fields is not None
-    low, high = dtype.fields["src"][1], dtype.fields["wire_bytes"][1]
-    body = records.view(np.uint8).reshape(len(records), dtype.itemsize)[:, low:high]
-    words = np.ascontiguousarray(body).view("<u4").astype(np.uint64)
-    key = ip_id.astype(np.uint64)
-    for column in range(words.shape[1]):
-        key = (key ^ words[:, column]) * np.uint64(0x9E3779B97F4A7C15)
-        key ^= key >> np.uint64(29)
-    order = np.argsort(key, kind="stable")
-    before, after = order[:-1], order[1:]
-    near = np.abs(records["time_ns"][after] - records["time_ns"][before]) <= 1_000_000
-    same = (key[before] == key[after]) & near & (outgoing[before] != outgoing[after])
-    drop = np.zeros(len(records), bool)
-    # One copy goes with one original: of four in a row, two pairs.
-    run = np.arange(len(same)) - np.maximum.accumulate(np.where(~same, np.arange(len(same)) + 1, 0))
-    pair = same & (run % 2 == 0)
-    drop[np.where(outgoing[before], before, after)[pair]] = True
-    return records[~drop]

@@ -1,40 +1,32 @@
-"""Capture files: pcap and pcapng, read whole into the packet table.
+"""Capture files: pcap and pcapng, also compressed, read whole into the packet table.
 
 Source: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng.
 """
 
 from __future__ import annotations
 
-import contextlib
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.errors import DamagedInputError, UsageError
 from sockscope.model.packets import Packets, RawFrame
-from sockscope.sources.packets.decode import Frames, concatenate, decode
+from sockscope.sources.packets.decode import Decoder
+from sockscope.sources.packets.frames import Frames, concatenate
+from sockscope.sources.packets.merge import Part, merge
 from sockscope.sources.packets.odd_links import OddLinks
-from sockscope.sources.packets.offsets import Bytes, PcapRecords, unaligned, walk
-from sockscope.sources.packets.pcapng import PCAPNG_MAGIC, Interface, read_pcapng
-from sockscope.sources.packets.raw_space import RawSpace, load
+from sockscope.sources.packets.offsets import Bytes
+from sockscope.sources.packets.opened import Opened, expect_capture, open_all
+from sockscope.sources.packets.pcap import PCAP_MAGICS, PcapScan
+from sockscope.sources.packets.pcapng import PCAPNG_MAGIC, Interface, PcapngScan
 
-MAP_FROM_BYTES = 1 << 29
-"""Files from here on are mapped instead of read, so that their pages can be given back."""
+Progress = Callable[[int, int], None]
+"""Called with bytes done, and bytes of all files as they lie on disk."""
 
-_PCAP_MAGICS = {
-    b"\xd4\xc3\xb2\xa1": ("<", 1_000),
-    b"\xa1\xb2\xc3\xd4": (">", 1_000),
-    b"\x4d\x3c\xb2\xa1": ("<", 1),
-    b"\xa1\xb2\x3c\x4d": (">", 1),
-}
-"""Magic → byte order, nanoseconds of one fraction."""
-
-_MAX_RECORD_BYTES = 1 << 26
+FRAMES_A_BATCH = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,43 +53,6 @@ class PacketFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Walked:
-    """A file cut into frames, none of them decoded; fields as in `PacketFile`."""
-
-    frames: Frames
-    interfaces: tuple[Interface, ...]
-    damage: str | None
-    kind: Literal["pcap", "pcapng"]
-    dropped_count: int = 0
-
-
-def read_packets(path: Path, *, ports: frozenset[int] | None = None) -> PacketFile:
-    """Read a capture file; a cut one as far as it goes.
-
-    Args:
-        path: pcap (µs or ns, either byte order) or pcapng.
-        ports: keep only TCP and UDP packets from or to these; None keeps all IP packets.
-
-    Raises:
-        UsageError: the file cannot be opened.
-        DamagedInputError: it is empty, not a capture, or of a newer version.
-    """
-    data = _load(path)
-    walked = _walk(path, data)
-    odd = OddLinks()
-    records = decode(data, walked.frames, ports, odd)
-    return PacketFile(
-        packets=Packets(records=records, raw=data),
-        damage=walked.damage,
-        kind=walked.kind,
-        interfaces=tuple(i.name or f"link type {i.link}" for i in walked.interfaces),
-        frame_count=len(walked.frames),
-        dropped_count=walked.dropped_count,
-        notes=odd.notes(),
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Captures:
     """Capture files read together.
 
@@ -105,7 +60,8 @@ class Captures:
         packets: IP packets of all, in order of time where there are several; `raw` holds one file after another.
         damage: what was lost and where, one line a file that is not whole, its name first.
         notes: what could not be understood of whole files, one line each, the file's name first.
-        interfaces: names (or `link type N`), indexed by the `interface` column; numbered on from file to file.
+        interfaces: names (or `link type N`), indexed by the `interface` column. The pieces of a rotated capture
+            share theirs; captures that overlap in time do not, so that a packet in both is known as a copy.
         frame_count: captured frames, those that are not IP or not wanted included.
         dropped_count: packets that the captures say they lost.
     """
@@ -118,10 +74,52 @@ class Captures:
     dropped_count: int
 
 
-Progress = Callable[[int, int], None]
-"""Called with bytes done, and bytes of all files as they lie on disk."""
+class Scan(Protocol):
+    """A file cut into frames, window by window, none of them decoded.
 
-FRAMES_A_BATCH = 4096
+    Attributes:
+        interfaces: found so far; a frame's `interface` indexes them.
+        dropped_count: packets that the file says were lost; known at the end.
+        left_out_count: packets that the file holds but that cannot be read; known at the end.
+    """
+
+    interfaces: list[Interface]
+    dropped_count: int
+    left_out_count: int
+
+    def frames(self) -> Iterator[Frames]:
+        """Once; the start of each is counted from the file's first byte."""
+        ...
+
+    def damage(self) -> str | None:
+        """What was lost and where, so far."""
+        ...
+
+
+def read_packets(path: Path, *, ports: frozenset[int] | None = None) -> PacketFile:
+    """Read a capture file; a damaged one as far as it goes.
+
+    Args:
+        path: pcap (µs or ns, either byte order, also the modified format) or pcapng; also compressed by gzip,
+            bzip2, xz, zstd or lz4.
+        ports: keep only TCP and UDP packets from or to these; None keeps all IP packets.
+
+    Raises:
+        UsageError: the file cannot be opened, or there is no room to unpack it.
+        DamagedInputError: it is empty, not a capture, or of a newer version.
+    """
+    opened = open_all([path])
+    read = _Reading(opened, ports, None).all()
+    part = read.parts[0]
+    return PacketFile(
+        packets=Packets(records=part.records, raw=opened.data),
+        damage="; ".join(part.damage) or None,
+        kind="pcapng" if opened.data[:4].tobytes() == PCAPNG_MAGIC else "pcap",
+        interfaces=tuple(i.name or f"link type {i.link}" for i in part.interfaces),
+        frame_count=read.frame_count,
+        dropped_count=read.dropped_count,
+        notes=tuple(part.notes),
+    )
 
 
 def read_captures(
@@ -137,37 +135,30 @@ def read_captures(
     Raises:
         UsageError, DamagedInputError: as `read_packets`, for the first file that cannot be read.
     """
-    space = _load_all(paths)
-    data = space.data
-    parts: list[npt.NDArray[np.void]] = []
-    damage: list[str] = []
-    notes: list[str] = []
-    interfaces: list[str] = []
-    frame_count = dropped_count = 0
-    for path, (begin, end) in zip(paths, space.spans, strict=True):
-        walked = _walk(path, data[begin:end])
-        odd = OddLinks()
-        records = decode(data, walked.frames.moved(begin), ports, odd)
-        records["interface"] += np.uint16(len(interfaces))
-        parts.append(records)
-        damage += [f"{path.name}: {walked.damage}"] if walked.damage else []
-        notes += [f"{path.name}: {note}" for note in odd.notes()]
-        interfaces += [i.name or f"link type {i.link}" for i in walked.interfaces]
-        frame_count += len(walked.frames)
-        dropped_count += walked.dropped_count
-        if progress is not None:
-            progress(end, space.spans[-1][1])
-    records = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    if len(parts) > 1:
-        records = records[np.argsort(records["time_ns"], kind="stable")]
+    opened = open_all(paths, progress)
+    read = _Reading(opened, ports, progress).all()
+    records, interfaces = merge(read.parts)
     return Captures(
-        packets=Packets(records=records, raw=data),
-        damage=tuple(damage),
-        notes=tuple(notes),
-        interfaces=tuple(interfaces),
-        frame_count=frame_count,
-        dropped_count=dropped_count,
+        packets=Packets(records=records, raw=opened.data),
+        damage=tuple(f"{part.name}: {line}" for part in read.parts for line in part.damage),
+        notes=tuple(f"{part.name}: {line}" for part in read.parts for line in part.notes),
+        interfaces=tuple(i.name or f"link type {i.link}" for i in interfaces),
+        frame_count=read.frame_count,
+        dropped_count=read.dropped_count,
     )
+
+
+def read_frames(path: Path, payload_offsets: Sequence[int]) -> list[RawFrame]:
+    """The whole frames that some rows of the packet table came from; the file is walked again, none is decoded.
+
+    Args:
+        path: the file that `read_packets` read.
+        payload_offsets: the rows' column of that name.
+
+    Raises:
+        UsageError, DamagedInputError: as `read_packets`.
+    """
+    return [frame for batch in read_frames_of([path], payload_offsets) for frame in batch]
 
 
 def read_frames_of(
@@ -183,43 +174,17 @@ def read_frames_of(
     Raises:
         UsageError, DamagedInputError: as `read_captures`.
     """
-    space = _load_all(paths)
-    parts = [
-        _walk(path, space.data[begin:end]).frames.moved(begin)
-        for path, (begin, end) in zip(paths, space.spans, strict=True)
-    ]
-    frames = concatenate(parts)
+    opened = open_all(paths)
+    frames = concatenate(
+        [
+            frames.moved(begin)
+            for path, (begin, end) in zip(paths, opened.spans, strict=True)
+            for frames in _scan(path, opened.data[begin:end]).frames()
+        ]
+    )
     offsets = np.asarray(payload_offsets, np.int64)
     for low in range(0, len(offsets) if len(frames) else 0, batch):
-        yield _frames_at(space.data, frames, offsets[low : low + batch])
-
-
-def _load_all(paths: Sequence[Path]) -> RawSpace:
-    with contextlib.ExitStack() as stack:
-        files: list[BinaryIO] = []
-        for path in paths:
-            try:
-                files.append(stack.enter_context(open(path, "rb")))
-            except OSError as error:
-                raise UsageError(
-                    f"cannot read {path}: {error.strerror}", help_text="name a readable capture file"
-                ) from error
-        return load([file.fileno() for file in files])
-
-
-def read_frames(path: Path, payload_offsets: Sequence[int]) -> list[RawFrame]:
-    """The whole frames that some rows of the packet table came from; the file is walked again, none is decoded.
-
-    Args:
-        path: the file that `read_packets` read.
-        payload_offsets: the rows' column of that name.
-
-    Raises:
-        UsageError, DamagedInputError: as `read_packets`.
-    """
-    data = _load(path)
-    frames = _walk(path, data).frames
-    return _frames_at(data, frames, np.asarray(payload_offsets, np.int64)) if len(frames) else []
+        yield _frames_at(opened.data, frames, offsets[low : low + batch])
 
 
 def _frames_at(data: Bytes, frames: Frames, payload_offsets: npt.NDArray[np.int64]) -> list[RawFrame]:
@@ -233,95 +198,54 @@ def _frames_at(data: Bytes, frames: Frames, payload_offsets: npt.NDArray[np.int6
     ]
 
 
-def _walk(path: Path, data: Bytes) -> _Walked:
+class _Reading:
+    """Files read one after another.
+
+    Attributes:
+        parts: what each gave.
+        frame_count, dropped_count: of all.
+    """
+
+    def __init__(self, opened: Opened, ports: frozenset[int] | None, progress: Progress | None) -> None:
+        self._opened = opened
+        self._ports = ports
+        self._progress = progress
+        self.parts: list[Part] = []
+        self.frame_count = 0
+        self.dropped_count = 0
+
+    def all(self) -> _Reading:
+        for number in range(len(self._opened.paths)):
+            self._one(number)
+        return self
+
+    def _one(self, number: int) -> None:
+        opened = self._opened
+        path, (begin, end) = opened.paths[number], opened.spans[number]
+        data = opened.data
+        scan = _scan(path, data[begin:end])
+        odd = OddLinks()
+        decoder = Decoder(data, self._ports, odd)
+        for frames in scan.frames():
+            decoder.feed(frames.moved(begin))
+            if self._progress is not None and len(frames):
+                self._progress(opened.done_bytes(number, int(frames.start[-1])), opened.disk_bytes)
+        if self._progress is not None:
+            self._progress(opened.done_bytes(number, end - begin), opened.disk_bytes)
+        records = decoder.finish()
+        notes = [*odd.notes(), *decoder.notes()]
+        if scan.left_out_count:
+            count = "1 packet" if scan.left_out_count == 1 else f"{scan.left_out_count} packets"
+            notes.append(f"{count} left out: of an interface that the file does not describe, or too short")
+        if decoder.frame_count and not len(records) and self._ports is None and not notes:
+            notes.append(f"none of its {decoder.frame_count} frames holds IP")
+        damage = [line for line in (opened.damage[number], scan.damage()) if line]
+        self.frame_count += decoder.frame_count
+        self.dropped_count += scan.dropped_count
+        self.parts.append(Part(name=path.name, records=records, interfaces=scan.interfaces, damage=damage, notes=notes))
+
+
+def _scan(path: Path, data: Bytes) -> Scan:
     magic = data[:4].tobytes()
-    if not len(data):
-        raise DamagedInputError(f"{path}: the capture is empty", help_text="capture again; nothing was written to it")
-    if magic in _PCAP_MAGICS:
-        frames, interfaces, damage = _read_pcap(path, data)
-        return _Walked(frames=frames, interfaces=interfaces, damage=damage, kind="pcap")
-    if magic == PCAPNG_MAGIC:
-        found = read_pcapng(path, data)
-        return _Walked(
-            frames=found.frames,
-            interfaces=found.interfaces,
-            damage=found.damage,
-            kind="pcapng",
-            dropped_count=found.dropped_count,
-        )
-    raise DamagedInputError(f"{path}: not a packet capture (pcap or pcapng)", help_text=_guess(magic))
-
-
-def _load(path: Path) -> Bytes:
-    try:
-        if path.stat().st_size >= MAP_FROM_BYTES:
-            mapped: Bytes = np.memmap(path, np.uint8, mode="r")
-            return mapped
-        return np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", help_text="name a readable capture file") from error
-
-
-def _guess(magic: bytes) -> str:
-    if magic[:2] == b"\x1f\x8b":
-        return "it is gzip-compressed: gunzip it first"
-    if magic == b"\x28\xb5\x2f\xfd":
-        return "it is zstd-compressed: unzstd it first"
-    if magic[:1] in (b"{", b"["):
-        return "it looks like JSON; name the capture itself"
-    return "write one with tcpdump -w or dumpcap"
-
-
-def _read_pcap(path: Path, data: Bytes) -> tuple[Frames, tuple[Interface, ...], str | None]:
-    if len(data) < 24:
-        raise DamagedInputError(
-            f"{path}: the capture is cut off within its header ({len(data)} of 24 bytes)",
-            help_text="copy the file again",
-        )
-    order, fraction_ns = _PCAP_MAGICS[data[:4].tobytes()]
-    major, _minor, _zone, _accuracy, _snap, network = struct.unpack_from(order + "HHiIII", data.data, 4)
-    if major != 2:
-        raise DamagedInputError(
-            f"{path}: pcap version {major}, this sockscope reads version 2",
-            help_text="convert it: editcap -F pcap IN OUT",
-        )
-    # The upper bits say whether frames end in an FCS.
-    interface = Interface(name="", link=network & 0xFFFF, fraction=1_000_000_000 // fraction_ns, offset_s=0)
-    first_second = int(struct.unpack_from(order + "I", data.data, 24)[0]) if len(data) >= 28 else 0
-    form = PcapRecords(
-        byte_order=order,
-        frac_limit=1_000_000_000 // fraction_ns,
-        max_bytes=_MAX_RECORD_BYTES,
-        first_second=first_second,
-    )
-    found = walk(data, 24, form)
-    starts = found.starts
-    fields = _pcap_headers(data, starts, order)
-    n = len(starts)
-    seconds_ns = fields[:, 0] * np.int64(1_000_000_000)
-    frames = Frames(
-        start=starts + 16,
-        captured=fields[:, 2],
-        wire=np.maximum(fields[:, 3], fields[:, 2]),
-        time_ns=seconds_ns + fields[:, 1] * np.int64(fraction_ns),
-        # One value for all takes no memory.
-        link=np.broadcast_to(np.int64(interface.link), n),
-        interface=np.broadcast_to(np.int64(0), n),
-    )
-    return frames, (interface,), _pcap_damage(data, found.stop, form)
-
-
-def _pcap_headers(data: Bytes, starts: npt.NDArray[np.int64], order: str) -> npt.NDArray[np.uint32]:
-    """Shape (n, 4): seconds, fraction, captured, original."""
-    if not len(starts):
-        return np.zeros((0, 4), np.uint32)
-    headers: npt.NDArray[np.uint32] = unaligned(data, "V16")[starts].view(order + "u4").reshape(-1, 4)
-    return headers
-
-
-def _pcap_damage(data: Bytes, stop: int, form: PcapRecords) -> str | None:
-    if stop == len(data):
-        return None
-    if stop + form.header_bytes <= len(data) and form.next_serial(data.data, stop) < 0:
-        return f"damaged at byte {stop}: a packet of an impossible length; the rest ({len(data) - stop} bytes) is lost"
-    return f"truncated at byte {len(data)}: the last packet (from byte {stop}) is cut"
+    expect_capture(path, magic)
+    return PcapScan(path, data) if magic in PCAP_MAGICS else PcapngScan(path, data)

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from sockscope.sources.packets.decode import LinkType
+from sockscope.sources.packets.link_layers import LinkType
 from sockscope.sources.packets.ring import (
     ARPHRD_ETHER,
     ARPHRD_LOOPBACK,

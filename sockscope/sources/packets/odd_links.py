@@ -9,7 +9,8 @@ from collections import Counter
 
 import numpy as np
 
-from sockscope.sources.packets.decode import Frames, Ints, LinkType
+from sockscope.sources.packets.frames import Frames, Ints
+from sockscope.sources.packets.link_layers import LinkType
 from sockscope.sources.packets.offsets import Bytes
 from sockscope.sources.packets.scapy_layers import Dissector
 

@@ -8,7 +8,6 @@ it lands on it exactly. What does not fit is walked serially, so the result is a
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -188,87 +187,3 @@ def _lockstep(data: Bytes, guesses: Offsets, form: Format) -> _Chains:
     # Lane numbers are below 2**16, for which numpy's stable sort is a radix sort.
     flat = all_starts[np.argsort(all_lanes.astype(np.uint16), kind="stable")]
     return _Chains(counts=counts, ends=ends, stopped=stopped, flat=flat, first=np.cumsum(counts) - counts)
-
-
-class PcapRecords:
-    """Records of a pcap file: 16 bytes of header, then `incl_len` bytes.
-
-    ```
-     0       4       8       12      16
-    +-------+-------+-------+-------+----------
-    | secs  | frac  | incl  | orig  | data ...
-    +-------+-------+-------+-------+----------
-    ```
-    Source: draft-ietf-opsawg-pcap section 5.
-    """
-
-    header_bytes = 16
-
-    def __init__(self, *, byte_order: str, frac_limit: int, max_bytes: int, first_second: int) -> None:
-        self._order = byte_order
-        self._length = struct.Struct(byte_order + "I")
-        self._frac_limit = frac_limit
-        self._max_bytes = max_bytes
-        self._first_second = first_second
-
-    def next_serial(self, data: memoryview, at: int) -> int:
-        length: int = self._length.unpack_from(data, at + 8)[0]
-        return at + 16 + length if length <= self._max_bytes else -1
-
-    def next_many(self, data: Bytes, at: Offsets) -> Offsets:
-        length = unaligned(data, self._order + "u4")[at + 8].astype(np.int64)
-        return np.where(length <= self._max_bytes, at + 16 + length, -1)
-
-    def plausible(self, data: Bytes, at: Offsets) -> npt.NDArray[np.bool_]:
-        words = unaligned(data, self._order + "u4")
-        second, frac = words[at].astype(np.int64), words[at + 4]
-        included, original = words[at + 8], words[at + 12]
-        near = np.abs(second - self._first_second) < 7 * 86400
-        return (
-            near & (frac < self._frac_limit) & (included <= self._max_bytes) & (included <= original) & (included > 0)
-        )
-
-
-SECTION_HEADER = 0x0A0D0D0A
-MAX_BLOCK_BYTES = 1 << 26
-
-
-class PcapngBlocks:
-    """Blocks of one pcapng section; a section header ends the walk.
-
-    ```
-     0       4        8            total - 4
-    +-------+--------+-- ... -----+--------+
-    | type  | total  | body       | total  |
-    +-------+--------+-- ... -----+--------+
-    ```
-    Source: draft-ietf-opsawg-pcapng section 3.1.
-    """
-
-    header_bytes = 12
-
-    def __init__(self, *, byte_order: str) -> None:
-        self._order = byte_order
-        self._header = struct.Struct(byte_order + "II")
-
-    def next_serial(self, data: memoryview, at: int) -> int:
-        kind: int
-        total: int
-        kind, total = self._header.unpack_from(data, at)
-        if kind == SECTION_HEADER or total < 12 or total > MAX_BLOCK_BYTES:
-            return -1
-        return at + ((total + 3) & ~3)
-
-    def next_many(self, data: Bytes, at: Offsets) -> Offsets:
-        words = unaligned(data, self._order + "u4")
-        kind, total = words[at], words[at + 4].astype(np.int64)
-        bad = (kind == SECTION_HEADER) | (total < 12) | (total > MAX_BLOCK_BYTES)
-        return np.where(bad, -1, at + ((total + 3) & ~3))
-
-    def plausible(self, data: Bytes, at: Offsets) -> npt.NDArray[np.bool_]:
-        words = unaligned(data, self._order + "u4")
-        kind, total = words[at], words[at + 4].astype(np.int64)
-        fits = ((kind == 6) | (kind == 3)) & (total >= 12) & (total % 4 == 0) & (at + total <= len(data))
-        trailer = words[np.where(fits, at + total - 4, 0)]
-        good: npt.NDArray[np.bool_] = fits & (trailer == total)
-        return good

@@ -1,4 +1,4 @@
-"""pcapng: blocks read in bulk, and Enhanced Packet Blocks written in bulk.
+"""pcapng: blocks read in bulk.
 
 Source: draft-ietf-opsawg-pcapng sections 4.1 (section header), 4.2 (interface description), 4.3 (enhanced
 packet), 4.4 (simple packet), 4.6 (interface statistics).
@@ -7,6 +7,7 @@ packet), 4.4 (simple packet), 4.6 (interface statistics).
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.errors import DamagedInputError
-from sockscope.sources.packets.decode import Column, Frames, concatenate
-from sockscope.sources.packets.offsets import SECTION_HEADER, Bytes, Offsets, PcapngBlocks, unaligned, walk
+from sockscope.sources.packets.formats import BYTE_ORDER_MAGIC, SECTION_HEADER, PcapngBlocks
+from sockscope.sources.packets.frames import Column, Frames
+from sockscope.sources.packets.offsets import Bytes, Offsets, unaligned
+from sockscope.sources.packets.resume import Losses, Walker, resume
 
 PCAPNG_MAGIC = struct.pack("<I", SECTION_HEADER)
-_BYTE_ORDER_MAGIC = 0x1A2B3C4D
-
 IDB, OLD_PACKET, SPB, ISB, EPB = 1, 2, 3, 5, 6
 _IF_NAME, _IF_TSRESOL, _IF_TSOFFSET = 2, 9, 14
 _ISB_IFDROP = 5
+MAX_INTERFACES = 1 << 12
+"""Of a section; packets of more are left out, and counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,52 +39,59 @@ class Interface:
     snap_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PcapngContent:
-    """What `read_pcapng` finds; the fields of `PacketFile` of the same names."""
-
-    frames: Frames
-    interfaces: tuple[Interface, ...]
-    damage: str | None
-    dropped_count: int
-
-
-def read_pcapng(path: Path, data: Bytes) -> PcapngContent:
-    """All packets of all sections.
+class PcapngScan:
+    """One pcapng file, all its sections; `sockscope.sources.packets.files.Scan` says what the members are.
 
     Raises:
         DamagedInputError: the first section header is cut, or of a newer version.
     """
-    at = 0
-    parts: list[Frames] = []
-    interfaces: list[Interface] = []
-    dropped = 0
-    damage = None
-    while at < len(data):
-        order, after, problem = _section_header(path, data, at)
+
+    def __init__(self, path: Path, data: Bytes) -> None:
+        self._path = path
+        self._data = data
+        self._losses = Losses()
+        self.interfaces: list[Interface] = []
+        self.dropped_count = 0
+        self.left_out_count = 0
+        _, _, problem = _section_header(path, data, 0)
         if problem is not None:
-            if at == 0:
-                raise DamagedInputError(f"{path}: {problem}", help_text="copy the file again")
-            damage = problem
-            break
-        form = PcapngBlocks(byte_order=order)
-        found = walk(data, after, form)
-        section = _Section(data, order, found.starts, len(interfaces))
-        parts.append(section.frames())
-        interfaces += section.interfaces
-        dropped += section.dropped_count
-        at = found.stop
-        if data[at : at + 4].tobytes() != PCAPNG_MAGIC:
-            break
-    if damage is None and at < len(data):
-        rest = len(data) - at
-        cut = rest < 12 or PcapngBlocks(byte_order=order).next_serial(data.data, at) > 0
-        damage = (
-            f"truncated at byte {len(data)}: the last block (from byte {at}) is cut"
-            if cut
-            else f"damaged at byte {at}: a block of an impossible length; the rest ({rest} bytes) is lost"
-        )
-    return PcapngContent(frames=concatenate(parts), interfaces=tuple(interfaces), damage=damage, dropped_count=dropped)
+            raise DamagedInputError(f"{path}: {problem}", help_text="copy the file again")
+
+    def frames(self) -> Iterator[Frames]:
+        data, at, order = self._data, 0, "<"
+        while at < len(data):
+            order, after, problem = _section_header(self._path, data, at)
+            if problem is not None:
+                onward = resume(data, at + 1, PcapngBlocks(byte_order=order))
+                if onward < 0:
+                    self._losses.add(at, len(data), problem)
+                    return
+                self._losses.add(at, onward)
+                # Of what section these are nobody knows: most likely as before.
+                after = onward
+            walker = Walker(data, PcapngBlocks(byte_order=order), self._losses)
+            section = _Section(data, order, len(self.interfaces))
+            for starts in walker.windows(after):
+                frames = section.frames(starts)
+                self.interfaces[section.first_interface :] = section.interfaces
+                yield frames
+            self.dropped_count += section.dropped_count()
+            self.left_out_count += section.left_out_count
+            at = walker.stop
+            if data[at : at + 4].tobytes() != PCAPNG_MAGIC:
+                break
+        if at < len(data):
+            rest = len(data) - at
+            cut = rest < 12 or PcapngBlocks(byte_order=order).next_serial(data.data, at) > 0
+            why = (
+                f"truncated at byte {len(data)}: the last block (from byte {at}) is cut"
+                if cut
+                else f"damaged at byte {at}: a block of an impossible length; the rest ({rest} bytes) is lost"
+            )
+            self._losses.add(at, len(data), why)
+
+    def damage(self) -> str | None:
+        return self._losses.words()
 
 
 def _section_header(path: Path, data: Bytes, at: int) -> tuple[str, int, str | None]:
@@ -91,14 +101,14 @@ def _section_header(path: Path, data: Bytes, at: int) -> tuple[str, int, str | N
     raw = data[at : at + 28].tobytes()
     for order in "<>":
         magic, major = struct.unpack_from(order + "IH", raw, 8)
-        if magic == _BYTE_ORDER_MAGIC:
+        if magic == BYTE_ORDER_MAGIC:
             total = int(struct.unpack_from(order + "I", raw, 4)[0])
-            if major != 1:
+            if major != 1 and at == 0:
                 raise DamagedInputError(
                     f"{path}: pcapng version {major}, this sockscope reads version 1",
                     help_text="convert it: editcap -F pcap IN OUT",
                 )
-            if total < 28 or total % 4:
+            if total < 28 or total % 4 or major != 1:
                 return order, at, f"damaged at byte {at}: a section header of an impossible length"
             if at + total > len(data):
                 return order, at, f"truncated at byte {len(data)}: the section header (from byte {at}) is cut"
@@ -107,24 +117,27 @@ def _section_header(path: Path, data: Bytes, at: int) -> tuple[str, int, str | N
 
 
 class _Section:
-    """One section's blocks; `first_interface` is what its interface 0 is numbered in the file as a whole."""
+    """One section's blocks, window by window.
 
-    def __init__(self, data: Bytes, order: str, starts: Offsets, first_interface: int) -> None:
+    Attributes:
+        first_interface: what its interface 0 is numbered in the file as a whole.
+        interfaces: those described so far.
+        left_out_count: packets of an interface that is described nowhere, or with no room for their own header.
+    """
+
+    def __init__(self, data: Bytes, order: str, first_interface: int) -> None:
         self._data = data
         self._order = order
         self._words = unaligned(data, order + "u4")
-        self._first_interface = first_interface
-        kinds = self._words[starts] if len(starts) else np.zeros(0, np.uint32)
-        described = starts[kinds == IDB].tolist()
-        self.interfaces = [i for at in described if (i := self._interface(at)) is not None]
-        self.dropped_count = self._dropped(starts[kinds == ISB].tolist())
-        is_packet = (kinds == EPB) | (kinds == SPB) | (kinds == OLD_PACKET)
-        self._starts, self._kinds = starts[is_packet], kinds[is_packet]
+        self._dropped: dict[int, int] = {}
+        self.first_interface = first_interface
+        self.interfaces: list[Interface] = []
+        self.left_out_count = 0
 
     def _total(self, at: int) -> int:
         return int(self._words[at + 4])
 
-    def _interface(self, at: int) -> Interface | None:
+    def _interface(self, at: int) -> Interface:
         total = self._total(at)
         if total < 20:
             return Interface(name="", link=-1, fraction=1_000_000, offset_s=0)
@@ -140,17 +153,20 @@ class _Section:
                 offset_s = int(struct.unpack(self._order + "q", value[:8])[0])
         return Interface(name=name, link=link, fraction=fraction, offset_s=offset_s, snap_bytes=snap)
 
-    def _dropped(self, blocks: list[int]) -> int:
+    def dropped_count(self) -> int:
         """The last statistics of each interface count."""
-        by_interface: dict[int, int] = {}
-        for at in blocks:
-            total = self._total(at)
-            if total < 24:
-                continue
-            for code, value in self._options(at + 20, at + total - 4):
+        return sum(self._dropped.values())
+
+    def _count_dropped(self, blocks: Offsets) -> None:
+        blocks = blocks[self._word(blocks + 4) >= 24]
+        # The last of each interface, so that millions of them cost no more.
+        which, last = np.unique(self._words[blocks + 8][::-1], return_index=True)
+        for number, at in zip(which.tolist(), blocks[::-1][last].tolist(), strict=True):
+            if number >= MAX_INTERFACES:
+                break
+            for code, value in self._options(at + 20, at + self._total(at) - 4):
                 if code == _ISB_IFDROP and len(value) >= 8:
-                    by_interface[int(self._words[at + 8])] = int(struct.unpack(self._order + "Q", value[:8])[0])
-        return sum(by_interface.values())
+                    self._dropped[number] = int(struct.unpack(self._order + "Q", value[:8])[0])
 
     def _options(self, at: int, end: int) -> list[tuple[int, bytes]]:
         found = []
@@ -162,9 +178,20 @@ class _Section:
             at += 4 + ((size + 3) & ~3)
         return found
 
-    def frames(self) -> Frames:
+    def frames(self, starts: Offsets) -> Frames:
         """Enhanced, old and simple packet blocks; those of an unknown interface or too short are left out."""
-        starts, kinds = self._starts, self._kinds
+        kinds = self._words[starts] if len(starts) else np.zeros(0, np.uint32)
+        room = MAX_INTERFACES - len(self.interfaces)
+        self.interfaces += [self._interface(at) for at in starts[kinds == IDB][:room].tolist()]
+        self._count_dropped(starts[kinds == ISB])
+        is_packet = (kinds == EPB) | (kinds == SPB) | (kinds == OLD_PACKET)
+        starts, kinds = starts[is_packet], kinds[is_packet]
+        count = len(starts)
+        frames = self._frames(starts, kinds)
+        self.left_out_count += count - len(frames)
+        return frames
+
+    def _frames(self, starts: Offsets, kinds: npt.NDArray[np.uint32]) -> Frames:
         total = self._word(starts + 4)
         simple = kinds == SPB
         if (total < np.where(simple, 16, 32)).any() or simple.any():
@@ -215,10 +242,10 @@ class _Section:
         if len(self.interfaces) == 1:
             # One value for all takes no memory.
             link: Column = np.broadcast_to(np.int64(self.interfaces[0].link), len(start))
-            interface: Column = np.broadcast_to(np.int64(self._first_interface), len(start))
+            interface: Column = np.broadcast_to(np.int64(self.first_interface), len(start))
         else:
             link = np.array([i.link for i in self.interfaces] or [-1], np.int64)[which]
-            interface = which + self._first_interface
+            interface = which + self.first_interface
         return Frames(
             start=start,
             captured=captured,

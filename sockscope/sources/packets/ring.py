@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.sources.packets.cbpf import port_filter
-from sockscope.sources.packets.decode import LinkType
+from sockscope.sources.packets.link_layers import LinkType
 
 _SOL_PACKET = 263
 _PACKET_RX_RING, _PACKET_STATISTICS, _PACKET_VERSION, _PACKET_IGNORE_OUTGOING = 5, 6, 10, 23

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import ipaddress
 import struct
 from pathlib import Path
@@ -29,7 +30,7 @@ from scapy.layers.l2 import (  # type: ignore[import-untyped,unused-ignore]
 from scapy.packet import Packet, Raw  # type: ignore[import-untyped,unused-ignore]
 
 from sockscope.errors import DamagedInputError, UsageError
-from sockscope.sources.packets import files
+from sockscope.sources.packets import raw_space
 from sockscope.sources.packets.files import PacketFile, read_packets
 from tests.sources.packets import captures
 from tests.sources.packets.captures import Frame
@@ -241,7 +242,8 @@ def test_damage_in_the_middle_is_said(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         (b"hello world, this is no capture", "not a packet capture"),
-        (b"\x1f\x8b\x08\x00", "not a packet capture"),
+        (b"\x1f\x8b\x08\x00", "gzip: cut at byte 4; 0 bytes could be unpacked"),
+        (gzip.compress(b"hello world, this is no capture"), "not a packet capture"),
         (struct.pack("<IHHiII", 0xA1B2C3D4, 2, 4, 0, 0, 65535), "cut off within its header"),
         (struct.pack("<IHHiIII", 0xA1B2C3D4, 3, 0, 0, 0, 65535, 1), "pcap version 3"),
         (captures.section("<", major=2), "pcapng version 2"),
@@ -264,7 +266,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 def test_large_files_are_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = captures.pcap([Frame(data=framed(Ether(), p)) for p in INNER])
     plain = read(tmp_path, data)
-    monkeypatch.setattr(files, "MAP_FROM_BYTES", 1)
+    monkeypatch.setattr(raw_space, "MAP_FROM_BYTES", 1)
     mapped = read(tmp_path, data)
     assert (mapped.packets.records == plain.packets.records).all()
     assert mapped.packets.payload_of(2) == plain.packets.payload_of(2)

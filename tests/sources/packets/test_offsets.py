@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sockscope.sources.packets import offsets
-from sockscope.sources.packets.offsets import Format, PcapngBlocks, PcapRecords, walk
+from sockscope.sources.packets.formats import PcapngBlocks, PcapRecords
+from sockscope.sources.packets.offsets import Format, walk
 from tests.sources.packets import captures
 from tests.sources.packets.captures import Frame
 
