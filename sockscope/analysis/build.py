@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from sockscope.analysis.alignment.clocks import COMMON, Clocks
+from sockscope.analysis.alignment.lay import lay
 from sockscope.analysis.exchanges.exchanges import build_exchanges
 from sockscope.analysis.joining.clocks import measure_skew
 from sockscope.analysis.joining.join import join
@@ -91,8 +92,10 @@ def _build(
     replay.feed(events, order, effective_ns=effective_ns)
     _begin_launched(replay, info, events)
     assignment = assign_descriptors(replay, events)
-    complete_open_files(replay, events, sockets, assignment)
     packet_ns = wire.monotonic_ns(packets, info.clock_samples)
+    if not clocks.common:
+        info, packet_ns, sockets = lay(info, replay, events, assignment, packets, packet_ns, sockets, clocks)
+    complete_open_files(replay, events, sockets, assignment)
     told = wire.build_wire(packets, packet_ns)
     groups = group_sockets(sockets)
     joined = join(state=replay, info=info, groups=groups, flows=told.flows, moved=moved_on(replay, events, assignment))

@@ -26,11 +26,12 @@ def unix_peers(sockets: Sockets) -> dict[int, int]:
 
 def complete_open_files(state: ReplayState, events: Events, sockets: Sockets, assignment: Assignment) -> None:
     """Give open files the addresses that getsockname and getpeername told, and inodes from the owners."""
-    _from_names(state, events, assignment)
+    complete_names(state, events, assignment)
     _from_owners(state, sockets)
 
 
-def _from_names(state: ReplayState, events: Events, assignment: Assignment) -> None:
+def complete_names(state: ReplayState, events: Events, assignment: Assignment) -> None:
+    """Give open files the addresses that getsockname and getpeername told."""
     call = events.records["call"]
     told = ((call == Call.getsockname) | (call == Call.getpeername)) & (events.records["ret"] == 0)
     for row in np.nonzero(told & (assignment.open_file >= 0))[0].tolist():

@@ -75,10 +75,16 @@ class Carried:
     Attributes:
         reach: when so many bytes of a direction had passed.
         from_start: shape (flows * 2,), its first byte's number is that of a handshake, not that of the first seen.
+        direction, end, size, when: shape (k,), the segments with bytes, direction after direction, each in time: their
+            place in the stream after the last byte, how many they carried.
     """
 
     reach: Reach
     from_start: Mask
+    direction: Ints
+    end: Ints
+    size: Ints
+    when: Ints
 
     @classmethod
     def of(
@@ -112,8 +118,10 @@ class Carried:
         data = data[::-1]
         carrying, direction = rows[data], direction[data]
         start = records["seq"][carrying] + opening[carrying].astype(np.uint32)
-        end = stream_offsets(direction, start, first) + length[carrying].astype(np.int64)
-        return cls(reach=Reach.of(direction, end, packet_ns[carrying]), from_start=from_start)
+        size, when = length[carrying].astype(np.int64), packet_ns[carrying]
+        end = stream_offsets(direction, start, first) + size
+        reach = Reach.of(direction, end, when)
+        return cls(reach=reach, from_start=from_start, direction=direction, end=end, size=size, when=when)
 
 
 def _sent_by_second(packets: Packets, rows: Ints, flow: npt.NDArray[np.int32], flows: Sequence[Flow]) -> Mask:

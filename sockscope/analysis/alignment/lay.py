@@ -1,0 +1,170 @@
+"""Moves what other clocks have stamped to where it belongs, and says how sure that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from sockscope.analysis.alignment.bounds import Fit
+from sockscope.analysis.alignment.clocks import Clocks, Strand
+from sockscope.analysis.alignment.packets import Laid, lay_beside
+from sockscope.analysis.alignment.sides import Sides
+from sockscope.analysis.alignment.talks import Talks
+from sockscope.analysis.replay.assign import Assignment
+from sockscope.analysis.replay.known import complete_names
+from sockscope.analysis.replay.state import ReplayState
+from sockscope.analysis.wire.flows import build_flows
+from sockscope.model.events import Events
+from sockscope.model.info import Alignment, SessionInfo
+from sockscope.model.packets import Packets
+from sockscope.model.sockets import Sockets
+
+Ints = npt.NDArray[np.int64]
+
+NOTHING_TOLD = -1
+_WORTH_A_NOTE_NS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """A table's times after alignment.
+
+    Attributes:
+        times: shape (rows,).
+        alignments: one a strand.
+        notes: what the user should know of them.
+    """
+
+    times: Ints
+    alignments: tuple[Alignment, ...]
+    notes: tuple[str, ...]
+
+
+def lay(
+    info: SessionInfo,
+    state: ReplayState,
+    events: Events,
+    assignment: Assignment,
+    packets: Packets,
+    packet_ns: Ints,
+    sockets: Sockets,
+    clocks: Clocks,
+) -> tuple[SessionInfo, Ints, Sockets]:
+    """Move packets and socket rows to the session's clock.
+
+    Args:
+        info: what is known before. state, events, assignment: the log, replayed.
+        packets, packet_ns: with their times as they stand.
+        sockets: rows with their times as they stand.
+        clocks: which rows have a clock of their own.
+
+    Returns:
+        The info with alignments and notes, its time widened by what was moved; the packets' times; the socket rows.
+    """
+    complete_names(state, events, assignment)
+    talks = Talks.of(state, events, assignment)
+    moved = move_packets(talks, packets, packet_ns, clocks, info.syscalls.resolution_ns)
+    started = min(info.started_ns, int(moved.times.min(initial=info.started_ns)))
+    info = replace(
+        info,
+        started_ns=started,
+        started_realtime_ns=info.started_realtime_ns - (info.started_ns - started),
+        ended_ns=max(info.ended_ns, int(moved.times.max(initial=info.ended_ns))),
+        alignments=(*info.alignments, *moved.alignments),
+        notes=(*info.notes, *moved.notes),
+    )
+    return info, moved.times, sockets
+
+
+def move_packets(talks: Talks, packets: Packets, packet_ns: Ints, clocks: Clocks, log_resolution_ns: int) -> Moved:
+    """Lay captures beside the log.
+
+    Args:
+        talks: the log's connections.
+        packets: of all captures.
+        packet_ns: shape (packets,), their times as they stand.
+        clocks: which rows are of which capture.
+        log_resolution_ns: how fine the log's times are; 0: there are none.
+    """
+    times = packet_ns.copy()
+    alignments, notes = [], []
+    for strand in clocks.packets:
+        rows = slice(strand.start, strand.stop)
+        mine = Packets(records=packets.records[rows], raw=packets.raw)
+        laid = align_packets(talks, mine, packet_ns[rows], log_resolution_ns) if log_resolution_ns else None
+        alignments.append(_alignment(strand, laid))
+        if laid is None:
+            notes.append(_apart(strand, log_resolution_ns))
+            continue
+        fit = _kept(laid.fit)
+        times[rows] += fit.offsets(packet_ns[rows])
+        if alignments[-1].uncertainty_ns > _WORTH_A_NOTE_NS:
+            notes.append(_coarse(strand, alignments[-1]))
+    return Moved(times=times, alignments=tuple(alignments), notes=tuple(notes))
+
+
+def align_packets(talks: Talks, packets: Packets, packet_ns: Ints, log_resolution_ns: int) -> Laid | None:
+    """How one capture lies beside the log; None where they have nothing in common."""
+    flows, packet_flow = build_flows(packets, packet_ns)
+    if not flows:
+        return None
+    sides = Sides.of(packets, packet_ns, flows, packet_flow)
+    return lay_beside(
+        talks, sides, log_resolution_ns=log_resolution_ns, packet_resolution_ns=resolution(packets.records["time_ns"])
+    )
+
+
+def resolution(times: Ints) -> int:
+    """How fine times are: 1, 1 000 (classic pcap), 1 000 000 or 1 000 000 000 ns."""
+    for step in (1_000_000_000, 1_000_000, 1_000):
+        if not (times % step).any():
+            return step
+    return 1
+
+
+def _kept(fit: Fit) -> Fit:
+    """Where the clocks may be one, they are one."""
+    if not fit.slope and -fit.below_ns <= -fit.offset_ns <= fit.above_ns:
+        low, high = fit.offset_ns - fit.below_ns, fit.offset_ns + fit.above_ns
+        return replace(fit, offset_ns=0, below_ns=-low, above_ns=high)
+    return fit
+
+
+def _alignment(strand: Strand, laid: Laid | None) -> Alignment:
+    if laid is None:
+        return Alignment(source=strand.source, offset_ns=0, uncertainty_ns=NOTHING_TOLD, basis="nothing in common")
+    fit = _kept(laid.fit)
+    parts = [
+        f"{count:,}" + f" {noun}{'s' if count > 1 else ''}"
+        for count, noun in ((laid.handshakes, "handshake"), (laid.transfers, "transfer"), (laid.closes, "close"))
+        if count
+    ]
+    basis = " and ".join(parts) if len(parts) < 3 else f"{parts[0]}, {parts[1]} and {parts[2]}"
+    if fit.slope:
+        basis += f"; its clock gains {-fit.slope * 1e6:+.1f} ppm"
+    if fit.one_sided:
+        basis += "; bounded from one side only"
+    return Alignment(
+        source=strand.source, offset_ns=fit.offset_ns, uncertainty_ns=max(fit.uncertainty_ns, 0), basis=basis
+    )
+
+
+def _apart(strand: Strand, log_resolution_ns: int) -> str:
+    if not log_resolution_ns:
+        return (
+            f"{strand.source}: the log has no times, so packets and calls are told side by side, "
+            "not in one order of time"
+        )
+    return (
+        f"{strand.source}: no connection is both in this capture and in the log, so nothing tells how their clocks "
+        "differ: the two are told side by side, not joined"
+    )
+
+
+def _coarse(strand: Strand, alignment: Alignment) -> str:
+    return (
+        f"{strand.source}: laid beside the log to ± {alignment.uncertainty_ns / 1e6:.3g} ms only "
+        f"({alignment.basis}): within that, what came first is not known"
+    )
