@@ -155,6 +155,8 @@ def _read_listings(evidence: Evidence, tables: _Tables) -> SocketText | None:
 
     text = read_socket_texts(evidence.listings)
     tables.sockets = text.sockets
+    if evidence.recording is None:
+        tables.facts = text.facts
     first = [(u.file, u.line_number, u.text) for u in text.unread]
     tables.notes += [*text.notes, *_unread_notes(text.unread_count, first)]
     return text
@@ -167,7 +169,7 @@ def _session_info(
     packets: PacketCoverage,
     text: SocketText | None,
 ) -> SessionInfo:
-    sockets = SocketCoverage(snapshot_count=text.snapshot_count) if text is not None else None
+    sockets = text.coverage if text is not None else None
     if tables.info is not None:
         return replace(
             tables.info,
