@@ -24,6 +24,7 @@ from sockscope.reports.html_choice import choose
 from sockscope.reports.html_data import page_data
 from sockscope.reports.html_findings import cards
 from sockscope.reports.html_group_table import group_table
+from sockscope.reports.html_groups import VARIOUS
 from sockscope.reports.html_latency import latency_cards
 from sockscope.reports.stop_words import stop_cards
 
@@ -79,6 +80,7 @@ def render_html(report: Report) -> str:
             shown_count=len(choice.rows),
             sums=None if choice.grouped is None else group_table(choice.grouped, choice.groups, report.findings),
             drawn=choice.drawn,
+            various=VARIOUS,
             kept_count=kept_count,
             processes=[
                 {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sockscope.model.findings import Finding
 from sockscope.reports import format as words
-from sockscope.reports.html_groups import Group, Grouped
+from sockscope.reports.html_groups import VARIOUS, Group, Grouped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +18,8 @@ class GroupLine:
     index: int
     server: str
     state: str
-    rules: tuple[tuple[str, str], ...]
-    """(slug, severity)."""
+    rule: str
+    severity: str
     processes: str
     did: str
     count: str
@@ -40,6 +40,7 @@ class GroupTable:
     """Connections that are in no row of their own."""
     one_server: str
     """Where all groups have the same: it needs no column."""
+    has_processes: bool
 
 
 def group_table(grouped: Grouped, of_shown: Sequence[int], findings: Sequence[Finding]) -> GroupTable:
@@ -60,6 +61,7 @@ def group_table(grouped: Grouped, of_shown: Sequence[int], findings: Sequence[Fi
         shown=words.number(len(of_shown)),
         summed=words.number(grouped.whole.count - len(of_shown)),
         one_server=next(iter(servers)) if len(servers) == 1 else "",
+        has_processes=any(group.key.processes != VARIOUS for group in grouped.groups),
     )
 
 
@@ -69,9 +71,10 @@ def _line(index: int, group: Group, shown: int, severities: Mapping[str, str]) -
         index=index,
         server=key.server,
         state=key.state,
-        rules=tuple((rule, severities[rule]) for rule in key.rules),
+        rule=key.rule,
+        severity=severities.get(key.rule, ""),
         processes=key.processes,
-        did=key.did,
+        did="" if key.rule and key.did == VARIOUS else key.did,
         count=words.number(group.count),
         shown=words.number(shown),
         read=words.byte_count(group.read_bytes),

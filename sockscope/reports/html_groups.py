@@ -35,13 +35,13 @@ class Key:
 
     server: str
     state: str
-    rules: tuple[str, ...]
-    """Of the findings they are in."""
+    rule: str
+    """Of the worst finding they are in; empty: in none."""
     processes: str
     did: str
 
 
-ALL_OTHERS = Key(server=VARIOUS, state=VARIOUS, rules=(), processes=VARIOUS, did=VARIOUS)
+ALL_OTHERS = Key(server=VARIOUS, state=VARIOUS, rule="", processes=VARIOUS, did=VARIOUS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ def group_rows(report: Report) -> Grouped:
         read[at] += row.connection.read_bytes
         written[at] += row.connection.written_bytes
     counts = np.bincount(of_row, minlength=len(keys)).tolist()
-    order = sorted(range(len(keys)), key=lambda at: (not keys[at].rules, keys[at] == ALL_OTHERS, -counts[at]))
+    order = sorted(range(len(keys)), key=lambda at: (not keys[at].rule, keys[at] == ALL_OTHERS, -counts[at]))
     by_group = np.argsort(of_row, kind="stable")
     members = np.split(lasted[by_group], np.cumsum(counts)[:-1])
     groups = tuple(
@@ -123,25 +123,22 @@ def _keyed(report: Report) -> tuple[list[Key], npt.NDArray[np.int64]]:
     addresses: dict[Address, str] = {}
     shapes: dict[str, str] = {}
     processes: dict[tuple[int, ...], str] = {}
-    rules: dict[tuple[int, ...], tuple[str, ...]] = {(): ()}
-    index: dict[tuple[str, str, tuple[str, ...], str, str], int] = {}
+    index: dict[tuple[str, str, str, str, str], int] = {}
     of_row = np.empty(len(report.connections), np.int64)
     for at, row in enumerate(report.connections):
         if row.processes not in processes:
             processes[row.processes] = _names(row.processes, comms, named=named)
-        if row.finding_indexes not in rules:
-            rules[row.finding_indexes] = tuple(dict.fromkeys(report.findings[i].rule for i in row.finding_indexes))
         if row.summary not in shapes:
             shapes[row.summary] = shape(row.summary)
         key = (
             _server(row, addresses),
             words.state_name(row.connection),
-            rules[row.finding_indexes],
+            report.findings[min(row.finding_indexes)].rule if row.finding_indexes else "",
             processes[row.processes],
             shapes[row.summary],
         )
         of_row[at] = index.setdefault(key, len(index))
-    keys = [Key(server=k[0], state=k[1], rules=k[2], processes=k[3], did=k[4]) for k in index]
+    keys = [Key(server=k[0], state=k[1], rule=k[2], processes=k[3], did=k[4]) for k in index]
     return keys, of_row
 
 
@@ -187,30 +184,37 @@ def shape(summary: str) -> str:
 
 
 def _folded(keys: list[Key], of_row: npt.NDArray[np.int64]) -> tuple[list[Key], npt.NDArray[np.int64]]:
-    """At most `GROUP_COUNT` groups: the largest stay as they are, the others lose what tells them apart.
+    """At most `GROUP_COUNT` groups, by leaving out what tells them apart.
 
-    First what they did, then the processes, then the server, then all.
+    First the processes, everywhere: a column that some rows have and others not is hard to read. Then the largest
+    stay as they are, and the others lose what they did, then the server, then all.
     """
-    for level in range(4):
+    steps = ((0, _without_processes), (30, _without_deeds), (20, _without_server), (GROUP_COUNT - 1, _without_all))
+    for kept_count, coarser in steps:
         if len(keys) <= GROUP_COUNT:
             break
         counts = np.bincount(of_row, minlength=len(keys))
-        # Each level leaves room for what the next makes of the rest.
-        kept = set(np.argsort(-counts, kind="stable")[: GROUP_COUNT * 3 // 4].tolist())
-        coarser = [key if at in kept else _coarser(key, level) for at, key in enumerate(keys)]
-        index = {key: at for at, key in enumerate(dict.fromkeys(coarser))}
-        of_row = np.array([index[key] for key in coarser], np.int64)[of_row]
+        kept = set(np.argsort(-counts, kind="stable")[:kept_count].tolist())
+        made = [key if at in kept else coarser(key) for at, key in enumerate(keys)]
+        index = {key: at for at, key in enumerate(dict.fromkeys(made))}
+        of_row = np.array([index[key] for key in made], np.int64)[of_row]
         keys = list(index)
     return keys, of_row
 
 
-def _coarser(key: Key, level: int) -> Key:
-    if level == 0:
-        return replace(key, did=VARIOUS)
-    if level == 1:
-        return replace(key, did=VARIOUS, processes=VARIOUS)
-    if level == 2:
-        return replace(key, did=VARIOUS, processes=VARIOUS, server=VARIOUS)
+def _without_processes(key: Key) -> Key:
+    return replace(key, processes=VARIOUS)
+
+
+def _without_deeds(key: Key) -> Key:
+    return replace(key, did=VARIOUS)
+
+
+def _without_server(key: Key) -> Key:
+    return replace(key, did=VARIOUS, server=VARIOUS)
+
+
+def _without_all(key: Key) -> Key:
     return ALL_OTHERS
 
 
