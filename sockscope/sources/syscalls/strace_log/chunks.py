@@ -1,0 +1,146 @@
+"""Log files as pieces of whole lines, gzip'ed or not, in bounded memory."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sockscope.errors import DamagedInputError, UsageError
+
+CHUNK_BYTES = 2 << 20
+LONGEST_LINE_BYTES = 16 << 20
+"""A line beyond this is no line of strace: it is cut into pieces, which are counted as not understood."""
+
+GZIP_MAGIC = b"\x1f\x8b"
+
+_STRANGERS = (
+    (b"\xd4\xc3\xb2\xa1", "a pcap capture", "give it with --pcap"),
+    (b"\xa1\xb2\xc3\xd4", "a pcap capture", "give it with --pcap"),
+    (b"\x4d\x3c\xb2\xa1", "a pcap capture", "give it with --pcap"),
+    (b"\xa1\xb2\x3c\x4d", "a pcap capture", "give it with --pcap"),
+    (b"\x0a\x0d\x0d\x0a", "a pcapng capture", "give it with --pcap"),
+    (b"BZh", "compressed by bzip2", "unpack it first: bunzip2 -k FILE"),
+    (b"\xfd7zXZ\x00", "compressed by xz", "unpack it first: unxz -k FILE"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "unpack it first: unzstd FILE"),
+    (b"PK\x03\x04", "a zip archive", "unpack it first: unzip FILE"),
+    (b"\x7fELF", "a program or library", "give the file that strace -o wrote"),
+)
+
+
+@dataclass(slots=True)
+class Progress:
+    """Bytes read of all files, told to the caller. `damage`: why the last file ended early; empty: it did not."""
+
+    total_bytes: int
+    told: Callable[[int, int], None] | None
+    done_bytes: int = 0
+    damage: str = ""
+
+    def add(self, count: int) -> None:
+        """`count` bytes more are read."""
+        self.done_bytes += count
+        if self.told is not None:
+            self.told(min(self.done_bytes, self.total_bytes), self.total_bytes)
+
+
+def refuse_strangers(path: Path, head: bytes) -> None:
+    """Say what a file is that cannot be a log.
+
+    Raises:
+        DamagedInputError: the first bytes are those of another kind of file.
+    """
+    for magic, what, mend in _STRANGERS:
+        if head.startswith(magic):
+            raise DamagedInputError(f"{path} is no strace log but {what}", help_text=mend)
+    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
+        raise DamagedInputError(
+            f"{path} is no strace log but a web page", help_text="the download may have failed: fetch the log itself"
+        )
+
+
+def read_chunks(path: Path, progress: Progress, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+    """Pieces of one file; each but the last ends with a newline (or is a piece of an endless line).
+
+    Raises:
+        UsageError: the file cannot be read.
+        DamagedInputError: it is another kind of file; or it cannot be unpacked from its first byte.
+    """
+    carry = b""
+    for block in _blocks(path, progress, chunk_bytes):
+        cut = block.rfind(b"\n") + 1
+        if not cut:
+            carry += block
+            if len(carry) > LONGEST_LINE_BYTES:
+                yield carry
+                carry = b""
+            continue
+        yield carry + block[:cut] if carry else block[:cut]
+        carry = block[cut:]
+    if carry:
+        yield carry
+
+
+def _blocks(path: Path, progress: Progress, chunk_bytes: int) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            head = file.read(chunk_bytes)
+            progress.add(len(head))
+            if head.startswith(GZIP_MAGIC):
+                yield from _unpacked(path, head, iter(lambda: file.read(chunk_bytes), b""), progress, chunk_bytes)
+                return
+            refuse_strangers(path, head)
+            while head:
+                yield head
+                head = file.read(chunk_bytes)
+                progress.add(len(head))
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {path}: {error.strerror or error}", help_text="check its name and rights"
+        ) from error
+
+
+def _unpacked(
+    path: Path, packed: bytes, rest: Iterator[bytes], progress: Progress, chunk_bytes: int
+) -> Iterator[bytes]:
+    """What a gzip file holds, member after member, never more than `chunk_bytes` at once."""
+    any_yet = False
+    member = None
+    while True:
+        if member is None:
+            while len(packed) < len(GZIP_MAGIC):
+                more = next(rest, b"")
+                progress.add(len(more))
+                if not more:
+                    return
+                packed += more
+            if not packed.startswith(GZIP_MAGIC):
+                return  # padding behind the last member
+            member = zlib.decompressobj(wbits=31)
+        try:
+            data = member.decompress(packed, chunk_bytes)
+        except zlib.error as error:
+            if not any_yet:
+                raise DamagedInputError(
+                    f"{path} looks like gzip but cannot be unpacked: {error}", help_text="fetch or copy it again"
+                ) from error
+            progress.damage = f"the gzip data is damaged ({error}): what follows is lost"
+            return
+        if data:
+            if not any_yet:
+                refuse_strangers(path, data[:64])
+            any_yet = True
+            yield data
+        if member.eof:
+            packed = member.unused_data
+            member = None
+            continue
+        packed = member.unconsumed_tail
+        if packed or len(data) == chunk_bytes:
+            continue
+        packed = next(rest, b"")
+        progress.add(len(packed))
+        if not packed:
+            progress.damage = "the gzip data ends early: what follows is lost"
+            return

@@ -1,0 +1,146 @@
+"""What the names of descriptors (-y, -yy) tell: what was open before, and the addresses of sockets."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from sockscope.model.calls import Call
+from sockscope.model.events import EVENT_DTYPE, EventFlag
+from sockscope.model.seed import SEED_EPOLL_DTYPE, SEED_FD_DTYPE, FileKind, Seed, SeedProcess
+from sockscope.sources.syscalls.strace_log.table import USE_DTYPE
+from sockscope.sources.syscalls.strace_log.tasks import Birth, Tasks
+
+CLONE_FILES = 0x400
+Rows = npt.NDArray[np.void]
+_Told = tuple[int, int]
+"""Blob offsets of the local and the peer address."""
+
+
+class _Known:
+    """The descriptors of every process as far as the log shows them, moved on in time."""
+
+    def __init__(self, tasks: Tasks, first_ns: int) -> None:
+        self._tasks = tasks
+        self._first_ns = first_ns
+        self._tables: dict[int, dict[int, _Told]] = {}
+        self._root: dict[int, int] = {}
+        self._ever: set[tuple[int, int]] = set()
+        self._sockets: dict[int, int] = {}
+        self.seeds: list[tuple[int, int, int, int, int, int, int, int]] = []
+        self.rows: list[int] = []
+        self.calls: list[Call] = []
+
+    def born(self, birth: Birth) -> None:
+        parent, child = self._tasks.tgid(birth.parent), self._tasks.tgid(birth.child)
+        if parent == child:
+            return
+        own = self._tables.setdefault(parent, {})
+        self._tables[child] = own if birth.flags & CLONE_FILES else dict(own)
+        self._root[child] = self._root.get(parent, parent)
+
+    def used(
+        self, at: int, tgid: int, fd: int, made: bool, kind: int, inode: int, told: _Told, has: tuple[bool, bool]
+    ) -> None:
+        if fd < 0:
+            return
+        table = self._tables.setdefault(tgid, {})
+        if made:
+            self._ever.add((tgid, fd))
+        elif fd not in table:
+            self._seed(tgid, fd, kind, inode, told)
+        if table.get(fd) != told or made:
+            table[fd] = told
+            if has[0]:
+                self.rows.append(at)
+                self.calls.append(Call.getsockname)
+            if has[1]:
+                self.rows.append(at)
+                self.calls.append(Call.getpeername)
+
+    def _seed(self, tgid: int, fd: int, kind: int, inode: int, told: _Told) -> None:
+        """It was open before the log begins; a child has it from the first of its line."""
+        root = self._root.get(tgid, tgid)
+        if (root, fd) in self._ever:
+            return
+        self._ever.add((root, fd))
+        self._tables.setdefault(root, {}).setdefault(fd, told)
+        number = len(self.seeds) + 1
+        if kind == FileKind.SOCKET and inode:
+            number = self._sockets.setdefault(inode, number)
+        self.seeds.append((self._first_ns, root, fd, kind, 0, 0, inode if kind == FileKind.SOCKET else 0, number))
+
+
+def tell_names(parts: list[Rows], tasks: Tasks, comms: dict[int, bytes], first_ns: int) -> tuple[Seed, Rows]:
+    """The seed, and addresses as events.
+
+    Args:
+        parts: USE_DTYPE.
+        first_ns: when the log begins: all that is seeded was open by then.
+
+    Returns:
+        The seed; getsockname and getpeername events flagged SEEDED, EVENT_DTYPE.
+    """
+    uses = np.concatenate(parts) if parts else np.zeros(0, USE_DTYPE)
+    uses = uses[np.argsort(uses["time_ns"], kind="stable")]
+    known = _Known(tasks, first_ns)
+    for _, _, what in heapq.merge(_born(tasks), _used(uses), key=lambda item: item[:2]):
+        if isinstance(what, Birth):
+            known.born(what)
+            continue
+        row = uses[what]
+        tgid = tasks.tgid(tasks.life(int(row["tid"]), int(row["time_ns"])))
+        known.used(
+            what, tgid, int(row["fd"]), bool(row["made"]), int(row["kind"]), int(row["inode"]),
+            (int(row["local"]), int(row["peer"])), (bool(row["local_bytes"]), bool(row["peer_bytes"])),
+        )  # fmt: skip
+    return _seed_of(known, tasks, comms), _told(uses, known, tasks)
+
+
+def _born(tasks: Tasks) -> Iterator[tuple[int, int, Birth | int]]:
+    for birth in tasks.births:
+        yield birth.time_ns, 0, birth
+
+
+def _used(uses: Rows) -> Iterator[tuple[int, int, Birth | int]]:
+    for at, time_ns in enumerate(uses["time_ns"].tolist()):
+        yield time_ns, 1, at
+
+
+def _seed_of(known: _Known, tasks: Tasks, comms: dict[int, bytes]) -> Seed:
+    members: dict[int, list[int]] = {}
+    for tid, tgid in tasks.roots.items():
+        members.setdefault(tgid, []).append(tid)
+    processes = tuple(
+        SeedProcess(
+            tgid=tgid,
+            ppid=0,
+            tids=tuple(sorted(tids)),
+            comm=comms.get(tgid, b"?").decode("utf-8", "backslashreplace"),
+            exe="",
+            cmdline=(),
+            netns=0,
+        )
+        for tgid, tids in sorted(members.items())
+    )
+    fds = np.array(known.seeds, SEED_FD_DTYPE) if known.seeds else np.zeros(0, SEED_FD_DTYPE)
+    return Seed(processes=processes, fds=fds, epolls=np.zeros(0, SEED_EPOLL_DTYPE))
+
+
+def _told(uses: Rows, known: _Known, tasks: Tasks) -> Rows:
+    picked = uses[known.rows]
+    events = np.zeros(len(picked), EVENT_DTYPE)
+    calls = np.array(known.calls, np.uint16)
+    events["call"] = calls
+    events["enter_ns"] = events["exit_ns"] = picked["time_ns"]
+    events["tid"] = picked["tid"]
+    events["args"][:, 0] = picked["fd"]
+    events["flags"] = EventFlag.SEEDED
+    local = calls == Call.getsockname
+    events["blob_offset"] = np.where(local, picked["local"], picked["peer"])
+    events["blob_bytes"] = np.where(local, picked["local_bytes"], picked["peer_bytes"])
+    tasks.fill_tgids(events)
+    return events

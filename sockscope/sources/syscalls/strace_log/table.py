@@ -1,0 +1,288 @@
+"""Chunk after chunk of log lines into columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from sockscope.model.calls import FIRST_TASK_EVENT
+from sockscope.model.events import EventFlag
+from sockscope.sources.syscalls.strace_log.log import Unread
+from sockscope.sources.syscalls.strace_log.odd_lines import NO_RESTART, Found, Threads
+from sockscope.sources.syscalls.strace_log.prefix import NO_TID, Lines, guess_layout, split_lines
+from sockscope.sources.syscalls.strace_log.templates import FIRST_UNREAD, NAME_DTYPE, TEXT_LIMIT, UNTRACED, Templates
+from sockscope.sources.syscalls.strace_log.times import Clock
+
+Ids = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.void]
+
+USE_DTYPE = np.dtype([*NAME_DTYPE.descr, ("row", "<i8"), ("time_ns", "<i8"), ("tid", "<i4")])
+"""A descriptor is used under a name that its thread did not last use for it, or was made."""
+
+UNREAD_SHOWN = 20
+UNREAD_TEXT_BYTES = 200
+_SAMPLE_LINES = 64
+_PAD = bytes(64)
+
+
+@dataclass(slots=True)
+class FileState:
+    """One file, as far as it is read.
+
+    Attributes:
+        default_tid: of lines that name none: from the file's name, or a negative number that stands for
+            a process whose number is not known yet.
+        alive: tids that were named and have not ended; while strace writes to a terminal it names nobody where only
+            one is left.
+        seen_tids: of lines with a name, in order of appearance.
+        understood: at least one line was.
+    """
+
+    name: str
+    default_tid: int
+    clock: Clock = field(default_factory=Clock)
+    threads: Threads = field(default_factory=Threads)
+    alive: dict[int, None] = field(default_factory=dict)
+    default_used: bool = False
+    line_count: int = 0
+    understood: bool = False
+    first_line: bytes = b""
+
+
+class Table:
+    """The growing table.
+
+    Attributes:
+        parts: EVENT_DTYPE, a piece a chunk, in the order of the log; tgid is 0. `blob`: theirs.
+        uses: USE_DTYPE pieces.
+        comms: tid → name, from -Y.
+    """
+
+    def __init__(self, *, text_limit: int = TEXT_LIMIT) -> None:
+        self.blob = bytearray()
+        self.templates = Templates(self.blob, text_limit=text_limit)
+        self.parts: list[Rows] = []
+        self.uses: list[Rows] = []
+        self.comms: dict[int, bytes] = {}
+        self.row_count = 0
+        self.line_count = 0
+        self.call_count = 0
+        self.unread: list[Unread] = []
+        self.unread_count = 0
+        self._last_row: dict[int, tuple[int, int]] = {}
+        self._last_name: dict[int, int] = {}
+
+    def take(self, file: FileState, data: bytes) -> None:
+        """The lines of one chunk."""
+        if b"\0" in data:
+            # Holes that a rotated log has where its head was.
+            data = data.replace(b"\0", b"")
+        if not data:
+            return
+        starts, ends, chunk = _lines_of(data)
+        sample = [data[a:b] for a, b in zip(starts[:_SAMPLE_LINES].tolist(), ends.tolist(), strict=False)]
+        lines = split_lines(data, chunk, starts, ends, guess_layout(sample))
+        self.comms.update(lines.comms)
+        time_ns = file.clock.run(lines, self.line_count)
+        tid = _name_threads(file, data, chunk, lines)
+        if not file.first_line:
+            file.first_line = next((line for line in sample if line.strip()), b"")[:UNREAD_TEXT_BYTES]
+        regular, odd = _sort_out(data, chunk, lines)
+        found = Found()
+        take_odd = file.threads.take
+        for line in odd.tolist():
+            text = data[lines.at[line] : lines.end[line]]
+            take_odd(found, line, text, int(tid[line]), int(time_ns[line]))
+        begins, stops = lines.at[regular].tolist(), lines.end[regular].tolist()
+        texts = [data[a:b] for a, b in zip(begins, stops, strict=True)]
+        self._encode(file, texts, regular, found, tid, time_ns, lines.duration_ns)
+        self.line_count += len(starts)
+        file.line_count += len(starts)
+
+    def finish(self, file: FileState) -> None:
+        """The file has ended: what has not returned never will."""
+        found = Found()
+        file.threads.leave_all(found, 0)
+        nothing = np.zeros(1, np.int64)
+        self._encode(file, [], nothing[:0], found, nothing, nothing, nothing)
+        self._last_row.clear()
+
+    def _encode(
+        self, file: FileState, texts: list[bytes], regular: Ids, found: Found, tid: Ids, time_ns: Ids, duration_ns: Ids
+    ) -> None:
+        """Events of regular lines (their texts) and of what odd lines completed, in the order of the lines."""
+        self.templates.make_room(len(texts) + len(found.text))
+        ids = self.templates.look_up(texts)
+        line, enter_ns = regular, time_ns[regular]
+        who = tid[regular]
+        exit_ns = enter_ns + np.maximum(duration_ns[regular], 0)
+        if found.text:
+            ids = np.concatenate([ids, self.templates.look_up(found.text)])
+            odd_line = np.array(found.line, np.int64)
+            odd_enter = np.array(found.enter_ns, np.int64)
+            took, told = duration_ns[odd_line], time_ns[odd_line]
+            joined = np.array(found.joined, np.bool_)
+            # Measured beats told: strace writes the second half when it gets round to it. Unless seconds are all.
+            measured = (took >= 0) & ((file.clock.digits > 0) | ~joined)
+            odd_exit = np.where(measured, odd_enter + took, np.where(joined, told, odd_enter))
+            order = np.argsort(np.concatenate([line, odd_line]), kind="stable")
+            line = np.concatenate([line, odd_line])[order]
+            enter_ns = np.concatenate([enter_ns, odd_enter])[order]
+            exit_ns = np.concatenate([exit_ns, odd_exit])[order]
+            who = np.concatenate([who, np.array(found.tid, np.int64)])[order]
+            ids = ids[order]
+            texts = texts + found.text
+            self._note_unread(file, ids, line, [texts[at] for at in order.tolist()], found)
+        else:
+            self._note_unread(file, ids, line, texts, found)
+        kept = ids >= 0
+        self.call_count += int(np.count_nonzero(ids == UNTRACED))
+        file.understood = file.understood or bool((ids >= UNTRACED).any())
+        if not kept.any():
+            return
+        ids, enter_ns, exit_ns, who = ids[kept], enter_ns[kept], exit_ns[kept], who[kept]
+        records = self.templates.rows[ids]
+        self.call_count += int(np.count_nonzero(records["call"] < FIRST_TASK_EVENT))
+        records["enter_ns"] = enter_ns
+        records["tid"] = who
+        unreturned = (records["flags"] & EventFlag.ENTERED_ONLY) != 0
+        records["exit_ns"] = np.where(unreturned, -1, exit_ns)
+        self._keep_order(records, who)
+        self._note_uses(records, ids, who)
+        self.parts.append(records)
+        self.row_count += len(records)
+
+    def _keep_order(self, records: Rows, who: Ids) -> None:
+        """No call returns after its thread made the next one: times are rounded, and with -t there are only seconds."""
+        enter, leave = records["enter_ns"], records["exit_ns"]
+        part = len(self.parts)
+        order = np.argsort(who, kind="stable")
+        sorted_who = who[order]
+        fresh = np.diff(sorted_who, prepend=sorted_who[0] - 1) != 0
+        before, after = order[:-1], order[1:]
+        late = ~fresh[1:] & (leave[before] > enter[after]) & (enter[after] >= enter[before])
+        leave[before[late]] = enter[after[late]]
+        firsts = np.flatnonzero(fresh)
+        lasts = np.append(firsts[1:], len(order)) - 1
+        for first, last in zip(order[firsts].tolist(), order[lasts].tolist(), strict=True):
+            tid = int(who[first])
+            known = self._last_row.get(tid)
+            if known is not None:
+                row = self.parts[known[0]][known[1]]
+                if row["exit_ns"] > enter[first] >= row["enter_ns"]:
+                    row["exit_ns"] = enter[first]
+            self._last_row[tid] = (part, last)
+
+    def _note_uses(self, records: Rows, ids: Ids, who: Ids) -> None:
+        """Which descriptors got a name that their thread did not last use for them."""
+        counts = self.templates.name_count[ids]
+        total = int(counts.sum())
+        if not total:
+            return
+        rows = np.repeat(np.arange(len(ids)), counts)
+        within = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+        flat = self.templates.name_start[ids][rows] + within
+        fd, key = self.templates.names["fd"][flat], self.templates.names["key"][flat]
+        group = (who[rows] << 32) | (fd.astype(np.int64) & 0xFFFF_FFFF)
+        order = np.argsort(group, kind="stable")
+        group, key = group[order], key[order]
+        fresh = np.diff(group, prepend=group[0] - 1) != 0
+        changed = np.diff(key, prepend=key[0] - 1) != 0
+        firsts = np.flatnonzero(fresh)
+        lasts = np.append(firsts[1:], len(order)) - 1
+        last_name = self._last_name
+        first_keys, last_keys = key[firsts].tolist(), key[lasts].tolist()
+        groups = group[firsts].tolist()
+        changed[firsts] = [last_name.get(g) != k for g, k in zip(groups, first_keys, strict=True)]
+        last_name.update(zip(groups, last_keys, strict=True))
+        picked = np.sort(order[changed | (self.templates.names["made"][flat[order]] != 0)])
+        if not len(picked):
+            return
+        uses = np.zeros(len(picked), USE_DTYPE)
+        for column in NAME_DTYPE.names or ():
+            uses[column] = self.templates.names[column][flat[picked]]
+        used = rows[picked]
+        uses["row"] = used + self.row_count
+        uses["tid"] = who[used]
+        leave = records["exit_ns"][used]
+        enter = records["enter_ns"][used]
+        uses["time_ns"] = np.where((uses["made"] != 0) & (leave >= 0), leave, enter)
+        self.uses.append(uses)
+
+    def _note_unread(self, file: FileState, ids: Ids, line: Ids, texts: list[bytes], found: Found) -> None:
+        unread = np.flatnonzero(ids <= FIRST_UNREAD)
+        self.unread_count += len(unread) + len(found.unread)
+        if len(self.unread) >= UNREAD_SHOWN:
+            return
+        told = [
+            (int(line[at]), texts[at], self.templates.reasons[FIRST_UNREAD - int(ids[at])])
+            for at in unread[:UNREAD_SHOWN].tolist()
+        ]
+        for number, text, why in sorted([*told, *found.unread[:UNREAD_SHOWN]])[: UNREAD_SHOWN - len(self.unread)]:
+            shown = text[:UNREAD_TEXT_BYTES].decode("utf-8", "backslashreplace")
+            self.unread.append(Unread(file=file.name, line_number=file.line_count + number + 1, text=shown, why=why))
+
+
+def _lines_of(data: bytes) -> tuple[Ids, Ids, npt.NDArray[np.uint8]]:
+    """Where the lines begin and end (line ends left out), and the bytes with zeros behind."""
+    chunk = np.frombuffer(data + _PAD, np.uint8)
+    breaks = np.flatnonzero(chunk[: len(data)] == 0x0A)
+    starts = np.concatenate([np.zeros(1, np.int64), breaks + 1])
+    ends = np.concatenate([breaks, np.array([len(data)], np.int64)])
+    if starts[-1] == len(data):
+        starts, ends = starts[:-1], ends[:-1]
+    ends = ends - ((ends > starts) & (chunk[np.maximum(ends - 1, 0)] == 0x0D))
+    return starts, ends, chunk
+
+
+def _name_threads(file: FileState, data: bytes, chunk: npt.NDArray[np.uint8], lines: Lines) -> Ids:
+    """The thread of each line, where lines that name none are told apart by who is left."""
+    tid = lines.tid
+    nameless = tid == NO_TID
+    if nameless.all() and not file.alive:
+        file.default_used = True
+        return np.full(len(tid), file.default_tid, np.int64)
+    named = np.unique(tid[~nameless])
+    if not nameless.any() and len(named) <= len(file.alive) and all(t in file.alive for t in named.tolist()):
+        ended = np.flatnonzero(chunk[lines.at] == 0x2B)
+        for line in ended.tolist():
+            if data[lines.at[line] : lines.at[line] + 4] == b"+++ ":
+                file.alive.pop(int(tid[line]), None)
+        return tid
+    whose = tid.copy()
+    alive = file.alive
+    texts = zip(tid.tolist(), lines.at.tolist(), lines.end.tolist(), strict=True)
+    for line, (who, at, end) in enumerate(texts):
+        if who == NO_TID:
+            if at == end:
+                continue
+            if alive:
+                who = next(reversed(alive))
+            else:
+                who = file.default_tid
+                file.default_used = True
+            whose[line] = who
+        else:
+            alive[who] = None
+        if data[at : at + 4] == b"+++ ":
+            alive.pop(who, None)
+    return whose
+
+
+def _sort_out(data: bytes, chunk: npt.NDArray[np.uint8], lines: Lines) -> tuple[Ids, Ids]:
+    """Lines that are a whole call or signal, and those that are something else; blank ones are neither."""
+    at, end = lines.at, lines.end
+    filled = end > at
+    first = chunk[np.minimum(at, len(chunk) - 1)]
+    last, before = chunk[np.maximum(end - 1, 0)], chunk[np.maximum(end - 2, 0)]
+    cut = (last == 0x3E) & (before == 0x2E)  # `...>`
+    regular = filled & ((((first >= 0x61) & (first <= 0x7A)) & ~cut) | (first == 0x2D))
+    for sign in (b"ERESTART_RESTARTBLOCK", NO_RESTART, b"strace: "):
+        place = data.find(sign)
+        while place >= 0:
+            line = int(np.searchsorted(at, place, "right")) - 1
+            regular[line] = False
+            place = data.find(sign, place + 1)
+    return np.flatnonzero(regular), np.flatnonzero(filled & ~regular)
