@@ -242,6 +242,7 @@ static void waits(void)
     FD_ZERO(&r);
     FD_SET(q[0], &r);
     pselect(q[0] + 1, &r, NULL, NULL, &(struct timespec){0, 1000}, NULL);
+    tv = (struct timeval){1, 7};
     FD_SET(60, &r); /* not 999: the kernel looks no further than the table of descriptors is long */
     select(61, &r, NULL, NULL, &tv); /* EBADF */
     int e = epoll_create1(EPOLL_CLOEXEC);

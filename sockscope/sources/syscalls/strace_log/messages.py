@@ -22,8 +22,11 @@ _CMSG: Final = struct.Struct("<Qii")
 
 def payload(value: Value | None, count: int, ret: int | None, parts: Parts, *, receives: bool) -> None:
     """A plain buffer's first bytes: PAYLOAD."""
-    if isinstance(value, Text) and not (receives and (ret is None or ret < 0)):
-        parts.payload(value.data, ret if ret is not None and ret >= 0 else count)
+    moved = ret if ret is not None and ret >= 0 else 0 if receives else count
+    if isinstance(value, Text):
+        parts.payload(value.data, moved)
+    elif ret is not None and ret > 0:
+        parts.cut()  # strace was told to print no more than the address
 
 
 def iovecs(value: Value | None, ret: int | None, parts: Parts, *, receives: bool) -> None:

@@ -7,14 +7,19 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from sockscope.model.calls import FIRST_TASK_EVENT, Call
-from sockscope.model.constants import AT_FDCWD
-from sockscope.sources.syscalls.strace_log.arguments import Group, NotUnderstood, Value
-from sockscope.sources.syscalls.strace_log.values import U64, after, before, number, pointer
+from sockscope.model.events import UNSEEN_POINTER
+from sockscope.sources.syscalls.abi import NEWER, NOT_TRACED
+from sockscope.sources.syscalls.strace_log.arguments import Group, NotUnderstood
+from sockscope.sources.syscalls.strace_log.values import (
+    U64,
+    after,
+    before,
+    number,
+    pointer,
+    word_number,
+)
 
 Arguments: TypeAlias = tuple[int, int, int, int, int, int]
-
-_NOT_TRACED: Final = frozenset({Call.munmap})
-"""As `abi.NOT_TRACED`, which would bring in python-ptrace's tables."""
 
 _OTHER_NAMES: Final[Mapping[str, Call]] = {
     "send": Call.sendto,
@@ -31,9 +36,15 @@ _OTHER_NAMES: Final[Mapping[str, Call]] = {
 }
 """Of other architectures and of older versions of strace."""
 
+_UNNAMED: Final = {
+    form.format(number): Call[name] for number, name in NEWER.items() for form in ("syscall_{:#x}", "syscall_{}")
+}
+"""How a strace older than the call writes it: `syscall_0x1b9(0xa, 0x7ffe50, ...)`."""
+
 CALLS: Final[Mapping[str, Call]] = MappingProxyType(
-    {call.name: call for call in Call if Call.unknown < call < FIRST_TASK_EVENT and call not in _NOT_TRACED}
+    {call.name: call for call in Call if Call.unknown < call < FIRST_TASK_EVENT and call not in NOT_TRACED}
     | dict(_OTHER_NAMES)
+    | _UNNAMED
 )
 """Every call that is recorded, by strace's name."""
 
@@ -140,6 +151,14 @@ _SIGNATURES: Final[Mapping[Call, str]] = {
 }
 
 
+_PLANS: Final[Mapping[Call, tuple[tuple[int, str], ...]]] = MappingProxyType(
+    {
+        call: tuple((place, kind) for place, kind in enumerate(_SIGNATURES.get(call, "")) if kind != "-")
+        for call in CALLS.values()
+    }
+)
+"""The register and the kind of each argument that strace prints."""
+
 _CLONE_REGISTERS: Final[Mapping[bytes, int]] = {
     b"flags": 0,
     b"child_stack": 1,
@@ -170,38 +189,22 @@ def arguments_of(call: Call, top: Group) -> Arguments:
     if call is Call.clone:
         return _clone(top)
     registers = [0, 0, 0, 0, 0, 0]
-    items = top.items
-    at = 0
-    for place, kind in enumerate(_SIGNATURES.get(call, "")):
-        if kind == "-":
-            continue
-        value = items[at] if at < len(items) else None
-        at += 1
-        if kind == "p":
-            registers[place] = pointer(value) & U64
+    for (place, kind), value in zip(_PLANS[call], top.items, strict=False):
+        if isinstance(value, bytes):
+            found = word_number(value)
+            if found is None:
+                if kind == "d":
+                    raise NotUnderstood(f"{call.name}: argument {place + 1} is no descriptor")
+                found = UNSEEN_POINTER if kind == "p" else 0
+            registers[place] = found & U64
         elif kind == "d":
-            registers[place] = _descriptor(value, place, call) & U64
-        elif kind == "n":
-            registers[place] = _number(value) & U64
-        else:  # x: a number, or a pointer to what is shown
-            registers[place] = (pointer(value) if isinstance(value, Group) else _number(value)) & U64
+            raise NotUnderstood(f"{call.name}: argument {place + 1} is no descriptor")
+        else:
+            registers[place] = (number(before(value)) or 0) & U64 if kind == "n" else UNSEEN_POINTER
+    if not top.items and _SIGNATURES.get(call, "")[:1] == "d":
+        raise NotUnderstood(f"{call.name} without a descriptor")
     first, second, third, fourth, fifth, sixth = registers
     return first, second, third, fourth, fifth, sixth
-
-
-def _number(value: Value | None) -> int:
-    if isinstance(value, bytes) and value == b"AT_FDCWD":
-        return AT_FDCWD
-    return number(before(value)) or 0
-
-
-def _descriptor(value: Value | None, place: int, call: Call) -> int:
-    found = number(value) if isinstance(value, bytes) else None
-    if found is None:
-        if place and value is None:
-            return 0  # cut
-        raise NotUnderstood(f"{call.name}: no descriptor in argument {place + 1}")
-    return found
 
 
 def _clone(top: Group) -> Arguments:
