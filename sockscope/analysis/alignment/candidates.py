@@ -43,7 +43,7 @@ class Moments:
         # What has few candidates says most. Among equals, a sample from all over.
         by_count = np.lexsort((np.random.default_rng(0).permutation(len(count)), count))
         within = by_count[np.cumsum(count[by_count]) <= PAIR_LIMIT]
-        talks, sides = _expanded(within, low[within], count[within])
+        talks, sides = expanded(within, low[within], count[within])
         return self.talk_ns[talks] - self.side_ns[sides], self.talk[talks]
 
     def between(self, least: int, most: int) -> tuple[Ints, Ints, Ints]:
@@ -64,13 +64,13 @@ class Moments:
         count = np.maximum(high - low, 0)
         by_count = np.argsort(count, kind="stable")
         within = by_count[np.cumsum(count[by_count]) <= PAIR_LIMIT]
-        talks, sides = _expanded(within, low[within], count[within])
+        talks, sides = expanded(within, low[within], count[within])
         apart = self.talk_ns[talks] - self.side_ns[sides]
         good = (apart >= least) & (apart <= most)
         return self.talk[talks[good]], self.side[sides[good]], apart[good]
 
 
-def _expanded(rows: Ints, low: Ints, count: Ints) -> tuple[Ints, Ints]:
+def expanded(rows: Ints, low: Ints, count: Ints) -> tuple[Ints, Ints]:
     """Each row with each of the `count` places from `low` on."""
     total = int(count.sum())
     starts = np.cumsum(count) - count

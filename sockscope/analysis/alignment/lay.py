@@ -11,6 +11,7 @@ from sockscope.analysis.alignment.bounds import Fit
 from sockscope.analysis.alignment.clocks import Clocks, Strand
 from sockscope.analysis.alignment.packets import Laid, lay_beside
 from sockscope.analysis.alignment.sides import Sides
+from sockscope.analysis.alignment.snapshots import Room, align_snapshots
 from sockscope.analysis.alignment.talks import Talks
 from sockscope.analysis.replay.assign import Assignment
 from sockscope.analysis.replay.known import complete_names
@@ -66,8 +67,19 @@ def lay(
     complete_names(state, events, assignment)
     talks = Talks.of(state, events, assignment)
     moved = move_packets(talks, packets, packet_ns, clocks, info.syscalls.resolution_ns)
+    info = _told(info, moved)
+    if clocks.sockets:
+        shown = move_sockets(talks, packets, moved.times, sockets, clocks)
+        info = _told(info, shown)
+        records = sockets.records.copy()
+        records["time_ns"] = shown.times
+        sockets = replace(sockets, records=records)
+    return info, moved.times, sockets
+
+
+def _told(info: SessionInfo, moved: Moved) -> SessionInfo:
     started = min(info.started_ns, int(moved.times.min(initial=info.started_ns)))
-    info = replace(
+    return replace(
         info,
         started_ns=started,
         started_realtime_ns=info.started_realtime_ns - (info.started_ns - started),
@@ -75,7 +87,50 @@ def lay(
         alignments=(*info.alignments, *moved.alignments),
         notes=(*info.notes, *moved.notes),
     )
-    return info, moved.times, sockets
+
+
+def move_sockets(talks: Talks, packets: Packets, packet_ns: Ints, sockets: Sockets, clocks: Clocks) -> Moved:
+    """Lay snapshots beside packets and calls.
+
+    Args:
+        talks: the log's connections.
+        packets, packet_ns: the packets, with times of the session's clock.
+        sockets: all rows; those in a strand have times of another clock, or guessed ones.
+        clocks: which rows are whose.
+    """
+    times = sockets.records["time_ns"].astype(np.int64)
+    flows, packet_flow = build_flows(packets, packet_ns)
+    sides = Sides.of(packets, packet_ns, flows, packet_flow) if flows else None
+    alignments, notes = [], []
+    for strand in clocks.sockets:
+        rows = slice(strand.start, strand.stop)
+        room = align_snapshots(sockets.records[rows], talks, sides)
+        alignment = _placed(strand, room, clocks.guessed)
+        times[rows] += alignment.offset_ns
+        alignments.append(alignment)
+        if alignment.uncertainty_ns < 0 and (len(talks) or flows):
+            notes.append(f"{strand.source}: {alignment.basis}: its times were taken as they stand")
+    return Moved(times=times, alignments=tuple(alignments), notes=tuple(notes))
+
+
+def _placed(strand: Strand, room: Room | None, guessed: bool) -> Alignment:
+    if room is None:
+        return Alignment(
+            source=strand.source,
+            offset_ns=0,
+            uncertainty_ns=NOTHING_TOLD,
+            basis="no connection that the rest of the evidence knows, or none that fits it",
+        )
+    basis = f"{room.agreeing:,} of {room.rows:,} socket states"
+    low, high = room.least_ns, room.most_ns
+    if low is not None and high is not None:
+        offset = (low + high) // 2 if guessed or not low <= 0 <= high else 0
+        uncertainty = max(high - offset, offset - low)
+    else:
+        # Open to one side: no further than it must.
+        offset = max(low, 0) if low is not None else min(high or 0, 0)
+        uncertainty, basis = NOTHING_TOLD, f"{basis}, which bound it on one side only"
+    return Alignment(source=strand.source, offset_ns=offset, uncertainty_ns=uncertainty, basis=basis)
 
 
 def move_packets(talks: Talks, packets: Packets, packet_ns: Ints, clocks: Clocks, log_resolution_ns: int) -> Moved:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from sockscope.analysis.alignment.clocks import Clocks
 from sockscope.analysis.build import build_session
 from sockscope.analysis.session import Session
 from sockscope.model.calls import Call
-from sockscope.model.info import SessionInfo, SyscallCoverage, Target
 from sockscope.model.packets import Packets
 from sockscope.model.sockets import Sockets
 from sockscope.model.tcp import TcpFlag
