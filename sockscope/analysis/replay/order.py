@@ -28,7 +28,8 @@ def replay_order(events: Events) -> tuple[npt.NDArray[np.int64], Times]:
         events: in any order. Rows of one tracer are expected in its own order: ties keep row order.
 
     Returns:
-        order: shape (k,), event rows; kernel events are left out (they are no call of anybody, and many).
+        order: shape (k,), event rows; kernel events are left out (they are no call of anybody, and many), and so is
+            what was never called but made from a snapshot or a name (EventFlag.SEEDED).
         effective_ns: shape (n,), by row. A task_new takes effect before any event of its child,
             even where the tracer saw the child first.
     """
@@ -37,8 +38,8 @@ def replay_order(events: Events) -> tuple[npt.NDArray[np.int64], Times]:
     effective = _effect(events, None)
     rank: Times = np.arange(len(records), dtype=np.int64) * 2
     births = np.nonzero(call == Call.task_new)[0]
-    from_kernel = IS_KERNEL[call]
-    kept = np.nonzero(~from_kernel)[0] if from_kernel.any() else None
+    uncalled = IS_KERNEL[call] | ((records["flags"] & EventFlag.SEEDED) != 0)
+    kept = np.nonzero(~uncalled)[0] if uncalled.any() else None
     if len(births):
         _births_first(records, effective, rank, births)
         order = np.lexsort((rank, effective) if kept is None else (rank[kept], effective[kept]))

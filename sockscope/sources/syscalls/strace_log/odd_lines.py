@@ -13,8 +13,11 @@ _RESTART = re.compile(rb"restart_syscall\(<\.\.\. resuming interrupted [^>]*>\)(
 _INTERRUPTED = re.compile(rb"(?!restart_syscall)([a-z_0-9]+\(.*\))\s*= \? ERESTART_RESTARTBLOCK\b", re.DOTALL)
 _SUPERSEDED = re.compile(rb"\+\+\+ superseded by execve in pid (\d{1,10}) \+\+\+")
 _ATTACHED = re.compile(rb"(?:strace: )?Process (\d{1,10}) attached(?: with (\d{1,9}) threads)?")
+_SPOKEN_WITHIN = re.compile(
+    rb"(?:\^C)?(?:strace: )?Process \d{1,10} (?:attached|detached|suspended|resumed)(?: with \d{1,9} threads)?$"
+)
 _SAID = re.compile(
-    rb"(?:\^C)?strace: |Process \d+ |\[ Process PID=\d+ runs in |> /|> \S+\(|<detached \.\.\.>|% time  |------ -|"
+    rb"(?:\^C)?strace: |Process \d+ |\[ Process PID=\d+ runs in |> /|> \S+\(|<detached \.\.\.>|% time  |-{5,} -|"
     rb"[\d.]+ +[\d.]+ +[\d-]+ +\d+|System call usage|syscall +"
 )
 _UNFINISHED = b"<unfinished ...>"
@@ -55,22 +58,35 @@ class Threads:
         begun: tid → what it has called and not returned from, and since when.
         interrupted: tid → the call that a restart_syscall will go on with.
         no_entry_count: returns of calls whose beginning is not in the log.
-        attached: tid → how many threads strace found at it.
+        attached: tid → how many threads strace found at it. announced: tids that strace said it follows.
         superseded: tid of a process → the thread whose exec took it over, until that exec returns.
         execs: (tid, former tid, time) of those.
+        split: a line within which strace said something; the next goes on with it. Text, tid and time.
     """
 
     begun: dict[int, tuple[bytes, int]] = field(default_factory=dict)
     interrupted: dict[int, bytes] = field(default_factory=dict)
     no_entry_count: int = 0
     attached: dict[int, int] = field(default_factory=dict)
-    announced: set[int] = field(default_factory=set)
+    announced: dict[int, None] = field(default_factory=dict)
     superseded: dict[int, int] = field(default_factory=dict)
     execs: list[tuple[int, int, int]] = field(default_factory=list)
-    summary: bool = False
+    split: tuple[bytes, int, int] | None = None
 
     def take(self, found: Found, line: int, text: bytes, tid: int, time_ns: int) -> None:
         """One odd line; what it completes is added to `found`."""
+        if self.split is not None:
+            begun, whose, since = self.split
+            self.split = None
+            if not text[:1].isalpha() and not text.startswith((b"<... ", b"+++ ", b"--- ")):
+                self.take(found, line, begun + text, whose, since)
+                return
+            found.add(line, begun + b" " + _UNFINISHED, whose, since)
+        spoken = _SPOKEN_WITHIN.search(text) if text[:1].isalpha() else None
+        if spoken and spoken.start():
+            self._said(spoken.group())
+            self.split = (text[: spoken.start()], tid, time_ns)
+            return
         if text.startswith(b"<... "):
             self._resumed(found, line, text, tid, time_ns)
         elif text.startswith(b"+++ "):
@@ -90,6 +106,10 @@ class Threads:
 
     def leave_all(self, found: Found, line: int) -> None:
         """The log ends: what has not returned never will."""
+        if self.split is not None:
+            begun, tid, time_ns = self.split
+            self.split = None
+            found.add(line, begun + b" " + _UNFINISHED, tid, time_ns)
         for tid in list(self.begun):
             self._leave(found, line, tid)
 
@@ -157,6 +177,6 @@ class Threads:
     def _said(self, text: bytes) -> None:
         match = _ATTACHED.match(text)
         if match:
-            self.announced.add(int(match[1]))
+            self.announced[int(match[1])] = None
             if match[2]:
                 self.attached[int(match[1])] = int(match[2])

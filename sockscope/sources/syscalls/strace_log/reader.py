@@ -93,6 +93,11 @@ def _judge(file: FileState, notes: list[str]) -> None:
         notes.append(f"{file.name} is empty")
         return
     shown = file.first_line[:80].decode("utf-8", "backslashreplace")
+    if file.first_line.startswith(b"% time"):
+        raise DamagedInputError(
+            f"{file.name} is a summary of strace -c: it counts calls, and holds none",
+            help_text="trace again without -c",
+        )
     raise DamagedInputError(
         f"{file.name} is no strace log: nothing in it was understood; its first line is {shown!r}",
         help_text="give what `strace -f -ttt -T -yy -o FILE …` wrote",
@@ -103,14 +108,16 @@ def _name_root(file: FileState, table: Table, first: int, last: int) -> None:
     """The process whose number strace left out while it was alone: the first that is named and was not made."""
     if not file.default_used or file.default_tid > 0:
         return
-    made = set(file.threads.announced)
+    made: set[int] = set()
     seen: dict[int, None] = {}
     for part in table.parts[first:last]:
         forks = part[np.isin(part["call"], (Call.clone, Call.clone3, Call.fork, Call.vfork))]
         made.update(forks["ret"].tolist())
         tids, at = np.unique(part["tid"], return_index=True)
         seen.update(dict.fromkeys(tids[np.argsort(at)].tolist()))
-    root = next((tid for tid in seen if tid > 0 and tid not in made), -file.default_tid)
+    announced = file.threads.announced
+    named = [tid for tid in seen if tid > 0] or list(announced)
+    root = next((tid for tid in named if tid not in made), -file.default_tid)
     for columns in (*table.parts[first:last], *table.uses):
         columns["tid"][columns["tid"] == file.default_tid] = root
 

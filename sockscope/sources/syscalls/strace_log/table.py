@@ -278,8 +278,10 @@ def _sort_out(data: bytes, chunk: npt.NDArray[np.uint8], lines: Lines) -> tuple[
     first = chunk[np.minimum(at, len(chunk) - 1)]
     last, before = chunk[np.maximum(end - 1, 0)], chunk[np.maximum(end - 2, 0)]
     cut = (last == 0x3E) & (before == 0x2E)  # `...>`
-    regular = filled & ((((first >= 0x61) & (first <= 0x7A)) & ~cut) | (first == 0x2D))
-    for sign in (b"ERESTART_RESTARTBLOCK", NO_RESTART, b"strace: "):
+    fourth = chunk[np.minimum(at + 3, len(chunk) - 1)]
+    signal = (first == 0x2D) & (fourth == 0x20)  # `--- `
+    regular = filled & ((((first >= 0x61) & (first <= 0x7A)) & ~cut) | signal)
+    for sign in (b"ERESTART_RESTARTBLOCK", NO_RESTART, b"Process "):
         place = data.find(sign)
         while place >= 0:
             line = int(np.searchsorted(at, place, "right")) - 1
