@@ -34,14 +34,14 @@ class Line:
             self._shown = False
 
 
-def told(path: Path) -> Callable[[int, int], None]:
-    """Progress of writing a file: called with what is done, and the whole."""
+def told(path: Path) -> Callable[[str, int, int], None]:
+    """Progress of writing a file: called with what is being written, how much of it is, and all."""
     line = Line()
 
-    def show(done: int, whole: int) -> None:
+    def show(what: str, done: int, whole: int) -> None:
         if done >= whole:
             line.clear()
         else:
-            line.show(f"writing {path.name}", done, whole)
+            line.show(f"writing {path.name}: {what}", done, whole)
 
     return show
