@@ -14,6 +14,7 @@ from sockscope.model.info import SessionInfo
 from sockscope.model.kernel import KernelCoverage, KernelStories, untold
 from sockscope.model.latency import ServerLatency
 from sockscope.model.stops import StopAudit
+from sockscope.model.wire_facts import WireTold, no_wire
 
 
 class Lane(StrEnum):
@@ -81,7 +82,8 @@ class ConnectionRow:
     uring_count: int = 0
     """How many of its events went through an io_uring."""
     wire: str = ""
-    """What its packets went through, in words: `2 retransmissions (1 RTO), 1 zero window; round trip 0.4 ms`."""
+    """What its packets went through, in words: `2 retransmissions (1 fast), 1 zero window; round trip 0.4 ms`;
+    empty where nothing was out of the ordinary."""
 
 
 def no_story(connection: int) -> str:
@@ -114,3 +116,5 @@ class Report:
     """Each time that a server was asked to end, in order of time."""
     kernel: KernelCoverage = field(default_factory=KernelCoverage)
     kernel_stories: KernelStories = untold
+    wire_facts: WireTold = no_wire
+    """What a connection's packets went through, in numbers."""

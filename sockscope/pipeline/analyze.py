@@ -14,6 +14,7 @@ from sockscope.analysis.narration.architecture import architecture
 from sockscope.analysis.narration.idle import idle_words
 from sockscope.analysis.narration.kernel_story import coverage
 from sockscope.analysis.narration.summary import summarise_all
+from sockscope.analysis.narration.wire_words import wire_words_all
 from sockscope.analysis.session import Session
 from sockscope.analysis.stops.stops import stops
 from sockscope.findings.run import run_rules
@@ -59,6 +60,7 @@ def make_report(session: Session, choice: RuleChoice | None = None) -> Report:
         stops=guard.part("the stops", lambda: stops(session), ()),
         kernel=guard.part("what the kernel told", lambda: coverage(session), KernelCoverage()),
         kernel_stories=told.kernel_story,
+        wire_facts=told.wire,
     )
     if not guard.notes:
         return report
@@ -77,14 +79,16 @@ def _rows(session: Session, findings: Sequence[Finding], guard: Guard) -> tuple[
     nothing = [""] * len(session.connections)
     summaries = guard.part("the summaries", lambda: summarise_all(session), nothing)
     far = guard.part("the other ends of unix connections", lambda: _far_ends(session), nothing)
+    wire = guard.part("what the wire tells", lambda: wire_words_all(session), nothing)
     rows = []
-    for each, processes, event_count, uring_count, summary, end in zip(
+    for each, processes, event_count, uring_count, summary, end, told in zip(
         session.connections,
         _processes(session),
         np.diff(bounds).tolist(),
         uring_counts,
         summaries,
         far,
+        wire,
         strict=True,
     ):
         rows.append(
@@ -97,6 +101,7 @@ def _rows(session: Session, findings: Sequence[Finding], guard: Guard) -> tuple[
                 summary=summary,
                 far=end,
                 uring_count=uring_count,
+                wire=told,
             )
         )
     return tuple(rows)

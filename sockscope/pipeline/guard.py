@@ -8,9 +8,11 @@ from typing import TypeVar
 from sockscope.analysis.narration.kernel_story import Stories
 from sockscope.analysis.narration.story import Life
 from sockscope.analysis.narration.timeline import Timelines
+from sockscope.analysis.narration.wire_words import WireTeller
 from sockscope.analysis.session import Session
 from sockscope.model.kernel import KernelStory
 from sockscope.model.report import Lane, TimelineItem
+from sockscope.model.wire_facts import WireFacts
 
 T = TypeVar("T")
 
@@ -69,3 +71,10 @@ class GuardedParts:
             return Stories(self._session)(connection)
         except Exception:  # noqa: BLE001 - see above
             return KernelStory()
+
+    def wire(self, connection: int) -> WireFacts | None:
+        """A `model.wire_facts.WireTold`; None where it fails."""
+        try:
+            return WireTeller(self._session)(connection)
+        except Exception:  # noqa: BLE001 - see above
+            return None

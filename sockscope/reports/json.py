@@ -15,6 +15,7 @@ from sockscope.model.latency import FEWEST_FOR_PERCENTILES, PLACES, PhaseLatency
 from sockscope.model.report import ConnectionRow, Report
 from sockscope.reports.format import state_name
 from sockscope.reports.json_stops import stop_document
+from sockscope.reports.json_wire import wire_document
 
 SCHEMA = "sockscope/1"
 SCHEMA_FILE = "sockscope-1.schema.json"
@@ -58,7 +59,14 @@ def _connection_lines(report: Report) -> Iterator[str]:
     opening = "[\n  "
     for low in range(0, len(report.connections), PIECE_COUNT):
         lines = [
-            json.dumps({**_connection(row, report.info), **_told(row, report)}, ensure_ascii=True)
+            json.dumps(
+                {
+                    **_connection(row, report.info),
+                    **_told(row, report),
+                    "wire": wire_document(report.wire_facts(row.connection.id), row.wire),
+                },
+                ensure_ascii=True,
+            )
             for row in report.connections[low : low + PIECE_COUNT]
         ]
         yield opening + ",\n  ".join(lines)
@@ -157,7 +165,6 @@ def _connection(row: ConnectionRow, info: SessionInfo) -> dict[str, Json]:
         "packets": row.packet_count,
         "summary": row.summary,
         "other_end": row.far,
-        "wire": row.wire,
     }
 
 

@@ -46,12 +46,15 @@ class _Row:
     holders: str
     slugs: str
     summary: str
+    wire: str
 
     def told(self, *, full: bool) -> Text:
         """Its findings, else (or `full`: and) what it did."""
         text = Text(self.slugs, "bold")
         if self.summary and (full or not self.slugs):
             text.append("  " if self.slugs else "").append(self.summary, "")
+        if self.wire and (full or not text):
+            text.append("  " if text else "").append(self.wire, "cyan")
         return text
 
 
@@ -124,6 +127,7 @@ def _row(
         holders=clean(_held_by(row, comms)),
         slugs=", ".join(dict.fromkeys(report.findings[i].rule for i in row.finding_indexes)),
         summary=clean(row.summary),
+        wire=clean(row.wire),
     )
 
 

@@ -6,11 +6,12 @@ from functools import cache
 
 from sockscope.analysis.narration.http1 import Direction, Http1State, tell
 from sockscope.analysis.narration.payload import payload_words, quote
+from sockscope.analysis.narration.wire_words import mark_words
 from sockscope.analysis.session import Session
 from sockscope.model.connections import Connection
 from sockscope.model.report import Lane, TimelineItem
 from sockscope.model.sockaddr import Address, encode_key
-from sockscope.model.tcp import TcpFlag
+from sockscope.model.tcp import SegmentMark, TcpFlag
 
 _TCP = 6
 _FIN, _SYN, _RST, _ACK = int(TcpFlag.FIN), int(TcpFlag.SYN), int(TcpFlag.RST), int(TcpFlag.ACK)
@@ -29,6 +30,7 @@ _IN_ORDER = tuple(
     if flag.name
 )
 _WRAP = 1 << 32
+_SAID_BEFORE = int(SegmentMark.RETRANSMISSION | SegmentMark.KEEP_ALIVE | SegmentMark.ZERO_WINDOW_PROBE)
 _PAYLOAD_SHOWN = 32
 
 
@@ -45,7 +47,6 @@ class WireTeller:
         self._local = encode_key(local) if local is not None else None
         self._port = local.port if local is not None else 0
         self._base = self._bases()
-        self._highest: dict[bool, int] = {}
 
     def _is_sent(self, source: bytes, port: int, outgoing: int) -> bool:
         """Whether the target's side sent it."""
@@ -76,11 +77,10 @@ class WireTeller:
         )
         sent = self._is_sent(source.tobytes(), port, outgoing)
         payload = packets.raw[offset : offset + captured].tobytes()
-        again = False
+        mark = int(self._session.packet_marks[row]) if row < len(self._session.packet_marks) else 0
         if protocol == _TCP:
             name = flag_names(flags)
             seq = (seq - self._base.get(sent, 0)) % _WRAP
-            again = self._seen_before(sent, seq, total, flags)
             text = f"[{name}] seq {seq}" + (f":{seq + total}" if total else "")
             if flags & _ACK:
                 text += f" ack {(ack - self._base.get(not sent, 0)) % _WRAP}"
@@ -98,21 +98,17 @@ class WireTeller:
             actor="->" if sent else "<-",
             name=name,
             text=text,
-            words="sent again" if again else self._words(sent, flags, payload, total),
+            words=self._marked(mark, sent, flags, payload, total),
             ref=row,
             failed=bool(flags & _RST),
         )
 
-    def _seen_before(self, sent: bool, seq: int, total: int, flags: int) -> bool:
-        length = total + bool(flags & _SYN) + bool(flags & _FIN)
-        if not length or flags & _RST:
-            return False
-        end = seq + length
-        highest = self._highest.get(sent)
-        if highest is None or end > highest or highest - end > _WRAP // 2:
-            self._highest[sent] = end
-            return False
-        return True
+    def _marked(self, mark: int, sent: bool, flags: int, payload: bytes, total: int) -> str:
+        """What it is; and what it says, unless that was said before."""
+        told = mark_words(mark)
+        if mark & _SAID_BEFORE:
+            return told
+        return ", ".join(part for part in (self._words(sent, flags, payload, total), told) if part)
 
     def _words(self, sent: bool, flags: int, payload: bytes, total: int) -> str:
         if flags & _SYN:

@@ -145,7 +145,7 @@ def test_never_accepted_is_wire_and_kernel_alone() -> None:
     session = script.session()
     items = timeline(session, only(session))
     assert story(items) == ["<- SYN", "-> SYN,ACK", "<- ACK", "<- FIN,ACK", "<- FIN,ACK", "<- RST", "-- CLOSE_WAIT"]
-    assert [item.words for item in items[3:6]] == ["ends its half", "sent again", "resets the connection"]
+    assert [item.words for item in items[3:6]] == ["ends its half", "retransmission", "resets the connection"]
     assert items[-1].text == "CLOSE_WAIT recv-q 1 send-q 0, owned by no process"
 
 

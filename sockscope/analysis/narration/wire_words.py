@@ -1,0 +1,196 @@
+"""What a connection's packets went through, in words and in facts; and what one segment is."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from sockscope.analysis.session import Session
+from sockscope.model.connections import Connection
+from sockscope.model.tcp import SegmentMark
+from sockscope.model.wire_facts import WireFacts, WireSide
+
+COUNTS = (
+    "retransmissions",
+    "fast_retransmissions",
+    "spurious_retransmissions",
+    "rtos",
+    "out_of_order",
+    "lost_before",
+    "acked_unseen",
+    "duplicate_acks",
+    "zero_windows",
+    "zero_window_probes",
+    "window_fulls",
+    "keep_alives",
+    "delayed_ack_stalls",
+)
+_KINDS = (
+    (SegmentMark.FAST_RETRANSMISSION, "fast"),
+    (SegmentMark.SPURIOUS_RETRANSMISSION, "spurious"),
+    (SegmentMark.RTO, "after a timeout"),
+)
+_NAMES = (
+    (SegmentMark.OUT_OF_ORDER, "out of order"),
+    (SegmentMark.LOST_BEFORE, "bytes before it not seen"),
+    (SegmentMark.ACKED_UNSEEN, "acknowledges bytes not seen"),
+    (SegmentMark.DUPLICATE_ACK, "duplicate ACK"),
+    (SegmentMark.ZERO_WINDOW, "zero window"),
+    (SegmentMark.ZERO_WINDOW_PROBE, "zero window probe"),
+    (SegmentMark.ZERO_WINDOW_PROBE_ACK, "answers the probe"),
+    (SegmentMark.WINDOW_FULL, "window full"),
+    (SegmentMark.WINDOW_UPDATE, "window update"),
+    (SegmentMark.KEEP_ALIVE, "keep-alive"),
+    (SegmentMark.KEEP_ALIVE_ACK, "answers the keep-alive"),
+    (SegmentMark.PORT_REUSED, "ports used again"),
+)
+_TOLD = ("retransmissions", "out_of_order", "lost_before", "acked_unseen", "zero_windows", "keep_alives")
+_MS = 1_000_000
+
+
+@cache
+def mark_words(mark: int) -> str:
+    """`retransmission (fast)`, `zero window, window full`; empty for none."""
+    parts = []
+    if mark & SegmentMark.RETRANSMISSION:
+        kind = next((name for bit, name in _KINDS if mark & bit), "")
+        parts.append("retransmission" + (f" ({kind})" if kind else ""))
+    parts += [name for bit, name in _NAMES if mark & bit]
+    return ", ".join(parts)
+
+
+def wire_words_all(session: Session) -> list[str]:
+    """Of each connection what was out of the ordinary, and then the round trip; empty where nothing was.
+
+    `2 retransmissions (1 after a timeout, 1 fast), 3 zero windows of the peer; round trip 0.05 ms`.
+    """
+    words = [""] * len(session.connections)
+    facts = session.flow_facts
+    if not len(facts):
+        return words
+    odd = np.zeros(len(facts), np.bool_)
+    for name in (*_TOLD, "delayed_ack_stalls"):
+        odd |= facts[name].any(axis=1)
+    odd |= facts["port_reused"] | facts["simultaneous_open"] | facts["simultaneous_close"] != 0
+    flows = np.fromiter((one.flow for one in session.connections), np.int64, len(words))
+    for number in np.flatnonzero((flows >= 0) & odd[flows]).tolist():
+        words[number] = _words(facts[flows[number]], session.connections[number].local_side)
+    return words
+
+
+def _words(row: np.void, local: int) -> str:
+    parts = [_retransmissions(row, local)]
+    parts += [_of_sides(row, name, *said, local) for name, said in _SAID.items()]
+    stalls = row["delayed_ack_stalls"]
+    if stalls.any():
+        longest = _span(int(row["longest_stall_ns"].max()))
+        whose = "by the peer" if stalls[1 - local] >= stalls[local] else "here"
+        parts.append(f"{_counted(int(stalls.sum()), 'ACK')} delayed {whose}, up to {longest}")
+    flags = (
+        ("port_reused", "ports used again"),
+        ("simultaneous_open", "opened by both at once"),
+        ("simultaneous_close", "closed by both at once"),
+    )
+    parts += [said for name, said in flags if row[name]]
+    told = ", ".join(part for part in parts if part)
+    trip = _round_trip(row, local)
+    return f"{told}; round trip {_span(trip)}" if told and trip >= 0 else told
+
+
+_SAID = {
+    "out_of_order": ("segment out of order", "segments out of order"),
+    "lost_before": ("gap", "gaps"),
+    "acked_unseen": ("ACK of unseen bytes", "ACKs of unseen bytes"),
+    "zero_windows": ("zero window", "zero windows"),
+    "keep_alives": ("keep-alive", "keep-alives"),
+}
+
+
+def _retransmissions(row: np.void, local: int) -> str:
+    said = _of_sides(row, "retransmissions", "retransmission", "retransmissions", local)
+    kinds = (
+        ("rtos", "after a timeout"),
+        ("fast_retransmissions", "fast"),
+        ("spurious_retransmissions", "spurious"),
+    )
+    parts = [f"{int(row[name].sum())} {kind}" for name, kind in kinds if row[name].any()]
+    return f"{said} ({', '.join(parts)})" if said and parts else said
+
+
+def _of_sides(row: np.void, name: str, one: str, many: str, local: int) -> str:
+    """`3 gaps`, `3 gaps of the peer`, `3 gaps, 1 of the peer`."""
+    own, other = int(row[name][local]), int(row[name][1 - local])
+    if not own + other:
+        return ""
+    said = f"{own + other} {one if own + other == 1 else many}"
+    if not other:
+        return said
+    return f"{said} of the peer" if not own else f"{said} ({other} of the peer)"
+
+
+def _round_trip(row: np.void, local: int) -> int:
+    """The handshake's; else the shortest of data; -1."""
+    known = int(row["handshake_rtt_ns"])
+    return known if known >= 0 else max(int(row["rtt_min_ns"][local]), int(row["rtt_min_ns"][1 - local]))
+
+
+def _span(duration_ns: int) -> str:
+    if duration_ns >= 100 * _MS:
+        return f"{duration_ns / _MS:.0f} ms"
+    return f"{duration_ns / _MS:.1f} ms" if duration_ns >= _MS else f"{duration_ns / _MS:.2f} ms"
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}" + ("s" if count != 1 else "")
+
+
+class WireTeller:
+    """A `model.wire_facts.WireTold`."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __call__(self, connection: int) -> WireFacts | None:
+        one: Connection = self._session.connections[connection]
+        if one.flow < 0 or one.flow >= len(self._session.flow_facts):
+            return None
+        values: tuple[object, ...] = self._session.flow_facts[one.flow].item()
+        return _facts(dict(zip(self._session.flow_facts.dtype.names or (), values, strict=True)), one.local_side)
+
+
+def _facts(row: dict[str, object], local: int) -> WireFacts:
+    def number(name: str) -> int:
+        value = row[name]
+        assert isinstance(value, int)
+        return value
+
+    def pair(name: str) -> tuple[int, int]:
+        value = row[name]
+        assert isinstance(value, np.ndarray)
+        first, second = value.tolist()
+        return first, second
+
+    columns = {name: pair(name) for name in COUNTS}
+    stalls, trips = pair("longest_stall_ns"), [pair(f"rtt_{name}_ns") for name in ("min", "median", "max")]
+    sides = [
+        WireSide(
+            counts={name: column[side] for name, column in columns.items()},
+            stall_ns=stalls[side],
+            rtt_ns=None if trips[0][side] < 0 else (trips[0][side], trips[1][side], trips[2][side]),
+        )
+        for side in (0, 1)
+    ]
+    handshake, half, reset = number("handshake_rtt_ns"), number("half_close_ns"), number("reset_side")
+    return WireFacts(
+        local=sides[local],
+        peer=sides[1 - local],
+        handshake_ns=handshake if handshake >= 0 else None,
+        one_sided=number("seen_sides") != 3,
+        began_before=bool(number("began_before")),
+        port_reused=bool(number("port_reused")),
+        simultaneous_open=bool(number("simultaneous_open")),
+        simultaneous_close=bool(number("simultaneous_close")),
+        reset_by="" if reset < 0 else "local" if reset == local else "peer",
+        half_close_ns=half if half >= 0 else None,
+    )
