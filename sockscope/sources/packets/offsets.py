@@ -23,6 +23,8 @@ SERIAL_RECORDS = 4096
 STRETCHES = 512
 MIN_STRETCH_BYTES = 16 * 1024
 GUESS_WINDOWS_BYTES = (1024, 16 * 1024)
+MIN_LANES = 8
+"""Fewer walk faster one after another."""
 HOPS = 4
 """A guess must lead over so many more records that look right."""
 
@@ -38,6 +40,10 @@ class Format(Protocol):
 
     def next_many(self, data: Bytes, at: Offsets) -> Offsets:
         """The same for many (each at least `header_bytes` before the end)."""
+        ...
+
+    def likely(self, data: Bytes, low: int, high: int) -> Offsets:
+        """Offsets from low up to high where a record may begin, by a first cheap look (for guesses only)."""
         ...
 
     def plausible(self, data: Bytes, at: Offsets) -> npt.NDArray[np.bool_]:
@@ -117,7 +123,7 @@ def _guesses(data: Bytes, start: int, form: Format) -> Offsets:
     last = len(data) - form.header_bytes
     for low in range(start + size, last, size):
         for window in GUESS_WINDOWS_BYTES:
-            guess = _guess_within(data, np.arange(low, min(low + window, last), dtype=np.int64), form)
+            guess = _guess_within(data, form.likely(data, low, min(low + window, last)), form)
             if guess is not None:
                 found.append(guess)
                 break
@@ -164,7 +170,7 @@ def _lockstep(data: Bytes, guesses: Offsets, form: Format) -> _Chains:
     steps: list[Offsets] = []
     step_lanes: list[Offsets] = []
     last = len(data) - form.header_bytes
-    while len(at):
+    while len(at) >= MIN_LANES:
         fits = at <= last
         after = form.next_many(data, np.where(fits, at, 0))
         whole = fits & (after >= 0) & (after <= len(data))
@@ -181,6 +187,8 @@ def _lockstep(data: Bytes, guesses: Offsets, form: Format) -> _Chains:
         else:
             ends[lane[~going]] = after[~going]
             at, lane, limit = after[going], lane[going], limit[going]
+    # The few that are left go on plainly.
+    ends[lane] = at
     all_starts = np.concatenate(steps) if steps else np.zeros(0, np.int64)
     all_lanes = np.concatenate(step_lanes) if steps else np.zeros(0, np.int64)
     counts = np.bincount(all_lanes, minlength=lanes).astype(np.int64)

@@ -18,14 +18,17 @@ from sockscope.errors import DamagedInputError
 from sockscope.sources.packets.formats import BYTE_ORDER_MAGIC, SECTION_HEADER, PcapngBlocks
 from sockscope.sources.packets.frames import Column, Frames
 from sockscope.sources.packets.offsets import Bytes, Offsets, unaligned
-from sockscope.sources.packets.resume import Losses, Walker, resume
+from sockscope.sources.packets.resume import MOST_LOSSES, Losses, Walker, resume
 
 PCAPNG_MAGIC = struct.pack("<I", SECTION_HEADER)
 IDB, OLD_PACKET, SPB, ISB, EPB = 1, 2, 3, 5, 6
 _IF_NAME, _IF_TSRESOL, _IF_TSOFFSET = 2, 9, 14
 _ISB_IFDROP = 5
+MAX_SECTIONS = 1 << 14
+"""Captures joined end to end have one each; millions of them are no capture."""
 MAX_INTERFACES = 1 << 12
 """Of a section; packets of more are left out, and counted."""
+_ALL_INTERFACES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +62,16 @@ class PcapngScan:
 
     def frames(self) -> Iterator[Frames]:
         data, at, order = self._data, 0, "<"
-        while at < len(data):
+        for number in range(MAX_SECTIONS + 1):
+            if at >= len(data):
+                break
+            if number == MAX_SECTIONS:
+                self._losses.add(at, len(data), f"more than {MAX_SECTIONS} sections: not read from byte {at} on")
+                return
             order, after, problem = _section_header(self._path, data, at)
             if problem is not None:
                 onward = resume(data, at + 1, PcapngBlocks(byte_order=order))
-                if onward < 0:
+                if onward < 0 or self._losses.places >= MOST_LOSSES:
                     self._losses.add(at, len(data), problem)
                     return
                 self._losses.add(at, onward)
@@ -181,8 +189,8 @@ class _Section:
     def frames(self, starts: Offsets) -> Frames:
         """Enhanced, old and simple packet blocks; those of an unknown interface or too short are left out."""
         kinds = self._words[starts] if len(starts) else np.zeros(0, np.uint32)
-        room = MAX_INTERFACES - len(self.interfaces)
-        self.interfaces += [self._interface(at) for at in starts[kinds == IDB][:room].tolist()]
+        room = min(MAX_INTERFACES, _ALL_INTERFACES - self.first_interface) - len(self.interfaces)
+        self.interfaces += [self._interface(at) for at in starts[kinds == IDB][: max(room, 0)].tolist()]
         self._count_dropped(starts[kinds == ISB])
         is_packet = (kinds == EPB) | (kinds == SPB) | (kinds == OLD_PACKET)
         starts, kinds = starts[is_packet], kinds[is_packet]

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from sockscope.sources.packets.offsets import HOPS, Bytes, Format, Offsets, walk
 
-WINDOW_BYTES = 1 << 25
-"""Walked, and then decoded while its pages are still in the CPU's reach."""
+WINDOW_BYTES = 1 << 27
+"""Walked and decoded before the next is read; each costs some 30 ms of guesses."""
 _AFTER_LOSS_BYTES = 1 << 20
 MOST_LOSSES = 1000
 """A file damaged in more places is no capture any more."""
@@ -25,10 +25,6 @@ class Resumable(Format, Protocol):
 
     def refer_to(self, data: Bytes, at: int) -> None:
         """Guesses from here on look like the record at `at`."""
-        ...
-
-    def likely(self, data: Bytes, low: int, high: int) -> Offsets:
-        """Offsets from low up to high where a record may begin, by a first cheap look."""
         ...
 
     def sane(self, data: Bytes, at: Offsets) -> npt.NDArray[np.bool_]:
@@ -82,15 +78,16 @@ class Walker:
 
     def windows(self, at: int) -> Iterator[Offsets]:
         """Record starts from `at` on, a window at a time."""
-        data, form, size = self._data, self._form, WINDOW_BYTES
+        data, form, size, first = self._data, self._form, WINDOW_BYTES, at
         while at < len(data):
-            if at + form.header_bytes <= len(data):
+            if at + form.header_bytes <= len(data) and (at == first or form.sane(data, np.array([at]))[0]):
                 form.refer_to(data, at)
             until = min(at + size, len(data))
             found = walk(data[:until], at, form)
             starts, stop = found.starts, found.stop
             following = form.next_serial(data.data, stop) if stop + form.header_bytes <= len(data) else len(data) + 1
-            if stop < len(data) and 0 <= following <= len(data):
+            void = bool(len(starts)) and bool(form.void(data, starts[-1:])[0])
+            if stop < len(data) and 0 <= following <= len(data) and not void:
                 # The window cut it, nothing else.
                 size = max(min(size * 2, WINDOW_BYTES), following - stop)
                 if len(starts):
@@ -136,11 +133,14 @@ class Walker:
             trusted = count - min(count, _LOOK_BACK_RECORDS) + int(sane[-1]) + 1
             search = int(starts[trusted - 1]) + form.header_bytes
             form.refer_to(data, int(starts[trusted - 1]))
+        elif 0 < count <= HOPS:
+            search = int(starts[0]) + form.header_bytes
         onward = resume(data, search, form)
         if onward < 0:
             return count, stop, -1
-        if not len(sane):
-            return count, stop, onward
+        if not len(sane) and count:
+            # Of so few nothing is known but that what follows is wrong.
+            return (0, int(starts[0]), onward) if count <= HOPS else (count, stop, onward)
         end = int(starts[trusted]) if trusted < count else stop
         if end > onward:
             return trusted - 1, int(starts[trusted - 1]), onward
