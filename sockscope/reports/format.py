@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from sockscope.model.findings import Evidence, Finding, Severity, Source
 from sockscope.model.info import SessionInfo
 from sockscope.model.kernel import KernelCoverage
 from sockscope.model.report import ConnectionRow, Lane, Report, TimelineItem
+from sockscope.model.signals import exit_words
 from sockscope.model.tcp import TcpState
 
 SOURCE_LANES = {Source.SYSCALL: Lane.SYSCALL, Source.PACKET: Lane.WIRE, Source.SOCKET: Lane.KERNEL}
@@ -251,20 +251,6 @@ def skip_groups(report: Report) -> list[tuple[str, list[str]]]:
 def ended_words(process: Process) -> str:
     """How a process ended: `exit 1`, `killed by SIGKILL`; empty while it lives."""
     return "" if process.exited_ns is None else exit_words(process.exit_status)
-
-
-def exit_words(status: int | None) -> str:
-    """The status that wait(2) gives: `exit 1`, `killed by SIGKILL`; `ended` where it is not known."""
-    if status is None:
-        return "ended"
-    if status & 0x7F:
-        return f"killed by {signal_name(status & 0x7F)}"
-    return f"exit {(status >> 8) & 0xFF}"
-
-
-def signal_name(number_: int) -> str:
-    """`SIGTERM`; a number that has no name here as it is."""
-    return signal.Signals(number_).name if number_ in set(signal.Signals) else f"signal {number_}"
 
 
 def evidence_marks(items: Sequence[TimelineItem], evidence: Sequence[Evidence]) -> dict[int, int]:

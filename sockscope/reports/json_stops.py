@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 from sockscope.model.ids import NO_ID
 from sockscope.model.info import SessionInfo
+from sockscope.model.signals import signal_name
 from sockscope.model.stops import StopAudit, StopProcess, StopStep
-from sockscope.reports.format import signal_name
 from sockscope.reports.stop_words import sentences
 
 Json: TypeAlias = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sockscope.model.ids import NO_ID
 from sockscope.model.report import Report
+from sockscope.model.signals import exit_words, signal_name
 from sockscope.model.stops import A_GROUP, Disposition, StopAct, StopAudit, StopClients, StopProcess, StopStep
 from sockscope.reports import format as words
 
@@ -89,15 +90,15 @@ def _listed(names: Sequence[str], limit: int = 6) -> str:
 
 def _title(stop: StopAudit, report: Report) -> str:
     at = words.since_start(stop.time_ns, report.info)[:-3]
-    told = f"{words.signal_name(stop.signal)} to {_name(stop.process)} at {at} s"
+    told = f"{signal_name(stop.signal)} to {_name(stop.process)} at {at} s"
     if stop.ended_ns is None:
         return f"{told}: still running {words.duration(report.info.ended_ns - stop.time_ns)} later"
     took = words.duration(stop.ended_ns - stop.time_ns)
-    return f"{told}: {words.exit_words(stop.process.status)}, {took} later"
+    return f"{told}: {exit_words(stop.process.status)}, {took} later"
 
 
 def _disposition(stop: StopAudit) -> str:
-    name = words.signal_name(stop.signal)
+    name = signal_name(stop.signal)
     return {
         Disposition.UNKNOWN: "",
         Disposition.DEFAULT: f"It has no handler for {name}, which ends it where it stands.",
@@ -234,9 +235,9 @@ def _act(stop: StopAudit, step: StopStep) -> str:
     match step.act:
         case StopAct.SIGNALLED:
             sender = f" from {_of(stop, step.other)}" if step.other != NO_ID else ""
-            return f"gets {words.signal_name(step.signal)}{sender}"
+            return f"gets {signal_name(step.signal)}{sender}"
         case StopAct.SENT:
-            return f"sends {words.signal_name(step.signal)} to {_others(stop, step)}"
+            return f"sends {signal_name(step.signal)} to {_others(stop, step)}"
         case StopAct.CLOSED:
             return f"closes {what}{fds}"
         case StopAct.SHUT:
@@ -248,7 +249,7 @@ def _act(stop: StopAudit, step: StopStep) -> str:
         case StopAct.FETCHED:
             return f"waited for {_others(stop, step)}"
         case StopAct.ENDED:
-            return f"{words.exit_words(step.status)}{_with_it(step)}"
+            return f"{exit_words(step.status)}{_with_it(step)}"
 
 
 def _others(stop: StopAudit, step: StopStep) -> str:

@@ -16,6 +16,7 @@ from sockscope.analysis.narration.payload import SHOWN_BYTES
 from sockscope.model import constants as c
 from sockscope.model.calls import KERNEL_EVENTS, WAITS, Call
 from sockscope.model.events import EventFlag, Events, Section
+from sockscope.model.signals import exit_words, signal_name
 
 _NO_RETURN = (Call.exit, Call.exit_group)
 
@@ -111,11 +112,11 @@ def _task(view: View) -> str:
             former = f" (by its thread {first})" if first not in (0, view.tid) else ""
             return f"exec {path or '?'}{former}"
         case Call.task_exit:
-            return v.exit_words(first)
+            return exit_words(first, exited="exit status")
         case Call.task_signal:
-            return f"{v.signal_name(first)} delivered{_signal_origin(first, second, view.int_arg(2))}"
+            return f"{signal_name(first)} delivered{_signal_origin(first, second, view.int_arg(2))}"
         case Call.task_stop:
-            return f"stopped by {v.signal_name(first)}"
+            return f"stopped by {signal_name(first)}"
         case Call.task_attach:
             return f"thread {view.tid} under trace"
         case Call.task_detach:

@@ -13,6 +13,7 @@ from sockscope.analysis.narration.payload import quote
 from sockscope.model import constants as c
 from sockscope.model.calls import Call
 from sockscope.model.events import Section
+from sockscope.model.signals import signal_name
 
 
 def _clone(view: View, _: int) -> str:
@@ -20,7 +21,7 @@ def _clone(view: View, _: int) -> str:
     exit_signal = value & 0x7F
     shown = v.flags(value & ~0xFF & 0xFFFFFFFF, c.CLONE_FLAGS)
     if exit_signal:
-        shown = v.signal_name(exit_signal) if shown == "0" else f"{shown}|{v.signal_name(exit_signal)}"
+        shown = signal_name(exit_signal) if shown == "0" else f"{shown}|{signal_name(exit_signal)}"
     return joined(f"child_stack={v.pointer(view.args[1])}", f"flags={shown}")
 
 
@@ -29,7 +30,7 @@ def _clone3(view: View, _: int) -> str:
     if len(raw) < 64:
         return joined(v.pointer(view.args[0]), str(view.args[1]))
     flags, _pidfd, _child, _parent, exit_signal, stack, stack_size, _tls = struct.unpack_from("<8Q", raw)
-    ending = v.signal_name(exit_signal) if exit_signal else "0"
+    ending = signal_name(exit_signal) if exit_signal else "0"
     parts = [f"flags={v.flags(flags, c.CLONE_FLAGS)}", f"exit_signal={ending}", f"stack={v.pointer(stack)}"]
     if stack:
         parts.append(f"stack_size={stack_size:#x}")
@@ -74,7 +75,7 @@ def _kill(view: View, _: int) -> str:
     signal_at = 2 if view.call == Call.tgkill else 1
     number = view.int_arg(signal_at)
     ids = [str(view.int_arg(i)) for i in range(signal_at)]
-    return joined(*ids, v.signal_name(number) if number else "0")
+    return joined(*ids, signal_name(number) if number else "0")
 
 
 def _open(view: View, _: int) -> str:

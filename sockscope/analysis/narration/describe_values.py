@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
-import signal
 import struct
 
 from sockscope.analysis.narration.describe_view import signed32, signed64
 from sockscope.analysis.narration.payload import quote
 from sockscope.model import constants as c
+from sockscope.model.signals import signal_name
 
 
 def pointer(value: int) -> str:
@@ -55,13 +55,6 @@ def result(ret: int) -> str:
     return f"-1 {errno.errorcode[-ret]} ({os.strerror(-ret)})"
 
 
-def signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"SIGRT_{number - 32}" if 32 <= number <= 64 else f"signal {number}"
-
-
 def wait_status(status: int) -> str:
     """strace's notation of a wait status. Source: wait(2)."""
     status &= 0xFFFFFFFF
@@ -73,15 +66,6 @@ def wait_status(status: int) -> str:
         return f"{{WIFSTOPPED(s) && WSTOPSIG(s) == {signal_name(status >> 8 & 0xFF)}}}"
     core = " && WCOREDUMP(s)" if status & 0x80 else ""
     return f"{{WIFSIGNALED(s) && WTERMSIG(s) == {signal_name(status & 0x7F)}{core}}}"
-
-
-def exit_words(status: int) -> str:
-    """A wait status in words: `exit status 0`, `killed by SIGPIPE`. Source: wait(2)."""
-    status &= 0xFFFFFFFF
-    if status & 0x7F == 0:
-        return f"exit status {status >> 8 & 0xFF}"
-    core = ", core dumped" if status & 0x80 else ""
-    return f"killed by {signal_name(status & 0x7F)}{core}"
 
 
 def sockaddr(raw: bytes) -> str:

@@ -18,6 +18,7 @@ from sockscope.analysis.narration.payload import payload_words
 from sockscope.model import constants as c
 from sockscope.model.calls import EPOLL_WAITS, KERNEL_EVENTS, READS, WAITS, WRITES, Call
 from sockscope.model.events import EventFlag, Events, Section
+from sockscope.model.signals import exit_words
 from sockscope.model.sockaddr import Family, decode_sockaddr
 
 _READY_SHOWN = 4
@@ -336,7 +337,7 @@ def _reaped(view: View) -> str:
     status = struct.unpack("<I", raw)[0]
     if status & 0xFF == 0x7F or status == 0xFFFF:
         return ""
-    return f"child {view.ret} ended: {v.exit_words(status)}"
+    return f"child {view.ret} ended: {exit_words(status, exited='exit status')}"
 
 
 def _task(view: View) -> str:
