@@ -35,13 +35,14 @@ class TcpFlag(IntFlag):
 class SegmentMark(IntFlag):
     """What a segment is, seen in the order of the capture; RFC 9293 and the TCP analysis of Wireshark (its names).
 
-    At most one of the retransmission kinds; RETRANSMISSION is set with each of them.
+    At most one of the retransmission kinds; RETRANSMISSION is set with each of them. docs/wire.md says what each
+    mean, and where they differ from Wireshark. Resets have none.
     """
 
-    RETRANSMISSION = 0x0001  # brings only bytes (or a SYN, a FIN) that were sent before
+    RETRANSMISSION = 0x0001  # brings bytes (or a SYN, a FIN) that were sent before, perhaps with new ones behind
     FAST_RETRANSMISSION = 0x0002  # at once after duplicate ACKs (RFC 5681 section 3.2)
     SPURIOUS_RETRANSMISSION = 0x0004  # of bytes that were acknowledged before it was sent
-    RTO = 0x0008  # after a timeout (RFC 6298): neither of the two, and no sooner than the round trip
+    RTO = 0x0008  # after a timeout (RFC 6298): neither of the two, its sender silent for 150 ms and a round trip
     OUT_OF_ORDER = 0x0010  # late, but the first time
     LOST_BEFORE = 0x0020  # bytes before it were never seen: lost, or not captured
     ACKED_UNSEEN = 0x0040  # acknowledges bytes that were never seen: not captured
@@ -53,4 +54,4 @@ class SegmentMark(IntFlag):
     WINDOW_UPDATE = 0x1000
     KEEP_ALIVE = 0x2000
     KEEP_ALIVE_ACK = 0x4000
-    PORT_REUSED = 0x8000  # a SYN on addresses of an earlier connection
+    PORT_REUSED = 0x8000  # a SYN or SYN-ACK on addresses of an earlier connection

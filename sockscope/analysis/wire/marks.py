@@ -47,7 +47,7 @@ def mark_segments(table: Segments, rtt_ns: Ints) -> Marks:
     if odd.any():
         chains = Chains.of(table, odd)
         marks[chains.row] = _Marker(chains, scales, rtt_ns).marks()
-    opens = np.flatnonzero(table.begins & table.has(TcpFlag.SYN) & ~table.has(TcpFlag.ACK))
+    opens = np.flatnonzero(table.begins & table.has(TcpFlag.SYN))
     marks[opens[table.reused[table.flow[opens]]]] |= np.uint16(SegmentMark.PORT_REUSED)
     return marks
 
@@ -151,7 +151,7 @@ class _Marker:
     def _pure_acks(self, reach: _Reach, *, probes: Mask, alive: Mask) -> Marks:
         """Segments without data that acknowledge what their side's last one did."""
         chains = self._chains
-        same = (chains.length == 0) & ~self._bare & ~reach.first & self._heard & (chains.start == reach.before)
+        same = (chains.length == 0) & ~self._bare & ~reach.first & (chains.start == reach.before)
         same &= chains.ack == chains.before(chains.ack, 0)
         window_before = chains.before(chains.window, 0)
         unchanged = chains.window == window_before
@@ -159,8 +159,11 @@ class _Marker:
         after_probe, after_alive = probes[chains.other], alive[chains.other]
         marks = np.zeros(len(same), np.uint16)
         marks[same & open_window & ~unchanged] |= np.uint16(SegmentMark.WINDOW_UPDATE)
-        marks[same & ~open_window & unchanged & after_probe] |= np.uint16(SegmentMark.ZERO_WINDOW_PROBE_ACK)
-        repeated = same & open_window & unchanged
+        marks[same & ~open_window & unchanged & after_probe & self._heard] |= np.uint16(
+            SegmentMark.ZERO_WINDOW_PROBE_ACK
+        )
+        # Where the other side was not captured, this may answer anything.
+        repeated = same & open_window & unchanged & self._heard
         marks[repeated & after_alive] |= np.uint16(SegmentMark.KEEP_ALIVE_ACK)
         marks[repeated & ~after_alive] |= np.uint16(SegmentMark.DUPLICATE_ACK)
         return marks

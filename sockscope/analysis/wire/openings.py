@@ -43,11 +43,27 @@ def handshakes(table: Segments) -> Handshakes:
         & at_or_after(table.ack, wanted[table.flow])
     )
     established = first_times(table.flow[ends], table.when[ends], count)
-    asked = opens[table.gid[opens] & 1 == 0]
-    asked = asked[table.when[asked] <= established[table.flow[asked]]]
-    last_syn = last_times(table.flow[asked], table.when[asked], count)
-    rtt_ns = np.where((established != NEVER) & (last_syn != NEVER), established - last_syn, -1)
+    rtt_ns = _round_trips(table, opens, np.where(answered, wanted.astype(np.int64), -1))
     return Handshakes(syn=syn_ns, synack=synack_ns, established=established, rtt_ns=rtt_ns)
+
+
+def _round_trips(table: Segments, opens: Ints, wanted: Ints) -> Ints:
+    """From the last SYN of side 0 to its first ACK that has nothing before it; the SYN-ACK need not be captured."""
+    count = table.flow_count
+    asked = opens[table.gid[opens] & 1 == 0]
+    first_byte = np.full(count, -1, np.int64)
+    first_byte[table.flow[asked]] = table.seq[asked] + np.uint32(1)
+    rows = np.flatnonzero(
+        (table.gid & 1 == 0)
+        & (table.flags & np.uint8(TcpFlag.SYN | TcpFlag.ACK | TcpFlag.RST) == np.uint8(TcpFlag.ACK))
+    )
+    flow = table.flow[rows]
+    ends = (table.seq[rows] == first_byte[flow]) & ((table.ack[rows] == wanted[flow]) | (wanted[flow] < 0))
+    ended = first_times(flow[ends], table.when[rows[ends]], count)
+    asked = asked[table.when[asked] <= ended[table.flow[asked]]]
+    last_syn = last_times(table.flow[asked], table.when[asked], count)
+    found: Ints = np.where((ended != NEVER) & (last_syn != NEVER), ended - last_syn, -1)
+    return found
 
 
 def fins(table: Segments) -> tuple[Ints, Ints]:
