@@ -16,6 +16,7 @@ _ATTACHED = re.compile(rb"(?:strace: )?Process (\d{1,10}) attached(?: with (\d{1
 _SPOKEN_WITHIN = re.compile(
     rb"(?:\^C)?(?:strace: )?Process \d{1,10} (?:attached|detached|suspended|resumed)(?: with \d{1,9} threads)?$"
 )
+_SPOKEN_ENDS = (b"attached", b"detached", b"suspended", b"resumed", b"threads")
 _SAID = re.compile(
     rb"(?:\^C)?strace: |Process \d+ |\[ Process PID=\d+ runs in |> /|> \S+\(|<detached \.\.\.>|% time  |-{5,} -|"
     rb"[\d.]+ +[\d.]+ +[\d-]+ +\d+|System call usage|syscall +"
@@ -82,8 +83,8 @@ class Threads:
                 self.take(found, line, begun + text, whose, since)
                 return
             found.add(line, begun + b" " + _UNFINISHED, whose, since)
-        spoken = _SPOKEN_WITHIN.search(text) if text[:1].isalpha() else None
-        if spoken and spoken.start():
+        spoken = _SPOKEN_WITHIN.search(text) if text.endswith(_SPOKEN_ENDS) else None
+        if spoken and spoken.start() and text[:1].isalpha():
             self._said(spoken.group())
             self.split = (text[: spoken.start()], tid, time_ns)
             return

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from sockscope.model.calls import FIRST_TASK_EVENT
 from sockscope.model.events import EventFlag
-from sockscope.sources.syscalls.strace_log.log import Unread
+from sockscope.sources.syscalls.strace_log.halves import Pairs, in_order_of, join_halves
+from sockscope.sources.syscalls.strace_log.log import LogClock, Unread
 from sockscope.sources.syscalls.strace_log.odd_lines import NO_RESTART, Found, Threads
 from sockscope.sources.syscalls.strace_log.prefix import NO_TID, Lines, guess_layout, split_lines
 from sockscope.sources.syscalls.strace_log.templates import FIRST_UNREAD, NAME_DTYPE, TEXT_LIMIT, UNTRACED, Templates
@@ -51,6 +52,16 @@ class FileState:
     first_line: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """Calls read in bulk: `line` is the one that ended each. Shape (k,) each."""
+
+    line: Ids
+    enter_ns: Ids
+    tid: Ids
+    texts: list[bytes]
+
+
 class Table:
     """The growing table.
 
@@ -89,7 +100,7 @@ class Table:
         tid = _name_threads(file, data, chunk, lines)
         if not file.first_line:
             file.first_line = next((line for line in sample if line.strip()), b"")[:UNREAD_TEXT_BYTES]
-        regular, odd = _sort_out(data, chunk, lines)
+        regular, odd, pairs = _sort_out(data, chunk, lines, tid)
         found = Found()
         take_odd = file.threads.take
         for line in odd.tolist():
@@ -97,7 +108,14 @@ class Table:
             take_odd(found, line, text, int(tid[line]), int(time_ns[line]))
         begins, stops = lines.at[regular].tolist(), lines.end[regular].tolist()
         texts = [data[a:b] for a, b in zip(begins, stops, strict=True)]
-        self._encode(file, texts, regular, found, tid, time_ns, lines.duration_ns)
+        begun = np.concatenate([time_ns[regular], time_ns[pairs.first]])
+        calls = _Calls(
+            np.concatenate([regular, pairs.second]),
+            begun,
+            tid[np.concatenate([regular, pairs.second])],
+            texts + pairs.texts,
+        )
+        self._encode(file, calls, found, tid, time_ns, lines.duration_ns)
         self.line_count += len(starts)
         file.line_count += len(starts)
 
@@ -106,37 +124,28 @@ class Table:
         found = Found()
         file.threads.leave_all(found, 0)
         nothing = np.zeros(1, np.int64)
-        self._encode(file, [], nothing[:0], found, nothing, nothing, nothing)
+        self._encode(file, _Calls(nothing[:0], nothing[:0], nothing[:0], []), found, nothing, nothing, nothing)
         self._last_row.clear()
 
-    def _encode(
-        self, file: FileState, texts: list[bytes], regular: Ids, found: Found, tid: Ids, time_ns: Ids, duration_ns: Ids
-    ) -> None:
-        """Events of regular lines (their texts) and of what odd lines completed, in the order of the lines."""
-        self.templates.make_room(len(texts) + len(found.text))
+    def _encode(self, file: FileState, calls: _Calls, found: Found, tid: Ids, time_ns: Ids, duration_ns: Ids) -> None:
+        """Events of these calls and of what odd lines completed, in the order of the lines that ended them."""
+        self.templates.make_room(len(calls.texts) + len(found.text))
+        texts = calls.texts + found.text
         ids = self.templates.look_up(texts)
-        line, enter_ns = regular, time_ns[regular]
-        who = tid[regular]
-        exit_ns = enter_ns + np.maximum(duration_ns[regular], 0)
-        if found.text:
-            ids = np.concatenate([ids, self.templates.look_up(found.text)])
-            odd_line = np.array(found.line, np.int64)
-            odd_enter = np.array(found.enter_ns, np.int64)
-            took, told = duration_ns[odd_line], time_ns[odd_line]
-            joined = np.array(found.joined, np.bool_)
-            # Measured beats told: strace writes the second half when it gets round to it. Unless seconds are all.
-            measured = (took >= 0) & ((file.clock.digits > 0) | ~joined)
-            odd_exit = np.where(measured, odd_enter + took, np.where(joined, told, odd_enter))
-            order = np.argsort(np.concatenate([line, odd_line]), kind="stable")
-            line = np.concatenate([line, odd_line])[order]
-            enter_ns = np.concatenate([enter_ns, odd_enter])[order]
-            exit_ns = np.concatenate([exit_ns, odd_exit])[order]
-            who = np.concatenate([who, np.array(found.tid, np.int64)])[order]
-            ids = ids[order]
-            texts = texts + found.text
-            self._note_unread(file, ids, line, [texts[at] for at in order.tolist()], found)
-        else:
-            self._note_unread(file, ids, line, texts, found)
+        line = np.concatenate([calls.line, np.array(found.line, np.int64)])
+        enter_ns = np.concatenate([calls.enter_ns, np.array(found.enter_ns, np.int64)])
+        who = np.concatenate([calls.tid, np.array(found.tid, np.int64)])
+        joined = np.concatenate([calls.enter_ns != time_ns[calls.line], np.array(found.joined, np.bool_)])
+        if len(line) > 1 and (np.diff(line) < 0).any():
+            order = in_order_of(line)
+            line, enter_ns, who, joined, ids = line[order], enter_ns[order], who[order], joined[order], ids[order]
+            if (ids <= FIRST_UNREAD).any():
+                texts = [texts[at] for at in order.tolist()]
+        self._note_unread(file, ids, line, texts, found)
+        took = duration_ns[line] if file.clock.kind is not LogClock.NONE else np.full(len(line), -1, np.int64)
+        # Measured beats told: strace writes the second half when it gets round to it. Unless seconds are all.
+        measured = (took >= 0) & ((file.clock.digits > 0) | ~joined)
+        exit_ns = np.where(measured, enter_ns + took, np.where(joined, time_ns[line], enter_ns))
         kept = ids >= 0
         self.call_count += int(np.count_nonzero(ids == UNTRACED))
         file.understood = file.understood or bool((ids >= UNTRACED).any())
@@ -158,7 +167,7 @@ class Table:
         """No call returns after its thread made the next one: times are rounded, and with -t there are only seconds."""
         enter, leave = records["enter_ns"], records["exit_ns"]
         part = len(self.parts)
-        order = np.argsort(who, kind="stable")
+        order = in_order_of(who)
         sorted_who = who[order]
         fresh = np.diff(sorted_who, prepend=sorted_who[0] - 1) != 0
         before, after = order[:-1], order[1:]
@@ -185,8 +194,10 @@ class Table:
         within = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
         flat = self.templates.name_start[ids][rows] + within
         fd, key = self.templates.names["fd"][flat], self.templates.names["key"][flat]
-        group = (who[rows] << 32) | (fd.astype(np.int64) & 0xFFFF_FFFF)
-        order = np.argsort(group, kind="stable")
+        whose, wide = who[rows], fd.astype(np.int64)
+        group = (whose << 32) | (wide & 0xFFFF_FFFF)
+        order = in_order_of(wide)
+        order = order[in_order_of(whose[order])]
         group, key = group[order], key[order]
         fresh = np.diff(group, prepend=group[0] - 1) != 0
         changed = np.diff(key, prepend=key[0] - 1) != 0
@@ -271,8 +282,11 @@ def _name_threads(file: FileState, data: bytes, chunk: npt.NDArray[np.uint8], li
     return whose
 
 
-def _sort_out(data: bytes, chunk: npt.NDArray[np.uint8], lines: Lines) -> tuple[Ids, Ids]:
-    """Lines that are a whole call or signal, and those that are something else; blank ones are neither."""
+def _sort_out(data: bytes, chunk: npt.NDArray[np.uint8], lines: Lines, tid: Ids) -> tuple[Ids, Ids, Pairs]:
+    """Lines that are a whole call or signal; those that must be looked at one by one; and calls in two halves.
+
+    Blank lines are none of these.
+    """
     at, end = lines.at, lines.end
     filled = end > at
     first = chunk[np.minimum(at, len(chunk) - 1)]
@@ -280,11 +294,16 @@ def _sort_out(data: bytes, chunk: npt.NDArray[np.uint8], lines: Lines) -> tuple[
     cut = (last == 0x3E) & (before == 0x2E)  # `...>`
     fourth = chunk[np.minimum(at + 3, len(chunk) - 1)]
     signal = (first == 0x2D) & (fourth == 0x20)  # `--- `
-    regular = filled & ((((first >= 0x61) & (first <= 0x7A)) & ~cut) | signal)
+    usual = filled.copy()
     for sign in (b"ERESTART_RESTARTBLOCK", NO_RESTART, b"Process "):
         place = data.find(sign)
         while place >= 0:
             line = int(np.searchsorted(at, place, "right")) - 1
-            regular[line] = False
+            usual[line] = False
             place = data.find(sign, place + 1)
-    return np.flatnonzero(regular), np.flatnonzero(filled & ~regular)
+    regular = usual & ((((first >= 0x61) & (first <= 0x7A)) & ~cut) | signal)
+    pairs = join_halves(data, chunk, lines, tid, usual)
+    odd = filled & ~regular
+    odd[pairs.first] = False
+    odd[pairs.second] = False
+    return np.flatnonzero(regular), np.flatnonzero(odd), pairs
