@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from sockscope.reports.html import write_html
+from tests.reports.example import example_report
 from tests.reports.large_example import WORST, large_report
 from tests.reports.test_html_browser import Seen, shown_ids, until, watch
 
@@ -118,3 +120,25 @@ def test_findings_and_sums_need_no_script(chromium: Browser, large_file: Path) -
 def test_the_groups_fit_any_window(page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_paper_shows_every_column_that_matters(page: Page) -> None:
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 less its margins
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("#grid-body .c-summary").first.is_visible()
+    assert page.locator("#grid-body .c-held").first.is_visible()
+    assert page.evaluate("document.getElementById('groups').getBoundingClientRect().right <= innerWidth")
+
+
+def test_many_findings_have_a_list_of_contents(chromium: Browser, tmp_path: Path) -> None:
+    report = example_report()
+    path = tmp_path / "many.html"
+    write_html(replace(report, findings=report.findings * 4), path)
+    page = chromium.new_page()
+    page.goto(path.as_uri())
+    assert page.locator(".contents li").count() == page.locator(".card").count() == 12
+    page.locator(".contents a").nth(9).click()
+    assert page.evaluate("location.hash") == "#finding-9"
+    assert page.locator("#finding-9").is_visible()
+    page.close()
