@@ -48,17 +48,15 @@ def handshakes(table: Segments) -> Handshakes:
 
 
 def _round_trips(table: Segments, opens: Ints, wanted: Ints) -> Ints:
-    """From the last SYN of side 0 to its first ACK that has nothing before it; the SYN-ACK need not be captured."""
+    """From the last SYN of side 0 to its first ACK, of the SYN-ACK alone where that was captured."""
     count = table.flow_count
     asked = opens[table.gid[opens] & 1 == 0]
-    first_byte = np.full(count, -1, np.int64)
-    first_byte[table.flow[asked]] = table.seq[asked] + np.uint32(1)
     rows = np.flatnonzero(
         (table.gid & 1 == 0)
         & (table.flags & np.uint8(TcpFlag.SYN | TcpFlag.ACK | TcpFlag.RST) == np.uint8(TcpFlag.ACK))
     )
     flow = table.flow[rows]
-    ends = (table.seq[rows] == first_byte[flow]) & ((table.ack[rows] == wanted[flow]) | (wanted[flow] < 0))
+    ends = (table.ack[rows] == wanted[flow]) | (wanted[flow] < 0)
     ended = first_times(flow[ends], table.when[rows[ends]], count)
     asked = asked[table.when[asked] <= ended[table.flow[asked]]]
     last_syn = last_times(table.flow[asked], table.when[asked], count)
