@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from sockscope.sources.sockets.text.lines import TextFile
 
+_MAGIC = (
+    (b"\n\r\r\n", "a pcapng capture: give it as --pcap"),
+    (b"\xd4\xc3\xb2\xa1", "a pcap capture: give it as --pcap"),
+    (b"\xa1\xb2\xc3\xd4", "a pcap capture: give it as --pcap"),
+    (b"\x4d\x3c\xb2\xa1", "a pcap capture: give it as --pcap"),
+    (b"\xa1\xb2\x3c\x4d", "a pcap capture: give it as --pcap"),
+    (b"\x7fELF", "a program"),
+    (b"ARROW1", "an Arrow file"),
+)
 _BEGINNINGS = (
-    ("\n\r\r\n", "a pcapng capture: give it as --pcap"),
-    ("\ufffd\ufffd\ufffd\ufffd\x02\x00\x04\x00", "a pcap capture: give it as --pcap"),
-    ("\x7fELF", "a program"),
     ("{", "JSON"),
     ("[", "JSON"),
     ("<", "HTML or XML"),
     ("COMMAND", "output of lsof"),
     ("Total:", "the summary that `ss -s` prints"),
-    ("  sl  local_address", "/proc/net/tcp"),
     ("sl  local_address", "/proc/net/tcp"),
     ("Kernel Interface table", "output of netstat -i"),
     ("Kernel IP routing table", "output of netstat -r"),
@@ -23,10 +28,15 @@ _BEGINNINGS = (
 
 def looks_like(file: TextFile) -> str:
     """In a few words."""
+    with file.path.open("rb") as raw:
+        beginning = raw.read(8)
+    for magic, words in _MAGIC:
+        if beginning.startswith(magic):
+            return f"it looks like {words}"
     if not file.first_text:
         return "it is empty" if not file.sections else "it has headers only"
-    for beginning, words in _BEGINNINGS:
-        if file.first_text.lstrip(" ").startswith(beginning.strip(" ")):
+    for known, words in _BEGINNINGS:
+        if file.first_text.lstrip(" ").startswith(known):
             return f"it looks like {words}"
     if "\x00" in file.first_text or file.first_text.count("\ufffd") > 3:
         return "it is no text"

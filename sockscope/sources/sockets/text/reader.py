@@ -128,22 +128,24 @@ def _tell_kinds(rows: Rows) -> None:
 
 
 def _tell_wildcards(rows: Rows) -> None:
-    """`*` is any IPv6 address, but in old versions any IPv4 address.
+    """`*` is any IPv6 address (and so any IPv4 one), but in old versions any IPv4 address.
 
-    Those write it for the peer of an IPv4 listener; newer ones write 0.0.0.0 there.
+    Those write it for the peer of an IPv4 listener, where newer ones write 0.0.0.0; and they show a port listened on
+    by both families as `*` and `[::]`, which to newer ones would be the same port twice.
     """
     untold = rows["family"] == WILDCARD_FAMILY
     if not untold.any():
         return
-    v4_listener = (rows["family"] == Family.INET) & (rows["peer_port"] == 0)
-    old = bool((v4_listener & ~rows["peer"].any(axis=1)).any())
+    no_local, no_peer = ~rows["local"].any(axis=1), ~rows["peer"].any(axis=1)
+    port = rows["protocol"].astype(np.int64) << 16 | rows["local_port"]
+    bound = rows["peer_port"] == 0
+    old = bool(((rows["family"] == Family.INET) & bound & no_peer).any())
+    old |= bool(np.isin(port[untold & bound], port[(rows["family"] == Family.INET6) & bound & no_local]).any())
     rows["family"][untold] = Family.INET if old else Family.INET6
     if old:
-        at = np.flatnonzero(untold)
-        rows["local"][at] = _V4_ANY
+        rows["local"][untold] = _V4_ANY
     # The peer of whoever is bound to an IPv4 address is of that family too.
-    four = np.flatnonzero((rows["family"] == Family.INET) & ~rows["peer"].any(axis=1))
-    rows["peer"][four] = _V4_ANY
+    rows["peer"][np.flatnonzero((rows["family"] == Family.INET) & no_peer)] = _V4_ANY
 
 
 def _place(rows: Rows, listings: Sequence[Listing]) -> npt.NDArray[np.int64]:

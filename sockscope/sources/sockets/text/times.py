@@ -13,6 +13,8 @@ from types import MappingProxyType
 
 _LONGEST_LINE = 300
 _NS = 1_000_000_000
+_LATEST_S = 4_102_444_800
+"""The year 2100."""
 
 _ISO = re.compile(
     r"(?<!\d)(\d{4})-(\d\d)-(\d\d)[T _](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?"
@@ -79,6 +81,8 @@ def read_moment(line: str) -> Moment | None:
         return None
     epoch = _EPOCH.fullmatch(line.strip())
     if epoch is not None:
+        if int(epoch[1]) > _LATEST_S:
+            return None
         return Moment(time_ns=int(epoch[1]) * _NS + _fraction(epoch[2]), zoned=True)
     found = _ISO.search(line)
     if found is not None:
@@ -137,7 +141,7 @@ def _moment(parts: list[int], fraction_ns: int, offset: int | None) -> Moment | 
         seconds = int(made.timestamp())
     except (ValueError, OverflowError, OSError):
         return None
-    return Moment(time_ns=seconds * _NS + fraction_ns, zoned=offset is not None) if seconds >= 0 else None
+    return Moment(time_ns=seconds * _NS + fraction_ns, zoned=offset is not None) if 0 <= seconds <= _LATEST_S else None
 
 
 def _fraction(digits: str | None) -> int:
