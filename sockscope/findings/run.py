@@ -165,6 +165,11 @@ def _lack_of_syscalls(info: SessionInfo, rule: Rule) -> str:
 def _lack_of_packets(info: SessionInfo, rule: Rule) -> str:
     if not info.packets.available:
         return "no packets were captured"
+    if Need.SYSCALLS in rule.needs:
+        if info.apart_ns is None:
+            return "packets and calls have no connection in common, so they are not joined"
+        if rule.times and info.apart_ns > COARSE_NS:
+            return f"packets are laid beside the calls to ± {info.apart_ns / 1e9:.3g} s only"
     if not rule.bears_loss and info.packets.lost_count:
         return f"{info.packets.lost_count} packets were lost, so what seems missing may only be unseen"
     return ""

@@ -74,12 +74,14 @@ class Alignment:
         offset_ns: what was added to its times.
         uncertainty_ns: the true offset lies within ± this; -1: nothing tells, it was taken as it stands.
         basis: what it rests on, in words: `312 handshakes and 4 104 transfers`.
+        packets: it is a capture's; else that of socket snapshots.
     """
 
     source: str
     offset_ns: int
     uncertainty_ns: int
     basis: str
+    packets: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,3 +112,11 @@ class SessionInfo:
     notes: tuple[str, ...] = ()
     complete: bool = True
     alignments: tuple[Alignment, ...] = ()
+
+    @property
+    def apart_ns(self) -> int | None:
+        """Within this, which came first of a packet and a call is not known; None: they were not laid side by side."""
+        laid = [one.uncertainty_ns for one in self.alignments if one.packets]
+        if any(one < 0 for one in laid):
+            return None
+        return max([abs(self.clock_skew_ns), *laid])

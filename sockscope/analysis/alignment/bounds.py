@@ -95,15 +95,20 @@ def fit(upper: Bounds, lower: Bounds, talks: int) -> Fit | None:
     """
     if not len(upper) and not len(lower):
         return None
-    most = _tightest(upper, talks, np.minimum)
-    least = _tightest(lower, talks, np.maximum)
-    high = _nth(np.sort(most), False)
-    low = _nth(np.sort(least), True)
+    most, least = _tightest(upper, np.minimum), _tightest(lower, np.maximum)
+    low, high = room(upper, lower)
     if high is None or low is None:
         return _one_sided(most, high) if high is not None else _one_sided(least, low)
     if low <= high:
         return _between(low, high)
     return _drifting(upper, lower, talks) or _most_agree(most, least)
+
+
+def room(upper: Bounds, lower: Bounds) -> tuple[int | None, int | None]:
+    """The highest lower and the lowest upper bound, but for outliers; None: there are none."""
+    high = _nth(np.sort(_tightest(upper, np.minimum)), False)
+    low = _nth(np.sort(_tightest(lower, np.maximum)), True)
+    return low, high
 
 
 def _one_sided(bounds: Ints, tightest: int | None) -> Fit | None:
@@ -120,7 +125,7 @@ def _between(low: int, high: int) -> Fit:
     return Fit(offset_ns=middle, below_ns=middle - low, above_ns=high - middle)
 
 
-def _tightest(bounds: Bounds, talks: int, pick: np.ufunc) -> Ints:
+def _tightest(bounds: Bounds, pick: np.ufunc) -> Ints:
     """Each talk's: shape (talks that have any,)."""
     if not len(bounds):
         return np.zeros(0, np.int64)

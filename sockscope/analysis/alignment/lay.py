@@ -120,6 +120,7 @@ def _placed(strand: Strand, room: Room | None, guessed: bool) -> Alignment:
             offset_ns=0,
             uncertainty_ns=NOTHING_TOLD,
             basis="no connection that the rest of the evidence knows, or none that fits it",
+            packets=False,
         )
     basis = f"{room.agreeing:,} of {room.rows:,} socket states"
     low, high = room.least_ns, room.most_ns
@@ -130,7 +131,7 @@ def _placed(strand: Strand, room: Room | None, guessed: bool) -> Alignment:
         # Open to one side: no further than it must.
         offset = max(low, 0) if low is not None else min(high or 0, 0)
         uncertainty, basis = NOTHING_TOLD, f"{basis}, which bound it on one side only"
-    return Alignment(source=strand.source, offset_ns=offset, uncertainty_ns=uncertainty, basis=basis)
+    return Alignment(source=strand.source, offset_ns=offset, uncertainty_ns=uncertainty, basis=basis, packets=False)
 
 
 def move_packets(talks: Talks, packets: Packets, packet_ns: Ints, clocks: Clocks, log_resolution_ns: int) -> Moved:

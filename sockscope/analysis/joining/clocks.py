@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from sockscope.analysis.alignment.bounds import Bounds, room
 from sockscope.analysis.replay.assign import moved_bytes
 from sockscope.analysis.session import Session
-from sockscope.model.sockaddr import encode_key
+from sockscope.analysis.wire.columns import NEVER
+from sockscope.analysis.wire.streams import Carried
 
 Ids = npt.NDArray[np.int64]
-OUTLIERS = 0.01
-"""Share of connections on each side that may contradict the rest (a wrong join, a lost packet)."""
-NEVER = np.iinfo(np.int64).max
 
 
 def measure_skew(session: Session) -> int:
@@ -20,7 +19,7 @@ def measure_skew(session: Session) -> int:
 
     A read cannot return bytes before the segment that brought the first of them, and no segment
     carries bytes before the write that gave the first of them was entered. Each connection bounds the
-    skew from below by the former and from above by the latter.
+    skew by both, as where clocks are laid side by side (`analysis.alignment`).
 
     Returns:
         ns to subtract from packet times so that causality holds (negative: they run behind); 0 where
@@ -29,33 +28,23 @@ def measure_skew(session: Session) -> int:
     connections = session.connections
     if not len(session.packets) or not connections or not session.flows:
         return 0
-    flows = np.array([c.flow for c in connections], np.int64)
-    sides = np.array([c.local_side for c in connections], np.int64)
-    whole = (flows >= 0) & np.array([c.witnessed for c in connections], np.bool_)
-    carried = _first_payloads(session)
+    whole = np.array([c.id for c in connections if c.flow >= 0 and c.witnessed], np.int64)
+    if not len(whole):
+        return 0
+    side = np.array([connections[number].flow * 2 + connections[number].local_side for number in whole.tolist()])
+    carried = Carried.of(session.packets, session.packet_ns, session.packet_flow, session.flows)
     read_ns, write_ns = _first_moves(session)
-    arrived = np.where(whole, carried[flows, 1 - sides], NEVER)
-    left = np.where(whole, carried[flows, sides], NEVER)
-    low = (arrived - read_ns)[(arrived != NEVER) & (read_ns != NEVER)]
-    high = (left - write_ns)[(left != NEVER) & (write_ns != NEVER)]
-    least = int(np.quantile(low, 1 - OUTLIERS, method="lower")) if len(low) else 0
-    most = int(np.quantile(high, OUTLIERS, method="higher")) if len(high) else 0
-    if least > 0:
-        return least
-    return min(most, 0)
+    first = np.ones(len(whole), np.int64)
+    arrived, left = carried.reach.reached(side ^ 1, first), carried.reach.reached(side, first)
+    low, high = room(_bounds(whole, arrived, read_ns[whole]), _bounds(whole, left, write_ns[whole]))
+    if high is not None and high < 0:
+        return -high
+    return min(-low, 0) if low is not None else 0
 
 
-def _first_payloads(session: Session) -> Ids:
-    """When each side of each flow first carried bytes: shape (flows, 2), NEVER where it did not."""
-    first = np.full((len(session.flows), 2), NEVER, np.int64)
-    rows = np.nonzero((session.packets.records["payload_bytes"] > 0) & (session.packet_flow >= 0))[0]
-    picked = session.packets.records[rows]
-    flow = session.packet_flow[rows]
-    opener = np.frombuffer(b"".join(encode_key(f.ends[0]) for f in session.flows), np.uint8).reshape(-1, 16)
-    port = np.array([f.ends[0].port for f in session.flows], np.uint16)
-    from_opener = (picked["sport"] == port[flow]) & (picked["src"] == opener[flow]).all(axis=1)
-    np.minimum.at(first, (flow, np.where(from_opener, 0, 1)), session.packet_ns[rows])
-    return first
+def _bounds(talk: Ids, packet_ns: Ids, call_ns: Ids) -> Bounds:
+    known = (packet_ns != -1) & (call_ns != NEVER)
+    return Bounds(talk=talk[known], at_ns=packet_ns[known], offset_ns=(call_ns - packet_ns)[known])
 
 
 def _first_moves(session: Session) -> tuple[Ids, Ids]:

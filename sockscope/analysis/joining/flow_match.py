@@ -21,12 +21,18 @@ Candidate = tuple[int, int, int]
 class FlowMatcher:
     """Gives each flow to at most one connection on each of its sides.
 
+    Args:
+        flows: all flows.
+        apart_ns: how far packets and calls may be apart; None: nothing tells, and none is given.
+
     Attributes:
         claimed: (flow, local side) that a connection has.
     """
 
-    def __init__(self, flows: Sequence[Flow]) -> None:
+    def __init__(self, flows: Sequence[Flow], apart_ns: int | None = 0) -> None:
         self.flows = flows
+        self._joins = apart_ns is not None
+        self._slack_ns = max(CLOCK_SLACK_NS, apart_ns or 0)
         self.claimed: set[tuple[int, int]] = set()
         by_ends: defaultdict[EndKey, list[Candidate]] = defaultdict(list)
         by_server: defaultdict[tuple[bytes, int], list[Candidate]] = defaultdict(list)
@@ -49,7 +55,7 @@ class FlowMatcher:
             found = self._by_ends.get(end_key(made.peer, port))
             if not found:
                 continue
-            last = bisect_right(found, (began_ns + CLOCK_SLACK_NS, len(self.flows), 2))
+            last = bisect_right(found, (began_ns + self._slack_ns, len(self.flows), 2))
             for at in (*range(last - 1, -1, -1), *range(last, len(found))):
                 if self._take(made, found[at]):
                     return True
@@ -60,8 +66,8 @@ class FlowMatcher:
         if made.peer is None:
             return False
         found = self._by_server.get((made.peer.packed, made.peer.port), [])
-        for at in range(bisect_left(found, (entered_ns - CLOCK_SLACK_NS, NO_ID, 0)), len(found)):
-            if found[at][0] > returned_ns + CLOCK_SLACK_NS:
+        for at in range(bisect_left(found, (entered_ns - self._slack_ns, NO_ID, 0)), len(found)):
+            if found[at][0] > returned_ns + self._slack_ns:
                 break
             if self._take(made, found[at]):
                 return True
@@ -83,7 +89,7 @@ class FlowMatcher:
         )
         for made, returned_ns in accepted:
             following = next(queue, None)
-            if following is None or following[0] > returned_ns + CLOCK_SLACK_NS:
+            if following is None or following[0] > returned_ns + self._slack_ns:
                 return  # out of step: nothing that follows can be trusted
             self._take(made, following[1:])
 
@@ -91,7 +97,7 @@ class FlowMatcher:
         _, number, side = candidate
         flow = self.flows[number]
         local = flow.ends[side]
-        if (number, side) in self.claimed or not _fits(made.local, local):
+        if not self._joins or (number, side) in self.claimed or not _fits(made.local, local):
             return False
         self.claimed.add((number, side))
         made.flow = number

@@ -72,7 +72,7 @@ def join(
         state=state,
         info=info,
         groups=groups,
-        wire=FlowMatcher(flows),
+        wire=FlowMatcher(flows, info.apart_ns),
         ports=served_ports(state, info, groups, has_syscalls),
         has_syscalls=has_syscalls,
         group_connection=np.full(len(groups), NO_ID, np.int32),

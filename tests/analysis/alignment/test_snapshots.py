@@ -59,8 +59,7 @@ def session_of(script: Script, ahead_ns: int, *, guessed: bool = False, packets:
 def test_a_row_tells_when_it_was_true(state: TcpState, counter: int | None, first: int, last: int) -> None:
     script = capture()
     script.snapshot(at=0)
-    more = {} if counter is None else {"has_info": 1, "bytes_received": counter}
-    script.socket_row(SERVER, CLIENT, state, **more)
+    script.socket_row(SERVER, CLIENT, state, has_info=int(counter is not None), bytes_received=counter or 0)
     (found,) = session_of(script, 3600 * SECOND, guessed=True).info.alignments
     middle = (first + last) / 2 - 3600
     assert found.offset_ns == pytest.approx(middle * SECOND, abs=2_000_000)
