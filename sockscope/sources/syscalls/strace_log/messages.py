@@ -94,6 +94,10 @@ def _counted(message_header: Group, name: bytes) -> tuple[Value | None, int | No
 def control_messages(message_header: Group) -> bytes | None:
     """msg_control as it lay there: cmsghdrs, each padded to 8 bytes; None where there are none."""
     held = _counted(message_header, b"msg_control")[0]
+    if held is None:
+        # Strace 4 gives it no name: `msg_controllen=24, [{cmsg_len=20, ...}], msg_flags=0`.
+        unnamed = (item for name, item in zip(message_header.names, message_header.items, strict=True) if not name)
+        held = next((item for item in unnamed if isinstance(item, Group)), None)
     if isinstance(held, Change):
         held = held.after
     if not isinstance(held, Group):
