@@ -9,6 +9,11 @@ their ratios.
 
 Opening is from the navigation's start to the first frame after the table answers (`data-ready`); a click on its first
 row then opens that connection. Scrolling is 120 jumps through the whole table, a frame each.
+
+Last figures (2 CPUs, both busy with other work, load 4): 10 000 connections 5.9 MB, written in 24.8 s (11.6 s of CPU,
+1.1 ms a timeline), open in 714 ms, frame p50 26 ms; 100 000 connections 1.0 MB, written in 2.3 s with 73 MiB more than
+the report, open in 412 ms, frame p50 18 ms: size 0.16x, writing 0.09x, opening 0.58x. The larger page is the smaller
+one: of 100 000 it shows about a thousand.
 """
 
 from __future__ import annotations
