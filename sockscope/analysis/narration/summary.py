@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.narration.http1 import Piece, PieceKind, start_line
-from sockscope.analysis.narration.summary_starts import Starts, of_events, of_packets, same_line
+from sockscope.analysis.narration.summary_starts import LINE_BYTES, Starts, of_events, of_packets, same_line
 from sockscope.analysis.session import Ids, Session
 from sockscope.model.connections import Connection
 
@@ -65,19 +65,20 @@ def _told(starts: Starts, groups: int) -> list[str]:
     firsts = np.flatnonzero(np.append(True, owners[1:] != owners[:-1]))
     totals = np.bincount(group, minlength=groups)
     shown = _Titles(starts)
-    for owner, low, high in zip(
-        owners[firsts].tolist(), firsts.tolist(), [*firsts[1:].tolist(), len(runs)], strict=True
+    request_of, answer_of, times_of = asked[runs].tolist(), answer[runs].tolist(), sizes.tolist()
+    total_of = totals[owners[firsts]].tolist()
+    for owner, low, high, total in zip(
+        owners[firsts].tolist(), firsts.tolist(), [*firsts[1:].tolist(), len(runs)], total_of, strict=True
     ):
         # redis' inline commands begin alike.
-        if not shown.is_request(int(asked[runs[low]])):
+        if not shown.is_request(request_of[low]):
             continue
         parts, count = [], 0
         for run in range(low, min(high, low + _SHOWN)):
-            at = int(runs[run])
-            times = int(sizes[run])
+            times = times_of[run]
             count += times
-            parts.append(shown.exchange(int(asked[at]), int(answer[at])) + (f" ×{times}" if times > 1 else ""))
-        more = int(totals[owner]) - count
+            parts.append(shown.exchange(request_of[run], answer_of[run]) + (f" ×{times}" if times > 1 else ""))
+        more = total - count
         if more:
             parts.append(f"and {_grouped(more)} more " + ("request" if more == 1 else "requests"))
         told[owner] = "; ".join(parts)
@@ -114,12 +115,18 @@ class _Titles:
     """Start lines read once each: most connections say the same."""
 
     def __init__(self, starts: Starts) -> None:
-        self._starts = starts
         self._known: dict[tuple[bytes, bool], Piece | None] = {}
+        # A number of a Python list costs a tenth of one of an array.
+        self._at = starts.at.tolist()
+        self._size = np.minimum(starts.length, LINE_BYTES).tolist()
+        self._total = starts.total.tolist()
+        self._moved = starts.moved.tolist()
+        self._source = np.ascontiguousarray(starts.source).data
 
     def _piece(self, row: int) -> Piece | None:
-        payload = self._starts.payload(row)
-        total = max(int(self._starts.total[row]), len(payload))
+        at = self._at[row]
+        payload = self._source[at : at + self._size[row]].tobytes()
+        total = max(self._total[row], len(payload))
         line = payload[: payload.find(b"\n") + 1] or payload
         key = (line, total > len(line))
         if key not in self._known:
@@ -139,7 +146,7 @@ class _Titles:
             return f"{title} → no answer"
         answer = self._piece(response)
         status = answer.status if answer and answer.kind is PieceKind.RESPONSE else _UNREADABLE
-        moved = int(self._starts.moved[response])
+        moved = self._moved[response]
         return f"{title} → {status}" + (f", {_count(moved)}" if moved >= 0 else "")
 
 

@@ -50,11 +50,6 @@ class Starts:
     def __len__(self) -> int:
         return len(self.group)
 
-    def payload(self, index: int) -> bytes:
-        """The first bytes of one of them."""
-        at = int(self.at[index])
-        return self.source[at : at + min(int(self.length[index]), LINE_BYTES)].tobytes()
-
 
 def of_events(session: Session) -> Starts:
     """What the syscalls on each connection tell."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -72,21 +73,29 @@ def wire_words_all(session: Session) -> list[str]:
     odd = np.zeros(len(facts), np.bool_)
     for name in (*_TOLD, "delayed_ack_stalls"):
         odd |= facts[name].any(axis=1)
-    odd |= facts["port_reused"] | facts["simultaneous_open"] | facts["simultaneous_close"] != 0
+    # That a busy client uses its ports again is ordinary: told beside what is not.
+    odd |= facts["simultaneous_open"] | facts["simultaneous_close"] != 0
     flows = np.fromiter((one.flow for one in session.connections), np.int64, len(words))
-    for number in np.flatnonzero((flows >= 0) & odd[flows]).tolist():
-        words[number] = _words(facts[flows[number]], session.connections[number].local_side)
+    told = np.flatnonzero((flows >= 0) & odd[flows])
+    table = facts[flows[told]]
+    columns = [table[name].tolist() for name in _READ]
+    for number, *values in zip(told.tolist(), *columns, strict=True):
+        words[number] = _words(dict(zip(_READ, values, strict=True)), session.connections[number].local_side)
     return words
 
 
-def _words(row: np.void, local: int) -> str:
+_Row: TypeAlias = dict[str, Any]
+"""Column → number, or a pair of them; all of `_READ`."""
+
+
+def _words(row: _Row, local: int) -> str:
     parts = [_retransmissions(row, local)]
     parts += [_of_sides(row, name, *said, local) for name, said in _SAID.items()]
     stalls = row["delayed_ack_stalls"]
-    if stalls.any():
-        longest = _span(int(row["longest_stall_ns"].max()))
+    if any(stalls):
+        longest = _span(max(row["longest_stall_ns"]))
         whose = "by the peer" if stalls[1 - local] >= stalls[local] else "here"
-        parts.append(f"{_counted(int(stalls.sum()), 'ACK')} delayed {whose}, up to {longest}")
+        parts.append(f"{_counted(sum(stalls), 'ACK')} delayed {whose}, up to {longest}")
     flags = (
         ("port_reused", "ports used again"),
         ("simultaneous_open", "opened by both at once"),
@@ -107,20 +116,24 @@ _SAID = {
 }
 
 
-def _retransmissions(row: np.void, local: int) -> str:
+_FLAGS = ("port_reused", "simultaneous_open", "simultaneous_close")
+_READ = (*COUNTS, "longest_stall_ns", "handshake_rtt_ns", "rtt_min_ns", *_FLAGS)
+
+
+def _retransmissions(row: _Row, local: int) -> str:
     said = _of_sides(row, "retransmissions", "retransmission", "retransmissions", local)
     kinds = (
         ("rtos", "after a timeout"),
         ("fast_retransmissions", "fast"),
         ("spurious_retransmissions", "spurious"),
     )
-    parts = [f"{int(row[name].sum())} {kind}" for name, kind in kinds if row[name].any()]
+    parts = [f"{sum(row[name])} {kind}" for name, kind in kinds if any(row[name])]
     return f"{said} ({', '.join(parts)})" if said and parts else said
 
 
-def _of_sides(row: np.void, name: str, one: str, many: str, local: int) -> str:
+def _of_sides(row: _Row, name: str, one: str, many: str, local: int) -> str:
     """`3 gaps`, `3 gaps of the peer`, `3 gaps, 1 of the peer`."""
-    own, other = int(row[name][local]), int(row[name][1 - local])
+    own, other = row[name][local], row[name][1 - local]
     if not own + other:
         return ""
     said = f"{own + other} {one if own + other == 1 else many}"
@@ -129,10 +142,10 @@ def _of_sides(row: np.void, name: str, one: str, many: str, local: int) -> str:
     return f"{said} of the peer" if not own else f"{said} ({other} of the peer)"
 
 
-def _round_trip(row: np.void, local: int) -> int:
+def _round_trip(row: _Row, local: int) -> int:
     """The handshake's; else the shortest of data; -1."""
-    known = int(row["handshake_rtt_ns"])
-    return known if known >= 0 else max(int(row["rtt_min_ns"][local]), int(row["rtt_min_ns"][1 - local]))
+    known: int = row["handshake_rtt_ns"]
+    return known if known >= 0 else max(row["rtt_min_ns"])
 
 
 def _span(duration_ns: int) -> str:
