@@ -123,6 +123,15 @@ def _coverage(report: Report) -> Json:
             "unassigned": report.kernel.unassigned_count,
         },
         "clock_skew_ns": info.clock_skew_ns,
+        "alignments": [
+            {
+                "source": one.source,
+                "offset_ns": one.offset_ns,
+                "uncertainty_ns": None if one.uncertainty_ns < 0 else one.uncertainty_ns,
+                "basis": one.basis,
+            }
+            for one in info.alignments
+        ],
         "unassigned": dict(report.unassigned),
         "complete": info.complete,
         "notes": list(info.notes),
