@@ -22,6 +22,8 @@ MOST_TEXTS = 100_000
 """So many calls are decoded; one takes 30 µs."""
 
 _TEXT_LENGTH = 400
+_PLACE_BITS = 33
+"""A thread's number, one up."""
 _MOST_CALL = 1 << 16
 _SEEN_FLAGS = (
     (EventFlag.ENTERED_ONLY, "had not returned when the watching ended"),
@@ -73,14 +75,16 @@ def lay_out(report: Report, tables: SessionTables, tracks: Tracks) -> Calls:
     tgid, tid = records["tgid"][rows].astype(np.int64), records["tid"][rows].astype(np.int64)
     # io_uring knows no threads: a process's calls lie together.
     place = np.where(ringed, -1, tid & 0xFFFFFFFF) + 1
-    pairs, key = np.unique(np.stack([tgid, place]), axis=1, return_inverse=True)
-    key = key.reshape(-1)
+    processes, rank = np.unique(tgid, return_inverse=True)
+    places, key = np.unique(rank << _PLACE_BITS | place, return_inverse=True)
     lane = np.zeros(len(rows), np.int64)
     lane[~instant] = lanes(key[~instant], begin[~instant], end[~instant])
-    used, which = np.unique(np.stack([key, lane]), axis=1, return_inverse=True)
-    track_of = np.zeros(max(used.shape[1], 1), np.int64)
-    for at, (one, number_of_lane) in enumerate(used.T.tolist()):
-        process, where = int(pairs[0, one]), int(pairs[1, one]) - 1
+    most = int(lane.max(initial=0)) + 1
+    used, which = np.unique(key * most + lane, return_inverse=True)
+    track_of = np.zeros(max(len(used), 1), np.int64)
+    for at, (one, number_of_lane) in enumerate(zip((used // most).tolist(), (used % most).tolist(), strict=True)):
+        process = int(processes[places[one] >> _PLACE_BITS])
+        where = int(places[one] & ((1 << _PLACE_BITS) - 1)) - 1
         parent, name = process_tracks[process], tables.comm(process)
         if where < 0:
             track_of[at] = tracks.plain("io_uring", parent=parent)
@@ -88,9 +92,7 @@ def lay_out(report: Report, tables: SessionTables, tracks: Tracks) -> Calls:
             track_of[at] = tracks.plain(f"thread {where}, overlapping", parent=parent)
         else:
             track_of[at] = tracks.thread(process, where, name, parent=parent)
-    return Calls(
-        rows=rows, begin_ns=begin, end_ns=end, track=track_of[which.reshape(-1)], process_tracks=process_tracks
-    )
+    return Calls(rows=rows, begin_ns=begin, end_ns=end, track=track_of[which], process_tracks=process_tracks)
 
 
 def _process_tracks(report: Report, tables: SessionTables, rows: Int64s, tracks: Tracks) -> dict[int, int]:

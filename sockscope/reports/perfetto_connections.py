@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from sockscope.model.connections import Connection
 from sockscope.model.kernel import KernelStory
@@ -49,6 +50,7 @@ class Connections:
         self._told = {
             index: self._tracks_of(index, rank, tracks) for rank, index in enumerate(_worth_telling(report), start=2)
         }
+        self._flows = _flowing(tables, len(self._rows))
         self._ends = [_end(row.connection, report.info.ended_ns) for row in self._rows]
         self._lives = self._lay_out_lives(tracks)
         self._open = tracks.counter("open connections") if self._rows else 0
@@ -83,7 +85,8 @@ class Connections:
         for row, end_ns, track in zip(self._rows, self._ends, self._lives.tolist(), strict=True):
             one = row.connection
             name = safe(f"{title(row)} {row.summary}".strip())
-            yield track_event(BEGIN, track, one.first_ns, name=name, flow=one.id + 1, notes=self._about(row))
+            flow = one.id + 1 if self._flows[one.id] else 0
+            yield track_event(BEGIN, track, one.first_ns, name=name, flow=flow, notes=self._about(row))
             yield track_event(END, track, end_ns)
 
     def _about(self, row: ConnectionRow) -> bytes:
@@ -138,6 +141,20 @@ class Connections:
         return counters(self._open, when[last], total[last])
 
 
+def _flowing(tables: SessionTables, count: int) -> npt.NDArray[np.bool_]:
+    """Shape (connections + 1,): something else than its life lies on the connection's flow."""
+    out = np.zeros(count + 1, np.bool_)
+    out[tables.event_connection[tables.order]] = True
+    out[tables.packet_connection[_moves(tables.packets.records)]] = True
+    return out
+
+
+def _moves(records: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Packets that carry something, or begin or end a connection: the others would make arrows of no meaning."""
+    found: npt.NDArray[np.bool_] = (records["payload_bytes"] > 0) | ((records["flags"] & _FLOWING) != 0)
+    return found
+
+
 def _end(one: Connection, ended_ns: int) -> int:
     """When a connection's life ends: that of one which is still there, with the watching."""
     last = max(one.first_ns, one.last_ns, one.gone_ns or 0)
@@ -182,7 +199,7 @@ class PacketRows:
         tables, records = self._tables, self._tables.packets.records[at]
         connection = tables.packet_connection[at].astype(np.int64)
         is_tcp = records["protocol"] == _TCP
-        moves = (records["payload_bytes"] > 0) | ((records["flags"] & _FLOWING) != 0)
+        moves = _moves(records)
         when = tables.packet_ns[at]
         every = np.ones(len(at), np.bool_)
         columns = (("payload bytes", "payload_bytes", every), ("seq", "seq", is_tcp), ("ack", "ack", is_tcp))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +33,13 @@ _NEEDS_STATE = b"\x68\x02"  # sequence_flags: SEQ_NEEDS_INCREMENTAL_STATE
 _FLOW_IDS = b"\xf9\x02"  # field 47, fixed64
 
 
+_SMALL = tuple(bytes([value]) for value in range(0x80))
+
+
 def varint(value: int) -> bytes:
     """A number as a varint; a negative one as its 64 bits."""
+    if 0 <= value <= 0x7F:
+        return _SMALL[value]
     value &= 0xFFFF_FFFF_FFFF_FFFF
     out = bytearray()
     while value > 0x7F:
@@ -61,9 +67,14 @@ def packet(body: bytes, *, time_ns: int | None = None) -> bytes:
 
 
 def note(name: str, value: str | int) -> bytes:
-    """A debug_annotations field of a TrackEvent, its name not interned."""
+    """A debug_annotations field of a TrackEvent, its name not interned; names are few."""
     said = nested(6, value) if isinstance(value, str) else number(4, value)
-    return nested(4, nested(10, name) + said)
+    return nested(4, _note_name(name) + said)
+
+
+@cache
+def _note_name(name: str) -> bytes:
+    return nested(10, name)
 
 
 def track_event(kind: int, track: int, time_ns: int, *, name: str = "", flow: int = 0, notes: bytes = b"") -> bytes:
@@ -146,7 +157,7 @@ def encode(rows: Rows) -> bytes:
     inner.varint(b"\x58", rows.track, ended)
     end = _Fields(count)
     end.varint(b"\x40", np.maximum(rows.end_ns, 0), ended)
-    end.block(_repeated(_SEQUENCE, count), ended)
+    end.block(_repeated(_SEQUENCE + _NEEDS_STATE, count), ended)
     end.message(b"\x5a", inner, ended)
     whole = _Fields(count)
     whole.message(b"\x0a", begin, every, extra)
