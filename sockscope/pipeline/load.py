@@ -192,15 +192,13 @@ def _session_info(
 
 def _clocks(evidence: Evidence, tables: _Tables, text: SocketText | None) -> Clocks:
     """What was not recorded together may have been stamped anywhere; the pieces of a rotated capture were not."""
-    packets = tables.packets if evidence.captures else None
-    sockets = tables.sockets if text is not None else None
-    clocks = Clocks.foreign(packets=packets, sockets=sockets)
-    if packets is not None:
-        clocks = replace(clocks, packets=(replace(clocks.packets[0], source=_names(evidence.captures)),))
-    if sockets is None or text is None:
+    packets = tables.packets if evidence.captures else Packets.empty()
+    sockets = tables.sockets if text is not None else Sockets.empty()
+    clocks = Clocks(packets=_strands(_names(evidence.captures), len(packets)) if len(packets) else ())
+    if text is None or not len(sockets):
         return clocks
     if all(text.times_known):
-        return replace(clocks, sockets=(replace(clocks.sockets[0], source=_names(evidence.listings)),))
+        return replace(clocks, sockets=_strands(_names(evidence.listings), len(sockets)))
     numbers, starts = np.unique(sockets.records["snapshot"], return_index=True)
     ends = [*starts[1:].tolist(), len(sockets)]
     strands = tuple(
@@ -208,6 +206,10 @@ def _clocks(evidence: Evidence, tables: _Tables, text: SocketText | None) -> Clo
         for number, start, stop in zip(numbers.tolist(), starts.tolist(), ends, strict=True)
     )
     return replace(clocks, sockets=strands, guessed=True)
+
+
+def _strands(source: str, count: int) -> tuple[Strand, ...]:
+    return (Strand(source=source, start=0, stop=count),)
 
 
 def _span(tables: _Tables) -> tuple[int, int]:
