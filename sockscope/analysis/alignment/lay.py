@@ -66,15 +66,17 @@ def lay(
     """
     complete_names(state, events, assignment)
     talks = Talks.of(state, events, assignment)
-    moved = move_packets(talks, packets, packet_ns, clocks, info.syscalls.resolution_ns)
-    info = _told(info, moved)
+    # Without a log the packets' clock is the session's.
+    if info.syscalls.engine:
+        moved = move_packets(talks, packets, packet_ns, clocks, info.syscalls.resolution_ns)
+        info, packet_ns = _told(info, moved), moved.times
     if clocks.sockets:
-        shown = move_sockets(talks, packets, moved.times, sockets, clocks)
+        shown = move_sockets(talks, packets, packet_ns, sockets, clocks)
         info = _told(info, shown)
         records = sockets.records.copy()
         records["time_ns"] = shown.times
         sockets = replace(sockets, records=records)
-    return info, moved.times, sockets
+    return info, packet_ns, sockets
 
 
 def _told(info: SessionInfo, moved: Moved) -> SessionInfo:
