@@ -13,6 +13,7 @@ from sockscope.analysis.exchanges.exchanges import build_exchanges
 from sockscope.analysis.joining.clocks import measure_skew
 from sockscope.analysis.joining.join import join
 from sockscope.analysis.joining.kernel_events import decode_kernel_events, join_kernel_events
+from sockscope.analysis.joining.names import name_processes
 from sockscope.analysis.joining.socket_rows import group_sockets
 from sockscope.analysis.joining.totals import sum_up
 from sockscope.analysis.replay.assign import assign_connections, assign_descriptors, moved_on
@@ -101,6 +102,7 @@ def _build(
     joined = join(state=replay, info=info, groups=groups, flows=told.flows, moved=moved_on(replay, events, assignment))
     event_connection, event_reason = assign_connections(replay, events, assignment, joined.connections)
     sum_up(joined, events, order, event_connection, effective_ns)
+    name_processes(replay.processes, joined.connections, facts.processes, followed=bool(info.syscalls.engine))
     kernel = decode_kernel_events(events)
     session = Session(
         info=info,
