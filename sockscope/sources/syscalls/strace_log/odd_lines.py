@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 _RESUMED = re.compile(rb"<\.\.\. ([a-z_0-9]+) resumed> ?(.*)$", re.DOTALL)
 _RESTART = re.compile(rb"restart_syscall\(<\.\.\. resuming interrupted [^>]*>\)(\s*= .*)$", re.DOTALL)
-_INTERRUPTED = re.compile(rb"(?!restart_syscall)([a-z_0-9]+\(.*\))\s*= \? ERESTART_RESTARTBLOCK\b", re.DOTALL)
+_INTERRUPTED = re.compile(rb"(?!restart_syscall)([a-z_0-9]{1,40}\(.*\))\s*= \? ERESTART_RESTARTBLOCK\b", re.DOTALL)
 _SUPERSEDED = re.compile(rb"\+\+\+ superseded by execve in pid (\d{1,10}) \+\+\+")
 _ATTACHED = re.compile(rb"(?:strace: )?Process (\d{1,10}) attached(?: with (\d{1,9}) threads)?")
 _SPOKEN_WITHIN = re.compile(

@@ -41,7 +41,7 @@ PREFIX = re.compile(
 )
 DURATION = re.compile(rb" <(\d{1,9})(?:\.(\d{3}|\d{6}|\d{9}))?>$")
 
-_LOOKS_LIKE_STRACE = re.compile(rb"[a-z_][a-z0-9_]*\(|<\.\.\. \w|\+\+\+ |--- ")
+_LOOKS_LIKE_STRACE = re.compile(rb"[a-z_][a-z0-9_]{0,40}\(|<\.\.\. \w|\+\+\+ |--- ")
 
 
 class PidForm(IntEnum):

@@ -35,6 +35,8 @@ _NAMED_CODES = {name: number for number, name in SIGNAL_CODES.items()} | {
 }
 _SI_KERNEL = 0x80
 _CORE_DUMPED = 0x80
+LONGEST_BYTES = 2048
+"""Some of the patterns take the square of the length."""
 
 
 def encode_task_line(text: bytes) -> Encoded:
@@ -43,6 +45,8 @@ def encode_task_line(text: bytes) -> Encoded:
     Raises:
         NotUnderstood: it is none of those that strace prints.
     """
+    if len(text) > LONGEST_BYTES:
+        raise NotUnderstood("too long for a signal or an end")
     match = _EXITED.match(text)
     if match:
         return _event(Call.task_exit, (int(match[1]) & 0xFF) << 8)

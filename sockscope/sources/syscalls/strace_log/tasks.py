@@ -13,6 +13,7 @@ import numpy.typing as npt
 from sockscope.model.calls import Call
 from sockscope.model.constants import CLONE_THREAD
 from sockscope.model.events import EVENT_DTYPE, EventFlag, Section, pack_section, unpack_sections
+from sockscope.sources.syscalls.strace_log.halves import in_order_of
 
 Rows = npt.NDArray[np.void]
 Ids = npt.NDArray[np.int64]
@@ -88,9 +89,10 @@ class Tasks:
 
     def _see(self, parts: Sequence[Rows], special: Rows) -> None:
         for part in parts:
-            tids, first = np.unique(part["tid"], return_index=True)
-            _, last = np.unique(part["tid"][::-1], return_index=True)
-            begins, ends = part["enter_ns"][first], part["enter_ns"][::-1][last]
+            order = in_order_of(part["tid"].astype(np.int64))
+            tids, first = np.unique(part["tid"][order], return_index=True)
+            enter = part["enter_ns"][order]
+            begins, ends = np.minimum.reduceat(enter, first), np.maximum.reduceat(enter, first)
             for tid, begin, end in zip(tids.tolist(), begins.tolist(), ends.tolist(), strict=True):
                 self._first[tid] = min(begin, self._first.get(tid, begin))
                 self._last[tid] = max(end, self._last.get(tid, end))

@@ -45,10 +45,10 @@ NAME_DTYPE = np.dtype(
     ]
 )
 
-_CALL = re.compile(rb"([a-z_][a-z0-9_]*)\((.*)\)\s*= ([-?0-9].*)$", re.DOTALL)
-_BEGUN = re.compile(rb"([a-z_][a-z0-9_]*)\((.*)$", re.DOTALL)
+_CALL = re.compile(rb"([a-z_][a-z0-9_]{0,40})\((.*)\)\s*= ([-?0-9].*)$", re.DOTALL)
+_BEGUN = re.compile(rb"([a-z_][a-z0-9_]{0,40})\((.*)$", re.DOTALL)
 _UNFINISHED = b" <unfinished ...>"
-_TAMPERED = re.compile(rb"(?: \((?:INJECTED|DELAYED)[^)]*\))+$")
+_TAMPERED = re.compile(rb"(?: \((?:INJECTED|DELAYED)[^()]{0,40}\)){1,4}$")
 _STRACE_SPEAKS = re.compile(rb"(?:\^C)?strace: Process \d+ (?:detached|attached|suspended|resumed).*$", re.DOTALL)
 
 _MAKES = frozenset(
