@@ -30,16 +30,16 @@ class Pieces:
     first: Ints
 
 
-def first_seen(sender: Ints, start: Ints, stop: Ints, number: Ints, until: tuple[Ints, Ints]) -> Pieces:
+def first_seen(sender: Ints, start: Ints, stop: Ints, number: Ints, cuts: tuple[Ints, Ints]) -> Pieces:
     """Cut streams into pieces, and tell who brought each first.
 
     Args:
         sender: shape (n,), of each segment. start, stop: shape (n,), its offsets, start < stop.
         number: shape (n,), increasing with time, and so are the rows of a sender.
-        until: senders and offsets up to which the stream is known to reach, though nobody saw it.
+        cuts: senders and offsets: where else to cut, for bytes that are known to be there though nobody saw them.
     """
-    senders = np.concatenate((sender, sender, until[0]))
-    offsets = np.concatenate((start, stop, until[1]))
+    senders = np.concatenate((sender, sender, cuts[0]))
+    offsets = np.concatenate((start, stop, cuts[1]))
     order = np.lexsort((offsets, senders))
     senders, offsets = senders[order], offsets[order]
     new = np.ones(len(order), np.bool_)

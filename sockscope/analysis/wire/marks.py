@@ -184,7 +184,7 @@ class _Marker:
         holed[chains.rank[self._spans & (chains.start < 0)]] = True
         acknowledged = self._acknowledged()
         acks = np.flatnonzero(self._heard & (acknowledged > reach.now[chains.other]))
-        sender = chains.rank[chains.other[acks]]
+        sender, reached = chains.rank[chains.other[acks]], reach.now[chains.other[acks]]
         holed[sender] = True
         rows = np.flatnonzero(holed[chains.rank] & (self._stop > chains.start))
         return first_seen(
@@ -192,7 +192,7 @@ class _Marker:
             chains.start[rows],
             self._stop[rows],
             chains.moment[rows],
-            (sender, acknowledged[acks]),
+            (np.concatenate((sender, sender)), np.concatenate((reached, acknowledged[acks]))),
         )
 
     def _acked_unseen(self, pieces: Pieces) -> Ints:
