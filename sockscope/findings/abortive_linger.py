@@ -60,7 +60,7 @@ from sockscope.findings.shared.halves import arrived_bytes, flow_of, packet_evid
 from sockscope.findings.shared.holding import Copy, Holdings, payload_moves, served_by, tcp_connections
 from sockscope.findings.shared.linger import SO_LINGER, SOL_SOCKET, Linger, linger_of
 from sockscope.findings.shared.told import reset, told_by_kernel, when
-from sockscope.model.calls import Call
+from sockscope.model.calls import Call, CallGroup
 from sockscope.model.connections import Connection, Role
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.sockaddr import encode_key
@@ -70,6 +70,7 @@ RULE = Rule(
     slug="abortive-linger",
     severity=Severity.WARNING,
     summary="SO_LINGER 0: close resets the connection and throws away what was not sent",
+    groups=frozenset({CallGroup.NETWORK, CallGroup.DESCRIPTORS, CallGroup.TRANSFERS}),
 )
 
 _PROMPTLY_NS = 50 * NS_PER_MS

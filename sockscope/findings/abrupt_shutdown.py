@@ -54,7 +54,7 @@ from sockscope.findings.shared.evidence import (
 )
 from sockscope.findings.shared.halves import arrived_bytes, flow_of, packet_evidence, shutdown_event
 from sockscope.findings.shared.holding import Copy, Holdings, payload_moves, tcp_connections
-from sockscope.model.calls import Call
+from sockscope.model.calls import USUAL_GROUPS, Call, CallGroup
 from sockscope.model.connections import Connection, Role
 from sockscope.model.descriptors import Process
 from sockscope.model.events import Section
@@ -66,6 +66,7 @@ RULE = Rule(
     severity=Severity.ERROR,
     summary="SIGTERM ends the server while clients wait for their answers",
     yields_to=frozenset({"edge-triggered-read-not-drained", "select-fd-overflow", "sigterm-ignored"}),
+    groups=USUAL_GROUPS | {CallGroup.TASKS},
 )
 
 _SIGTERM = 15

@@ -50,7 +50,7 @@ from sockscope.findings.shared.evidence import (
     who,
 )
 from sockscope.findings.shared.holding import Holdings
-from sockscope.model.calls import READS, WRITES, Call
+from sockscope.model.calls import READS, USUAL_GROUPS, WRITES, Call, CallGroup
 from sockscope.model.descriptors import OpenFile
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.seed import FileKind
@@ -59,6 +59,7 @@ RULE = Rule(
     slug="accept-result-misused",
     severity=Severity.ERROR,
     summary="accept returned N, the program uses another number, and N is never touched",
+    groups=USUAL_GROUPS | {CallGroup.TASKS},
 )
 
 _SOCKET_ONLY = frozenset(

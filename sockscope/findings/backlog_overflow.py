@@ -78,6 +78,7 @@ RULE = Rule(
             "accept-stall",
         }
     ),
+    groups=frozenset(),
     bears_loss=True,
 )
 

@@ -54,7 +54,7 @@ from sockscope.findings.shared.evidence import (
     who,
 )
 from sockscope.findings.shared.listener_holders import held_listeners
-from sockscope.model.calls import Call
+from sockscope.model.calls import Call, CallGroup
 from sockscope.model.descriptors import OpenFile
 from sockscope.model.findings import Confidence, Evidence, Finding, Holder, Rule, Severity, Skip
 from sockscope.model.ids import NO_ID
@@ -65,6 +65,8 @@ RULE = Rule(
     slug="bind-address-in-use",
     severity=Severity.ERROR,
     summary="bind fails with EADDRINUSE: who listens there, or which TIME_WAIT, without SO_REUSEADDR",
+    groups=frozenset({CallGroup.NETWORK}),
+    times=False,
     bears_loss=True,
 )
 

@@ -66,7 +66,7 @@ from sockscope.findings.shared.evidence import (
 )
 from sockscope.findings.shared.readiness import Names, Ready, asked_of
 from sockscope.findings.shared.stalls import BUSY_SHARE, STALL_NS, Kind, Stall, Stalls, cpu_ns
-from sockscope.model.calls import EPOLL_WAITS
+from sockscope.model.calls import EPOLL_WAITS, USUAL_GROUPS, CallGroup
 from sockscope.model.connections import Connection, Protocol, Role
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.ids import NO_ID
@@ -76,6 +76,7 @@ RULE = Rule(
     slug="blocking-call-in-event-loop",
     severity=Severity.WARNING,
     summary="an event loop stays away from its wait in one slow call, and every other connection waits",
+    groups=USUAL_GROUPS | {CallGroup.TASKS},
 )
 
 _CLIENTS_CHOICE_NS = NS_PER_S

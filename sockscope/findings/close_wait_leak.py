@@ -74,6 +74,7 @@ from sockscope.findings.shared.holding import (
     waits_to_write,
 )
 from sockscope.findings.shared.told import peer_ended, told_by_kernel
+from sockscope.model.calls import USUAL_GROUPS, CallGroup
 from sockscope.model.connections import Connection, Role
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.tcp import TcpFlag, TcpState
@@ -92,6 +93,7 @@ RULE = Rule(
             "select-fd-overflow",
         }
     ),
+    groups=USUAL_GROUPS | {CallGroup.TASKS},
 )
 
 _UNANSWERED_GRACE_NS = 10 * NS_PER_S

@@ -61,7 +61,7 @@ from sockscope.findings.shared.evidence import (
 from sockscope.findings.shared.halves import flow_of, packet_evidence
 from sockscope.findings.shared.holding import DELIBERATE, Holdings
 from sockscope.findings.shared.readiness import Names, ready_of
-from sockscope.model.calls import READS, WAITS, WRITES, Call
+from sockscope.model.calls import READS, USUAL_GROUPS, WAITS, WRITES, Call, CallGroup
 from sockscope.model.descriptors import OpenFile
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.ids import NO_ID
@@ -72,6 +72,7 @@ RULE = Rule(
     severity=Severity.ERROR,
     summary="EINPROGRESS, and then used as if connected, or never asked how it ended",
     yields_to=frozenset({"sigpipe-death"}),
+    groups=USUAL_GROUPS | {CallGroup.TASKS},
 )
 
 _EINPROGRESS, _EAGAIN, _ENOTCONN, _EPIPE = -115, -11, -107, -32

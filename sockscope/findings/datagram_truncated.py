@@ -43,7 +43,7 @@ import numpy as np
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.shared.datagrams import Arrival, arrivals, beyond, is_datagram, prefix_of, source_of
 from sockscope.findings.shared.evidence import from_event, from_packet, kept, plural, program, since_start, who
-from sockscope.model.calls import READS, Call
+from sockscope.model.calls import READS, Call, CallGroup
 from sockscope.model.descriptors import OpenFile
 from sockscope.model.event_rows import find_sections, words_at
 from sockscope.model.events import EventFlag, Section
@@ -54,6 +54,7 @@ RULE = Rule(
     slug="datagram-truncated",
     severity=Severity.WARNING,
     summary="a datagram was longer than the buffer: the rest is gone",
+    groups=frozenset({CallGroup.NETWORK, CallGroup.TRANSFERS}),
     bears_loss=True,
 )
 

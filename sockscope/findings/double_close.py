@@ -45,7 +45,7 @@ from sockscope.findings.shared.generations import (
     in_a_sweep,
 )
 from sockscope.findings.shared.holding import USES, uses_of
-from sockscope.model.calls import Call
+from sockscope.model.calls import USUAL_GROUPS, Call, CallGroup
 from sockscope.model.descriptors import Descriptor
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 
@@ -53,6 +53,8 @@ RULE = Rule(
     slug="double-close",
     severity=Severity.WARNING,
     summary="a descriptor is closed twice; the second close can hit another connection",
+    groups=USUAL_GROUPS | {CallGroup.TASKS, CallGroup.MEMORY},
+    times=False,
 )
 
 

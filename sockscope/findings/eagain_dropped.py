@@ -64,7 +64,7 @@ from sockscope.findings.shared.halves import flow_of, last_payload_row, peer_fin
 from sockscope.findings.shared.holding import Holdings, served_by
 from sockscope.findings.shared.partial_writes import PLAIN, VECTORS, requested
 from sockscope.findings.shared.readiness import OUT, Names, ready_of
-from sockscope.model.calls import READS, WAITS, WRITES, Call
+from sockscope.model.calls import READS, USUAL_GROUPS, WAITS, WRITES, Call, CallGroup
 from sockscope.model.connections import Connection, Protocol, Role
 from sockscope.model.events import EventFlag, Section
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
@@ -75,6 +75,7 @@ RULE = Rule(
     severity=Severity.WARNING,
     summary="EAGAIN taken for a success or for the end: bytes never sent, or a live connection closed",
     yields_to=frozenset({"short-write-dropped", "sigpipe-death", "write-after-peer-close", "connect-not-completed"}),
+    groups=USUAL_GROUPS | {CallGroup.TASKS},
 )
 
 _EAGAIN = -11

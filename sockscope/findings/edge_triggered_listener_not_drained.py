@@ -52,6 +52,7 @@ from sockscope.findings.shared.evidence import (
     span,
     who,
 )
+from sockscope.model.calls import USUAL_GROUPS, CallGroup
 from sockscope.model.descriptors import EpollInterest, OpenFile
 from sockscope.model.findings import Confidence, Evidence, Finding, Need, Rule, Severity, Skip
 from sockscope.model.ids import NO_ID
@@ -62,6 +63,7 @@ RULE = Rule(
     severity=Severity.ERROR,
     summary="EPOLLET on the listener and one accept a wake-up: connections stay in the accept queue",
     needs=frozenset({Need.SYSCALLS, Need.SOCKETS}),
+    groups=USUAL_GROUPS | {CallGroup.TASKS},
 )
 
 _EPOLLONESHOT, _EPOLLET = 1 << 30, 1 << 31

@@ -60,7 +60,7 @@ from sockscope.findings.shared.evidence import (
     span,
     who,
 )
-from sockscope.model.calls import EPOLL_WAITS, READS, WRITES, Call
+from sockscope.model.calls import EPOLL_WAITS, READS, USUAL_GROUPS, WRITES, Call, CallGroup
 from sockscope.model.connections import Connection, Role
 from sockscope.model.descriptors import EpollInterest
 from sockscope.model.events import Section
@@ -73,6 +73,7 @@ RULE = Rule(
     slug="edge-triggered-read-not-drained",
     severity=Severity.ERROR,
     summary="EPOLLET, and one read a wake-up: what did not fit the buffer stays in the socket, and the client waits",
+    groups=USUAL_GROUPS | {CallGroup.TASKS},
 )
 
 _EPOLLIN, _EPOLLONESHOT, _EPOLLET = 1, 1 << 30, 1 << 31

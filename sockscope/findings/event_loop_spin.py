@@ -59,7 +59,7 @@ from sockscope.findings.shared.evidence import (
     who,
 )
 from sockscope.findings.shared.readiness import ERR, HUP, IN, OUT, RDHUP, Names, Ready, ready_of
-from sockscope.model.calls import READS, WAITS, WRITES, Call
+from sockscope.model.calls import READS, USUAL_GROUPS, WAITS, WRITES, Call, CallGroup
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 
 RULE = Rule(
@@ -67,6 +67,7 @@ RULE = Rule(
     severity=Severity.WARNING,
     summary="waits return at once with the same events and no progress is made",
     yields_to=frozenset({"ghost-epoll-event"}),
+    groups=USUAL_GROUPS | {CallGroup.TASKS},
 )
 
 _TURNS = 200

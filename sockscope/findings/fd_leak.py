@@ -60,7 +60,7 @@ from sockscope.findings.shared.evidence import (
     who,
 )
 from sockscope.findings.shared.holding import DELIBERATE, USES, Holdings
-from sockscope.model.calls import READS, WRITES, Call
+from sockscope.model.calls import READS, USUAL_GROUPS, WRITES, Call, CallGroup
 from sockscope.model.descriptors import How, OpenFile
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.seed import FileKind
@@ -79,6 +79,7 @@ RULE = Rule(
             "event-loop-spin",
         }
     ),
+    groups=USUAL_GROUPS | {CallGroup.TASKS},
 )
 
 _LEAST = 20

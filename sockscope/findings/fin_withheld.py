@@ -55,6 +55,7 @@ from sockscope.findings.shared.halves import last_sample_evidence
 from sockscope.findings.shared.holding import Copy, Holdings, came_by, holder_of, holding_evidence, tcp_connections
 from sockscope.findings.shared.told import last_change, told_by_kernel
 from sockscope.findings.shared.withheld import Withheld, withheld
+from sockscope.model.calls import USUAL_GROUPS, CallGroup
 from sockscope.model.descriptors import How
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 
@@ -63,6 +64,7 @@ RULE = Rule(
     severity=Severity.ERROR,
     summary="the program closed its descriptor, but another process holds the connection: no FIN goes out",
     yields_to=frozenset({"passed-fd-leak"}),
+    groups=USUAL_GROUPS | {CallGroup.TASKS},
 )
 
 

@@ -56,7 +56,7 @@ from sockscope.findings.shared.evidence import (
 )
 from sockscope.findings.shared.on_wire import Mask, Wire
 from sockscope.findings.shared.options import corked_connections, gathering_writes
-from sockscope.model.calls import READS, WAITS
+from sockscope.model.calls import READS, WAITS, CallGroup
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.seed import FileKind
 
@@ -65,6 +65,7 @@ RULE = Rule(
     severity=Severity.WARNING,
     summary="an answer is written in very many small pieces",
     yields_to=frozenset({"nagle-delayed-ack"}),
+    groups=frozenset({CallGroup.NETWORK, CallGroup.TRANSFERS}),
 )
 
 _WRITES = 20

@@ -56,7 +56,7 @@ from sockscope.findings.shared.evidence import (
     who,
 )
 from sockscope.findings.shared.holding import DELIBERATE
-from sockscope.model.calls import EPOLL_WAITS, READS, Call
+from sockscope.model.calls import EPOLL_WAITS, READS, USUAL_GROUPS, Call, CallGroup
 from sockscope.model.descriptors import Descriptor, EpollInterest, How
 from sockscope.model.event_rows import find_sections, words_at
 from sockscope.model.events import Section
@@ -68,6 +68,7 @@ RULE = Rule(
     severity=Severity.WARNING,
     summary="epoll tells of a descriptor that was closed: its open file lives on under another",
     yields_to=frozenset({"fin-withheld", "inherited-connection-fd", "passed-fd-leak"}),
+    groups=USUAL_GROUPS | {CallGroup.TASKS},
 )
 
 _EPOLL_WAITS, _READS = by_call(EPOLL_WAITS), by_call(READS)

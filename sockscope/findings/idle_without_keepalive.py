@@ -62,6 +62,7 @@ from sockscope.findings.shared.holding import served_by
 from sockscope.findings.shared.options import switched_on
 from sockscope.findings.shared.time_limits import Limits
 from sockscope.findings.shared.zero_windows import KEEPALIVE
+from sockscope.model.calls import USUAL_GROUPS, CallGroup
 from sockscope.model.connections import Connection, Role
 from sockscope.model.descriptors import Ended
 from sockscope.model.findings import Confidence, Evidence, Finding, Need, Rule, Severity, Skip
@@ -74,6 +75,7 @@ RULE = Rule(
     summary="idle connections without keep-alive, in a program without time limits: dead peers go unnoticed",
     needs=frozenset({Need.SYSCALLS, Need.SOCKETS}),
     yields_to=frozenset({"fd-leak"}),
+    groups=USUAL_GROUPS | {CallGroup.TASKS},
 )
 
 _CROWD, _CROWD_IDLE_NS = 8, 5 * NS_PER_S

@@ -60,6 +60,7 @@ from sockscope.findings.shared.holding import (
     is_standard_stream,
     tcp_connections,
 )
+from sockscope.model.calls import USUAL_GROUPS, CallGroup
 from sockscope.model.connections import Connection
 from sockscope.model.descriptors import How
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
@@ -70,6 +71,7 @@ RULE = Rule(
     summary="a child process inherited a connection that it has no use for",
     yields_to=frozenset({"fin-withheld", "passed-fd-leak"}),
     follows=frozenset({"inherited-listener"}),
+    groups=USUAL_GROUPS | {CallGroup.TASKS},
 )
 
 

@@ -55,6 +55,7 @@ from sockscope.findings.shared.evidence import (
 )
 from sockscope.findings.shared.holding import Copy, came_by, holder_of, holding_evidence
 from sockscope.findings.shared.listener_holders import Held, held_listeners
+from sockscope.model.calls import USUAL_GROUPS, CallGroup
 from sockscope.model.descriptors import How
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 
@@ -62,6 +63,7 @@ RULE = Rule(
     slug="inherited-listener",
     severity=Severity.ERROR,
     summary="a child process holds the listening socket: the port stays taken when the server ends",
+    groups=USUAL_GROUPS | {CallGroup.TASKS},
 )
 
 

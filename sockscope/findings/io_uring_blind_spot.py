@@ -39,7 +39,7 @@ import numpy as np
 
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.shared.evidence import from_event, from_proc, kept, listed, plural, program, share, who
-from sockscope.model.calls import Call
+from sockscope.model.calls import Call, CallGroup
 from sockscope.model.connections import Protocol, Role
 from sockscope.model.events import EventFlag
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
@@ -49,6 +49,8 @@ RULE = Rule(
     slug="io-uring-blind-spot",
     severity=Severity.INFO,
     summary="the server uses io_uring: what cannot be seen is said",
+    groups=frozenset({CallGroup.DESCRIPTORS}),
+    times=False,
     bears_loss=True,
 )
 

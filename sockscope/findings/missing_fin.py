@@ -61,10 +61,11 @@ from sockscope.findings.shared.halves import (
 )
 from sockscope.findings.shared.holding import Copy, Holdings, tcp_connections, unfinished
 from sockscope.findings.shared.told import ended_here, peer_ended, told_by_kernel, when
-from sockscope.model.calls import READS, Call
+from sockscope.model.calls import READS, USUAL_GROUPS, Call, CallGroup
 from sockscope.model.connections import Connection, Flow, Protocol
 from sockscope.model.events import EventFlag
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
+from sockscope.model.info import SyscallCoverage
 from sockscope.model.tcp import TcpFlag, TcpState
 
 RULE = Rule(
@@ -85,8 +86,10 @@ RULE = Rule(
             "abrupt-shutdown",
         }
     ),
+    groups=frozenset(),
 )
 
+_FINE_NS = NS_PER_S // 1000
 _LIMITLESS_NS = 2 * GRACE_NS
 _UNSEEN_NS = 5 * NS_PER_S
 _OVER = (TcpState.TIME_WAIT, TcpState.CLOSE)
@@ -126,7 +129,8 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
         yield Skip(rule=RULE.slug, reason="neither syscalls nor packets nor socket states were recorded")
         return
     waiting: defaultdict[tuple[str, bool], list[_Waiting]] = defaultdict(list)
-    if info.syscalls.engine and not info.syscalls.lost_count:
+    sees_closes = _sees_closes(info.syscalls)
+    if sees_closes and not info.syscalls.lost_count and 0 < info.syscalls.resolution_ns <= _FINE_NS:
         holdings = Holdings(session)
         for connection in tcp_connections(session):
             case = _waits(session, holdings, connection) if connection.id not in explained else None
@@ -136,7 +140,7 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
         yield _waiting_finding(session, cases)
     unseen: defaultdict[tuple[str, bool], list[_Unseen]] = defaultdict(list)
     for connection in session.connections:
-        followed = connection.open_file >= 0 and bool(info.syscalls.engine)
+        followed = connection.open_file >= 0 and sees_closes
         if followed or connection.never_accepted or connection.protocol is not Protocol.TCP:
             continue
         found = _half_over(session, connection) if connection.id not in explained else None
@@ -144,6 +148,11 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
             unseen[str(connection.local), found.local_ended].append(found)
     for halves in unseen.values():
         yield _unseen_finding(session, halves)
+
+
+def _sees_closes(coverage: SyscallCoverage) -> bool:
+    """A log that was filtered of any such calls does not tell who holds a connection, and since when."""
+    return bool(coverage.engine) and not (USUAL_GROUPS | {CallGroup.TASKS}).intersection(coverage.missing_groups)
 
 
 def _waits(session: Session, holdings: Holdings, connection: Connection) -> _Waiting | None:

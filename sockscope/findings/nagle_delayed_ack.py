@@ -60,6 +60,7 @@ from sockscope.findings.shared.evidence import (
 from sockscope.findings.shared.holding import payload_moves, served_by
 from sockscope.findings.shared.on_wire import Mask, Wire, as_offset, connections_by_side
 from sockscope.findings.shared.options import option_events, wants_more
+from sockscope.model.calls import CallGroup
 from sockscope.model.connections import Connection, Flow, Protocol
 from sockscope.model.findings import Confidence, Evidence, Finding, Need, Rule, Severity, Skip
 from sockscope.model.tcp import TcpFlag
@@ -70,6 +71,7 @@ RULE = Rule(
     summary="a small write waits for the peer's delayed ACK of the one before it: 40 ms lost",
     needs=frozenset({Need.SYSCALLS, Need.PACKETS}),
     follows=frozenset({"use-after-close"}),
+    groups=frozenset({CallGroup.NETWORK, CallGroup.TRANSFERS}),
 )
 
 _LEAST = 3

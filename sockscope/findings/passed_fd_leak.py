@@ -53,6 +53,7 @@ from sockscope.findings.shared.evidence import (
 from sockscope.findings.shared.halves import last_sample_evidence
 from sockscope.findings.shared.holding import Copy, Holdings, holder_of, tcp_connections
 from sockscope.findings.shared.withheld import withheld
+from sockscope.model.calls import USUAL_GROUPS, CallGroup
 from sockscope.model.connections import Connection
 from sockscope.model.descriptors import How
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
@@ -61,6 +62,7 @@ RULE = Rule(
     slug="passed-fd-leak",
     severity=Severity.ERROR,
     summary="a connection passed by SCM_RIGHTS is never closed by its sender or its receiver",
+    groups=USUAL_GROUPS | {CallGroup.TASKS},
 )
 
 

@@ -55,6 +55,7 @@ from sockscope.findings.shared.halves import arrived_bytes, flow_of, last_payloa
 from sockscope.findings.shared.holding import Copy, Holdings, payload_moves, served_by, tcp_connections
 from sockscope.findings.shared.linger import linger_of
 from sockscope.findings.shared.told import reset, told_by_kernel
+from sockscope.model.calls import CallGroup
 from sockscope.model.connections import Connection, Role
 from sockscope.model.findings import Confidence, Evidence, Finding, Need, Rule, Severity, Skip
 from sockscope.model.tcp import TcpFlag
@@ -65,6 +66,7 @@ RULE = Rule(
     summary="closed with unread data: the peer gets RST and may lose the answer",
     needs=frozenset({Need.SYSCALLS, Need.PACKETS}),
     yields_to=frozenset({"abortive-linger", "edge-triggered-read-not-drained"}),
+    groups=frozenset({CallGroup.NETWORK, CallGroup.DESCRIPTORS, CallGroup.TRANSFERS, CallGroup.TASKS}),
 )
 
 _PROMPTLY_NS = 50 * NS_PER_MS

@@ -72,6 +72,7 @@ RULE = Rule(
     summary="segments are lost and sent again",
     needs=frozenset(),
     yields_to=frozenset({"slow-reader"}),
+    groups=frozenset(),
     bears_loss=True,
 )
 

@@ -47,7 +47,7 @@ from sockscope.findings.shared.binding import (
     reuse_events,
 )
 from sockscope.findings.shared.evidence import from_event, kept, plural, program, since_start, who
-from sockscope.model.calls import Call
+from sockscope.model.calls import Call, CallGroup
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.sockaddr import Address
 
@@ -55,6 +55,8 @@ RULE = Rule(
     slug="reuseaddr-after-bind",
     severity=Severity.WARNING,
     summary="SO_REUSEADDR is set after bind, where it does nothing",
+    groups=frozenset({CallGroup.NETWORK}),
+    times=False,
 )
 
 

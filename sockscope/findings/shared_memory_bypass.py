@@ -60,6 +60,7 @@ from sockscope.findings.shared.evidence import (
     who,
 )
 from sockscope.findings.shared.shared_segments import Segment, Segments, Use
+from sockscope.model.calls import USUAL_GROUPS, CallGroup
 from sockscope.model.connections import Connection, Protocol
 from sockscope.model.facts import SegmentKind
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
@@ -68,6 +69,7 @@ RULE = Rule(
     slug="shared-memory-bypass",
     severity=Severity.INFO,
     summary="a unix socket carries no data: it goes through a shared segment that syscalls don't show",
+    groups=USUAL_GROUPS | {CallGroup.MEMORY},
     bears_loss=True,
 )
 

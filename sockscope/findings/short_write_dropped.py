@@ -56,7 +56,7 @@ from sockscope.findings.shared.evidence import (
 )
 from sockscope.findings.shared.partial_writes import Partial, partial_writes, requested
 from sockscope.findings.shared.readiness import ERR, HUP, OUT, RDHUP, Names, Ready, ready_of
-from sockscope.model.calls import READS, WAITS, WRITES, Call
+from sockscope.model.calls import READS, USUAL_GROUPS, WAITS, WRITES, Call, CallGroup
 from sockscope.model.connections import Connection
 from sockscope.model.descriptors import Ended
 from sockscope.model.events import Section
@@ -67,6 +67,7 @@ RULE = Rule(
     slug="short-write-dropped",
     severity=Severity.ERROR,
     summary="part of a message was taken and the rest never sent",
+    groups=USUAL_GROUPS | {CallGroup.TASKS},
 )
 
 _READS = np.array(sorted(READS), np.uint16)

@@ -51,7 +51,7 @@ from sockscope.findings.shared.evidence import (
     who,
 )
 from sockscope.findings.shared.halves import packet_evidence
-from sockscope.model.calls import WRITES, Call
+from sockscope.model.calls import WRITES, Call, CallGroup
 from sockscope.model.descriptors import Process
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.ids import NO_ID
@@ -62,6 +62,7 @@ RULE = Rule(
     slug="sigpipe-death",
     severity=Severity.ERROR,
     summary="killed by SIGPIPE: a write to a peer that had gone ended the process",
+    groups=frozenset({CallGroup.NETWORK, CallGroup.TRANSFERS}),
     bears_loss=True,
 )
 

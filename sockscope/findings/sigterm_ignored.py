@@ -68,7 +68,7 @@ from sockscope.findings.shared.evidence import (
     since_start,
     span,
 )
-from sockscope.model.calls import Call
+from sockscope.model.calls import Call, CallGroup
 from sockscope.model.facts import Relation
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 
@@ -76,6 +76,7 @@ RULE = Rule(
     slug="sigterm-ignored",
     severity=Severity.ERROR,
     summary="SIGTERM does not end the server: PID 1 without a handler, a shell that keeps it, or SIG_IGN",
+    groups=frozenset({CallGroup.TASKS}),
     bears_loss=True,
 )
 

@@ -45,6 +45,7 @@ import numpy.typing as npt
 from sockscope.analysis.session import Session
 from sockscope.findings.shared.evidence import NS_PER_S, from_event, from_proc, kept, listed, since_start, span, who
 from sockscope.findings.shared.shared_files import SEMAPHORES, opened, unlinked
+from sockscope.model.calls import CallGroup
 from sockscope.model.facts import SegmentKind
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.ids import NO_ID
@@ -53,6 +54,7 @@ RULE = Rule(
     slug="stale-semaphore",
     severity=Severity.WARNING,
     summary="sem_open took over a semaphore of an earlier run, and its value",
+    groups=frozenset({CallGroup.MEMORY}),
     bears_loss=True,
 )
 

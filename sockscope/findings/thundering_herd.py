@@ -47,7 +47,7 @@ from sockscope.analysis.replay.control import IS_WAIT, by_call
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.shared.accept_queue import ACCEPTS, EAGAIN
 from sockscope.findings.shared.evidence import NS_PER_MS, NS_PER_S, from_event, kept, listed, plural, who
-from sockscope.model.calls import EPOLL_WAITS
+from sockscope.model.calls import EPOLL_WAITS, CallGroup
 from sockscope.model.events import EventFlag
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 
@@ -55,6 +55,7 @@ RULE = Rule(
     slug="thundering-herd",
     severity=Severity.INFO,
     summary="a connection wakes several workers, and all but one find nothing to accept",
+    groups=frozenset({CallGroup.NETWORK, CallGroup.WAITS}),
     bears_loss=True,
 )
 

@@ -50,7 +50,7 @@ from sockscope.findings.shared.evidence import (
     span,
     who,
 )
-from sockscope.model.calls import FD_IN_ARG0, READS, WAITS, WRITES, Call
+from sockscope.model.calls import FD_IN_ARG0, READS, WAITS, WRITES, Call, CallGroup
 from sockscope.model.connections import Role
 from sockscope.model.findings import Confidence, Evidence, Finding, Need, Rule, Severity, Skip
 from sockscope.model.ids import NO_ID
@@ -69,6 +69,7 @@ RULE = Rule(
             "blocking-call-in-event-loop",
         }
     ),
+    groups=frozenset(),
     bears_loss=True,
 )
 
@@ -188,8 +189,13 @@ def _finding(session: Session, queue: Queue, explained: frozenset[int]) -> Findi
         when = int(session.effective_ns[last_accept])
         meanwhile = f"{who(session, tgid, tid)} last called accept at {since_start(session, when)}"
     else:
-        followed = tgid >= 0 and bool(session.info.syscalls.engine)
-        meanwhile = "No process called accept on it in this session" if followed else "No syscalls were recorded"
+        calls = session.info.syscalls
+        if tgid < 0 or not calls.engine:
+            meanwhile = "No syscalls were recorded"
+        elif CallGroup.NETWORK in calls.missing_groups:
+            meanwhile = "The log was filtered of accept calls"
+        else:
+            meanwhile = "No process called accept on it in this session"
     if not timed:
         meanwhile += "; the times of the socket listings are guessed, and so is how long it lasted"
     if not taken and doing >= 0:

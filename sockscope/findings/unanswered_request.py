@@ -60,7 +60,7 @@ from sockscope.findings.shared.evidence import (
     span,
     who,
 )
-from sockscope.model.calls import Call
+from sockscope.model.calls import USUAL_GROUPS, Call, CallGroup
 from sockscope.model.descriptors import Ended
 from sockscope.model.events import Section
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
@@ -72,6 +72,7 @@ RULE = Rule(
     summary="a request was read, and its connection closed without a byte of an answer",
     yields_to=frozenset({"reset-on-close", "abortive-linger", "edge-triggered-read-not-drained", "select-fd-overflow"}),
     follows=frozenset({"abrupt-shutdown", "double-close", "use-after-close"}),
+    groups=USUAL_GROUPS | {CallGroup.TASKS},
 )
 
 _LIMIT_NS = 2 * NS_PER_S

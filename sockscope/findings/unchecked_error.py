@@ -45,13 +45,15 @@ from sockscope.findings.shared.accept_queue import ACCEPTS
 from sockscope.findings.shared.binding import INET, SOCK_STREAM
 from sockscope.findings.shared.evidence import from_event, kept, plural, program, since_start, who
 from sockscope.findings.shared.holding import USES
-from sockscope.model.calls import FD_IN_ARG0, READS, WRITES, Call
+from sockscope.model.calls import FD_IN_ARG0, READS, USUAL_GROUPS, WRITES, Call, CallGroup
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 
 RULE = Rule(
     slug="unchecked-error",
     severity=Severity.ERROR,
     summary="a call failed and the program went on as if it had not",
+    groups=USUAL_GROUPS | {CallGroup.TASKS},
+    times=False,
 )
 
 _EBADF = 9

@@ -36,7 +36,7 @@ from sockscope.analysis.session import Session
 from sockscope.findings.shared.evidence import from_event, kept, listed, plural, program, since_start, span, who
 from sockscope.findings.shared.generations import Generations, connection_of, failed_with_ebadf, fd_of
 from sockscope.findings.shared.holding import USES
-from sockscope.model.calls import Call
+from sockscope.model.calls import USUAL_GROUPS, Call, CallGroup
 from sockscope.model.descriptors import Descriptor
 from sockscope.model.findings import Confidence, Finding, Rule, Severity, Skip
 
@@ -45,6 +45,8 @@ RULE = Rule(
     severity=Severity.WARNING,
     summary="a number is used after its socket was closed: EBADF, or another client's connection",
     yields_to=frozenset({"double-close", "ghost-epoll-event"}),
+    groups=USUAL_GROUPS | {CallGroup.TASKS, CallGroup.MEMORY},
+    times=False,
 )
 
 _CALLS = (USES | {Call.accept, Call.accept4, Call.listen, Call.bind}) - {Call.shutdown}

@@ -48,7 +48,7 @@ from sockscope.findings.shared.evidence import (
 )
 from sockscope.findings.shared.halves import last_sample_evidence, packet_evidence
 from sockscope.findings.shared.holding import served_by
-from sockscope.model.calls import WRITES
+from sockscope.model.calls import WRITES, CallGroup
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.tcp import TcpFlag
 
@@ -57,6 +57,7 @@ RULE = Rule(
     severity=Severity.WARNING,
     summary="writes fail with EPIPE or ECONNRESET again and again",
     yields_to=frozenset({"sigpipe-death", "connect-not-completed"}),
+    groups=frozenset({CallGroup.NETWORK, CallGroup.DESCRIPTORS, CallGroup.TRANSFERS}),
     bears_loss=True,
 )
 

@@ -59,7 +59,7 @@ from sockscope.findings.shared.evidence import (
     span,
     who,
 )
-from sockscope.model.calls import Call
+from sockscope.model.calls import Call, CallGroup
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.ids import NO_ID
 
@@ -67,6 +67,7 @@ RULE = Rule(
     slug="zombie-children",
     severity=Severity.WARNING,
     summary="exited children that nobody waits for",
+    groups=frozenset({CallGroup.TASKS}),
     bears_loss=True,
 )
 

@@ -10,10 +10,14 @@ import struct
 from sockscope.analysis.narration.describe_view import signed32, signed64
 from sockscope.analysis.narration.payload import quote
 from sockscope.model import constants as c
+from sockscope.model.events import UNSEEN_POINTER
 from sockscope.model.signals import signal_name
 
 
 def pointer(value: int) -> str:
+    """An address; dots where the source told only that there is something."""
+    if value == UNSEEN_POINTER:
+        return "..."
     return f"{value:#x}" if value else "NULL"
 
 

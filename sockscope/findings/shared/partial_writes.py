@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sockscope.analysis.session import Ids, Session
 from sockscope.model.calls import Call
 from sockscope.model.connections import Protocol
-from sockscope.model.events import Events, Section
+from sockscope.model.events import UNSEEN_POINTER, Events, Section
 
 PLAIN = np.array([Call.write, Call.sendto], np.uint16)
 """One buffer: args[1] is its address, args[2] its length."""
@@ -25,7 +25,7 @@ class Partial:
     """One write of which `taken` of `asked` bytes were taken.
 
     Attributes:
-        buffer: its address; 0 for vectors.
+        buffer: its address; 0 for vectors, and where it is not known (strace prints what lies there).
     """
 
     event: int
@@ -65,10 +65,15 @@ def partial_writes(session: Session) -> list[Partial]:
             connection=int(session.event_connection[event]),
             asked=size,
             taken=int(records["ret"][event]),
-            buffer=int(records["args"][event][1]) if int(records["call"][event]) in PLAIN else 0,
+            buffer=_buffer(records[event]),
         )
         for event, size in zip(rows.tolist(), sizes.tolist(), strict=True)
     ]
+
+
+def _buffer(row: np.void) -> int:
+    address = int(row["args"][1])
+    return address if int(row["call"]) in PLAIN and address != UNSEEN_POINTER else 0
 
 
 def requested(session: Session, event: int) -> int:
