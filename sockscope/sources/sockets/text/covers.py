@@ -83,10 +83,9 @@ def coverage_of(
     covers: ListingCovers, rows: npt.NDArray[np.void], snapshot_count: int, *, times_known: bool
 ) -> SocketCoverage:
     """The same as rules and the join ask it."""
-    key = rows["snapshot"].astype(np.int64) * 256 + rows["protocol"]
-    kinds = np.unique(key)
-    shown = [frozenset((kinds[kinds >> 8 == number] & 0xFF).tolist()) for number in range(snapshot_count)]
-    alike = len(set(shown)) <= 1
+    kinds = np.unique(rows["snapshot"].astype(np.int64) * 256 + rows["protocol"])
+    _, firsts = np.unique(kinds >> 8, return_index=True)
+    alike = len({(part & 0xFF).tobytes() for part in np.split(kinds, firsts[1:])}) <= 1
     return SocketCoverage(
         snapshot_count=snapshot_count,
         has_inodes=covers.has_inodes,

@@ -27,6 +27,8 @@ from sockscope.sources.sockets.text.vocabulary import (
 _LONGEST_LINE = 1 << 20
 _MOST_BYTES = 4 << 30
 _GZIP_MAGIC = b"\x1f\x8b"
+_MOST_SECTIONS = 100_000
+"""One a second for more than a day."""
 UNREAD_KEPT = 20
 _KEPT_CHARACTERS = 200
 _SS_WORDS = frozenset([*STATES, *NETIDS, *OTHER_NETIDS])
@@ -113,6 +115,9 @@ class _Reader:
             if table.full:
                 found.notes.append(f"{found.path.name}: only the first {MOST_ROWS} sockets were read, to line {number}")
                 break
+            if len(found.sections) >= _MOST_SECTIONS:
+                found.notes.append(f"{found.path.name}: only the first {_MOST_SECTIONS} listings were read")
+                break
             why = self._line(line, words)
             if why:
                 found.unread_count += 1
@@ -163,7 +168,12 @@ class _Reader:
         if line.startswith(_IDLE):
             self.found.summary = True
             return ""
-        if netstat.begins(line) or line.startswith(("(", "$ ", "# ", "Every ")) or _decoration(line):
+        if (
+            netstat.begins(line)
+            or "have to be root" in line
+            or line.startswith(("(", "$ ", "# ", "Every "))
+            or _decoration(line)
+        ):
             return ""
         if self._lacks_state and words[0].isdigit():
             return "no column State: leave `state …` away"
