@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 from sockscope.analysis.alignment.clocks import COMMON, Clocks
 from sockscope.analysis.alignment.lay import lay
+from sockscope.analysis.collection import no_collection
 from sockscope.analysis.exchanges.exchanges import build_exchanges
 from sockscope.analysis.joining.clocks import measure_skew
 from sockscope.analysis.joining.join import join
@@ -54,20 +52,8 @@ def build_session(
             by how much is in the session's `info.alignments`. `info.started_ns` and `ended_ns` are those of the
             session's own clock, and are widened by what was moved.
     """
-    with _no_collection():
+    with no_collection():
         return _build(info, seed, events, packets, sockets, facts or Facts(), clocks)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Hundreds of thousands of objects that all stay: looking for cycles among them doubles the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _begin_launched(replay: Replay, info: SessionInfo, events: Events) -> None:

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from sockscope.analysis.collection import no_collection
 from sockscope.analysis.exchanges.latency import server_latencies
 from sockscope.analysis.joining.unix_ends import UnixEnds
 from sockscope.analysis.narration.architecture import architecture
@@ -41,7 +42,11 @@ def make_report(session: Session, choice: RuleChoice | None = None) -> Report:
     Raises:
         UsageError: a chosen rule does not exist.
     """
-    choice = choice or RuleChoice()
+    with no_collection():
+        return _report(session, choice or RuleChoice())
+
+
+def _report(session: Session, choice: RuleChoice) -> Report:
     findings, skipped, rules = run_rules(session, select=choice.select or None, ignore=choice.ignore or None)
     guard, told = Guard(), GuardedParts(session)
     report = Report(
@@ -80,31 +85,30 @@ def _rows(session: Session, findings: Sequence[Finding], guard: Guard) -> tuple[
     summaries = guard.part("the summaries", lambda: summarise_all(session), nothing)
     far = guard.part("the other ends of unix connections", lambda: _far_ends(session), nothing)
     wire = guard.part("what the wire tells", lambda: wire_words_all(session), nothing)
-    rows = []
-    for each, processes, event_count, uring_count, summary, end, told in zip(
-        session.connections,
-        _processes(session),
-        np.diff(bounds).tolist(),
-        uring_counts,
-        summaries,
-        far,
-        wire,
-        strict=True,
-    ):
-        rows.append(
-            ConnectionRow(
-                connection=each,
-                processes=processes,
-                event_count=event_count,
-                packet_count=packet_counts[each.flow] if each.flow >= 0 else 0,
-                finding_indexes=tuple(found.get(each.id, ())),
-                summary=summary,
-                far=end,
-                uring_count=uring_count,
-                wire=told,
-            )
+    nobody: tuple[int, ...] = ()
+    return tuple(
+        ConnectionRow(
+            connection=each,
+            processes=processes,
+            event_count=event_count,
+            packet_count=packet_counts[each.flow] if each.flow >= 0 else 0,
+            finding_indexes=tuple(found[each.id]) if each.id in found else nobody,
+            summary=summary,
+            far=end,
+            uring_count=uring_count,
+            wire=told,
         )
-    return tuple(rows)
+        for each, processes, event_count, uring_count, summary, end, told in zip(
+            session.connections,
+            _processes(session),
+            np.diff(bounds).tolist(),
+            uring_counts,
+            summaries,
+            far,
+            wire,
+            strict=True,
+        )
+    )
 
 
 def _far_ends(session: Session) -> list[str]:

@@ -13,8 +13,8 @@ import numpy as np
 from sockscope.errors import UsageError
 from sockscope.sources.packets.offsets import Bytes
 
-MAP_FROM_BYTES = 1 << 29
-"""From here on files are mapped instead of read, so that their pages can be given back."""
+MAP_FROM_BYTES = 1 << 26
+"""From here on files are mapped instead of read: nothing is copied, and the pages can be given back."""
 
 ALIGNMENT = 1 << 16
 """Every file begins at a multiple: of any machine's page size, and so mapped where it would be read to."""
