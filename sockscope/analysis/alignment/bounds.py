@@ -19,6 +19,7 @@ OUTLIERS = 0.01
 """Share of talks on each side that may contradict the rest (a wrong join, a lost packet)."""
 _FEW = 10
 """Of fewer talks none is left out beforehand."""
+_NEAR_NS = 10_000_000
 _AGREEING = 0.8
 """Share of the bounds that must hold, or they tell nothing."""
 DRIFT_SPAN_NS = 60_000_000_000
@@ -152,7 +153,12 @@ def _most_agree(most: Ints, least: Ints) -> Fit | None:
     if best < _AGREEING * (len(most) + len(least)):
         return None
     where = np.flatnonzero(holding == best)
-    return _between(int(edges[where[0]]), int(edges[where[-1]]))
+    low, high = int(edges[where[0]]), int(edges[where[-1]])
+    # What contradicts the rest by little is as right as they are (times summed up from rounded steps, a clock that
+    # is being set); by much, it is another connection's.
+    over, under = high - most[most < high], least[least > low] - low
+    near = [int(part.max()) for each in (over, under) if len(part := each[each <= _NEAR_NS])]
+    return _between(low - max(near, default=0), high + max(near, default=0))
 
 
 def _drifting(upper: Bounds, lower: Bounds, talks: int) -> Fit | None:

@@ -9,10 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sockscope.analysis.alignment.clocks import Clocks
+from sockscope.analysis.build import build_session
 from sockscope.analysis.session import Session
+from sockscope.model.events import Events
 from sockscope.model.info import Alignment
 from sockscope.model.packets import Packets
+from sockscope.model.sockets import Sockets
 from tests.analysis.alignment.evidence import SECOND, Evidence
+from tests.analysis.builders import Script
 
 DAY = 86_400 * SECOND
 
@@ -165,6 +170,22 @@ def test_nothing_at_all(empty: str) -> None:
     packets = Packets.empty() if empty == "packets" else Evidence().connections(5).packets()
     session = made.session(packets=packets)
     assert all(one.uncertainty_ns == -1 for one in session.info.alignments)
+
+
+def test_a_capture_alone_has_the_sessions_clock() -> None:
+    made = Evidence(script=Script(ports=(80,), engine=""))
+    packets = Evidence().connections(5).packets(3 * SECOND)
+    session = build_session(
+        info=made.script.info(),
+        seed=made.script.seed(),
+        events=Events.empty(),
+        packets=packets,
+        sockets=Sockets.empty(),
+        clocks=Clocks.foreign(packets=packets),
+    )
+    assert session.info.alignments == ()
+    assert session.info.notes == ()
+    assert len(session.connections) == 5
 
 
 @settings(max_examples=40, deadline=None)
