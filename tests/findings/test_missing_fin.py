@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from sockscope.model.calls import Call
+from dataclasses import replace
+
+import pytest
+
+from sockscope.model.calls import Call, CallGroup
 from sockscope.model.events import EventFlag
 from sockscope.model.findings import Confidence, Severity
+from sockscope.model.info import SyscallCoverage
 from sockscope.model.tcp import TcpFlag, TcpState
 from tests.analysis.builders import Script
 from tests.findings.conftest import SERVER, Run, S, accept, answer, ask, leave, peer, server, told
@@ -103,3 +108,17 @@ def test_a_capture_that_begins_after_one_fin(run: Run) -> None:
     script.packet(peer(0), SERVER, FIN, seq=1007, ack=5002)
     script.packet(SERVER, peer(0), TcpFlag.ACK, seq=5002, ack=1008)
     assert not run(script.ends(20 * S).session(), SLUG, least=Severity.INFO)
+
+
+@pytest.mark.parametrize(
+    "coverage",
+    [
+        SyscallCoverage(engine="strace", missing_groups=(CallGroup.DESCRIPTORS,)),
+        SyscallCoverage(engine="strace", missing_groups=(CallGroup.TASKS,)),
+        SyscallCoverage(engine="strace", resolution_ns=0),
+    ],
+)
+def test_a_log_without_closes_or_times_does_not_say_who_holds_it(run: Run, coverage: SyscallCoverage) -> None:
+    session = blocked(half_closed()).ends(4 * S).session()
+    session = replace(session, info=replace(session.info, syscalls=coverage))
+    assert not [one for one in run(session, SLUG) if one.fd is not None]

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from sockscope.model.calls import Call
-from sockscope.model.events import Section
+from sockscope.model.events import UNSEEN_POINTER, Section
 from sockscope.model.findings import Confidence, Severity
 from sockscope.model.tcp import TcpFlag, TcpState
 from tests.analysis.builders import Script
@@ -66,6 +66,17 @@ def test_buffer_filled_anew(run: Run) -> None:
     send(script, BUFFER, 4096, 4096)
     (finding,) = run(script.ends(4 * S).session(), SLUG)
     assert "the same buffer" in finding.title
+
+
+def test_buffers_whose_address_is_not_known_are_not_taken_for_one(run: Run) -> None:
+    """strace prints what lies in a buffer, not where it is; here the rest comes while another client is read."""
+    script = server()
+    accept(script, 0, 7)
+    ask(script, 0, 7)
+    send(script, UNSEEN_POINTER, ASKED, TAKEN)
+    script.event(100, 100, Call.read, UNSEEN_POINTER, 4096, fd=9, ret=4096)
+    send(script, UNSEEN_POINTER, LEFT, LEFT)
+    assert not run(close(script).session(), SLUG)
 
 
 @pytest.mark.parametrize("way", ["offset", "copy", "pieces", "writev", "sendfile"])
