@@ -61,11 +61,8 @@ def test_a_stand_in_is_no_inode_0() -> None:
 
 
 @pytest.mark.parametrize(
-    ("covers", "slug", "reason"),
-    [
-        ({"has_limits": False}, "backlog-overflow", "netstat"),
-        ({"has_inodes": False}, "unaccepted-connection", "inodes"),
-    ],
+    ("lacks", "slug", "reason"),
+    [("limits", "backlog-overflow", "netstat"), ("inodes", "unaccepted-connection", "inodes")],
 )
 def test_rules_say_what_a_listing_lacks(lacks: str, slug: str, reason: str) -> None:
     session = joined(listed(inode=STAND_IN_INODE), has_limits=lacks != "limits", has_inodes=lacks != "inodes")
