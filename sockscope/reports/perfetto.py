@@ -6,7 +6,8 @@ What lies where:
   thread (or process) whose call is that evidence.
 - *Connections*: every connection's life on shared tracks; for those that findings name (then the first ones, 200 in
   all) a track of the kernel's states with the packets below. *Packets* has all other packets.
-- a track a process, below it a track a thread, a slice a syscall. What overlaps (io_uring) has tracks of its own.
+- a track a process, below it a track a thread, a slice a syscall. What overlaps (io_uring) has tracks of its own, and
+  so have the requests that the process answered.
 - flows: one a connection, through its life, its syscalls in all processes, and the packets that carry something.
 - *open connections*: a counter.
 
@@ -33,6 +34,7 @@ from sockscope.reports.export_file import Progress, no_progress, private_file
 from sockscope.reports.perfetto_calls import CallRows, Calls, lay_out
 from sockscope.reports.perfetto_connections import Connections, PacketRows, title
 from sockscope.reports.perfetto_names import Names, Tracks
+from sockscope.reports.perfetto_requests import request_rows
 from sockscope.reports.perfetto_wire import INSTANT, Rows, encode, nested, note, number, track_event
 
 MOST_FINDINGS = 1000
@@ -62,6 +64,7 @@ def write_perfetto(report: Report, tables: SessionTables, path: Path, *, progres
     strings = np.array([*(names.strings.id(title(row)) for row in report.connections), 0], np.int64)
     call_rows = CallRows(report, tables, calls, names, strings)
     packet_rows = PacketRows(tables, names, connections.packets_track(), strings)
+    requests = request_rows(tables, calls.process_tracks, tracks, names, strings)
     with private_file(path) as file:
         file.write(_opening(report))
         for part in (names.packets(), tracks.packets()):
@@ -70,6 +73,7 @@ def write_perfetto(report: Report, tables: SessionTables, path: Path, *, progres
         file.writelines(connections.lives())
         file.writelines(connections.states())
         file.write(connections.open_count())
+        file.writelines(_chunks(requests.part, len(requests.track), "requests", told))
         file.writelines(_chunks(call_rows.rows, len(calls.rows), "syscalls", told))
         file.writelines(_chunks(packet_rows.rows, len(tables.packets), "packets", told))
 

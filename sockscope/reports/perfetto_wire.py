@@ -10,7 +10,7 @@ Perfetto v55; protobuf.dev/programming-guides/encoding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -103,6 +103,11 @@ class Note:
     present: Mask
     interned: bool = False
 
+    def part(self, begin: int, end: int) -> Note:
+        """Some of its rows."""
+        name = self.name if isinstance(self.name, int) else self.name[begin:end]
+        return replace(self, name=name, value=self.value[begin:end], present=self.present[begin:end])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
@@ -126,6 +131,12 @@ class Rows:
     flow: Int64s
     notes: Sequence[Note] = ()
     texts: Sequence[bytes] = ()
+
+    def part(self, begin: int, end: int) -> Rows:
+        """Some of them; without their texts."""
+        names = ("track", "begin_ns", "end_ns", "instant", "name", "category", "flow")
+        columns = {name: getattr(self, name)[begin:end] for name in names}
+        return replace(self, **columns, notes=[each.part(begin, end) for each in self.notes], texts=())
 
 
 def encode(rows: Rows) -> bytes:

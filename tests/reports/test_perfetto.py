@@ -145,6 +145,28 @@ class TestConnections:
         ]
 
 
+class TestRequests:
+    def test_from_the_first_byte_to_the_answers_last(self, tmp_path: Path) -> None:
+        request = only(trace_of(leaking(), tmp_path).named("request"))
+        assert request.track == "nginx[100]/requests"
+        assert (request.begin_ns, request.end_ns) == (START_NS + 3 * MS, START_NS + 5 * MS + 1000)
+        assert request.notes == {
+            "connection": "#0 10.0.0.9:4000",
+            "bytes read": 18,
+            "bytes written": 19,
+            "lay unread ns": MS + 1000,
+            "thought about ns": MS - 1000,
+            "written ns": 1000,
+            "ACK of the peer ns": 970_000,
+        }
+
+    def test_one_without_an_answer_has_no_end(self, tmp_path: Path) -> None:
+        script = listening(Script())
+        script.event(100, 100, Call.accept4, fd=3, ret=7, sockaddr=CLIENT)
+        script.event(100, 100, Call.recvfrom, 0, 99, fd=7, ret=18)
+        assert only(trace_of(script, tmp_path).named("request")).end_ns is None
+
+
 class TestFindings:
     def test_told_for_all_and_where_it_happened(self, tmp_path: Path) -> None:
         found = [one for one in trace_of(leaking(), tmp_path).slices if one.name.startswith("close-wait-leak")]
@@ -172,7 +194,7 @@ class TestFile:
         told: list[tuple[str, int, int]] = []
         report, tables = exported(leaking(), tmp_path)
         write_perfetto(report, tables, tmp_path / "trace", progress=lambda *now: told.append(now))
-        assert told == [("syscalls", 4, 4), ("packets", 7, 7)]
+        assert told == [("requests", 1, 1), ("syscalls", 4, 4), ("packets", 7, 7)]
 
 
 def test_perfettos_own_trace_processor_reads_it(tmp_path: Path) -> None:
