@@ -19,6 +19,8 @@ Flags = npt.NDArray[np.bool_]
 
 _UNFINISHED_BYTES = len(b" <unfinished ...>")
 _RESUMED = b" resumed>"
+_RESUMING = b"<... "
+_LONGEST_NAME = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +64,33 @@ def join_halves(data: bytes, chunk: npt.NDArray[np.uint8], lines: Lines, tid: Id
     before, after = by_thread[:-1], by_thread[1:]
     paired = (begins & candidates)[before] & ends[after] & (tid[before] == tid[after])
     first, second = before[paired], after[paired]
-    texts: list[bytes] = []
-    good = np.ones(len(first), np.bool_)
-    find = data.find
-    columns = (at[first], tail[first], at[second], end[second])
-    for number, (a, b, c, d) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-        # `<... recvfrom resumed>`: the name begins five bytes in, and must be that of the first half.
-        resumed = find(_RESUMED, c, d)
-        size = resumed - c - 5
-        rest = data[resumed + len(_RESUMED) : d].lstrip(b" ")
-        if resumed < 0 or data[c + 5 : resumed] + b"(" != data[a : a + size + 1] or rest[:1] == b"<":
-            good[number] = False
-        else:
-            texts.append(data[a:b] + rest)
-    return Pairs(first[good], second[good], texts)
+    if not len(first):
+        return Pairs(first, second, [])
+    size, good = _same_names(chunk, at[first], at[second] + len(_RESUMING))
+    # `<... recvfrom resumed>`, and a blank behind it before strace 5.
+    rest = at[second] + len(_RESUMING) + size + len(_RESUMED)
+    good &= (rest <= end[second]) & (chunk[np.minimum(rest, len(chunk)) - 1] == 0x3E)
+    rest += chunk[np.minimum(rest, len(chunk) - 1)] == 0x20
+    following = chunk[np.minimum(rest, len(chunk) - 1)]
+    good &= (following != 0x20) & (following != 0x3C) & (rest <= end[second])
+    first, second = first[good], second[good]
+    columns = (at[first], tail[first], rest[good], end[second])
+    texts = [data[a:b] + data[c:d] for a, b, c, d in zip(*(column.tolist() for column in columns), strict=True)]
+    return Pairs(first, second, texts)
+
+
+def _same_names(chunk: npt.NDArray[np.uint8], one: Ids, other: Ids) -> tuple[Ids, Flags]:
+    """How long the names that begin at `one` (up to a bracket) and `other` (up to a blank) are; whether they agree."""
+    size = np.zeros(len(one), np.int64)
+    good = np.zeros(len(one), np.bool_)
+    live = np.arange(len(one))
+    for place in range(_LONGEST_NAME):
+        left = chunk[np.minimum(one[live] + place, len(chunk) - 1)]
+        right = chunk[np.minimum(other[live] + place, len(chunk) - 1)]
+        ended = live[(left == 0x28) & (right == 0x20)]
+        good[ended] = True
+        size[ended] = place
+        live = live[(left == right) & (left != 0x20)]
+        if not len(live):
+            break
+    return size, good

@@ -31,15 +31,15 @@ PREFIX = re.compile(
     rb"""
     (?: \[pid\s+(?P<bracket>\d{1,7})(?:<(?P<bracket_comm>[^\n]{0,16}?)>)?\]\s |
         (?P<plain>\d{1,7})(?:<(?P<plain_comm>[^\n]{0,16}?)>)?\s+ (?=\S) )?
-    (?: (?P<seconds>\d{9,11})(?:\.(?P<seconds_part>\d{3}|\d{6}|\d{9}))?\s |
+    (?: (?P<seconds>[1-8]\d{9}|\d{9})(?:\.(?P<seconds_part>\d{3}|\d{6}|\d{9}))?\s |
         (?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)(?:\.(?P<second_part>\d{3}|\d{6}|\d{9}))?\s )?
-    (?: \(\+\s*\d+(?:\.\d+)?\)\s | \s*(?P<step>\d{1,10})\.(?P<step_part>\d{3}|\d{6}|\d{9})\s )?
+    (?: \(\+\s*\d+(?:\.\d+)?\)\s | \s*(?P<step>\d{1,7})\.(?P<step_part>\d{3}|\d{6}|\d{9})\s )?
     (?P<number> \[\s*(?:\d+|\?+)\]\s )?
     (?P<pointer> \[[0-9a-f?]{8}(?:[0-9a-f?]{8})?\]\s )?
     """,
     re.VERBOSE,
 )
-DURATION = re.compile(rb" <(\d{1,9})(?:\.(\d{3}|\d{6}|\d{9}))?>$")
+DURATION = re.compile(rb" <(\d{1,8})(?:\.(\d{3}|\d{6}|\d{9}))?>$")
 
 _LOOKS_LIKE_STRACE = re.compile(rb"[a-z_][a-z0-9_]{0,40}\(|<\.\.\. \w|\+\+\+ |--- ")
 
@@ -242,7 +242,8 @@ class _Cursor:
     def time(self, layout: Layout) -> Ids:
         digits = layout.clock_digits
         if layout.clock is LogClock.DATED:
-            # The tenth digit came in 2001 and the eleventh comes in 2286.
+            # The tenth digit came in 2001; a first one of 9 would be beyond what 64 bits hold in ns.
+            self.good &= (self._now() >= 0x31) & (self._now() <= 0x38)
             time_ns = self._number(10, digits)
         elif layout.clock is LogClock.TIME_OF_DAY:
             time_ns = self._clock_time(digits)

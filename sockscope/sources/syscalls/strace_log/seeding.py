@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 
@@ -87,27 +84,18 @@ def tell_names(parts: list[Rows], tasks: Tasks, comms: dict[int, bytes], first_n
     uses = np.concatenate(parts) if parts else np.zeros(0, USE_DTYPE)
     uses = uses[np.argsort(uses["time_ns"], kind="stable")]
     known = _Known(tasks, first_ns)
-    for _, _, what in heapq.merge(_born(tasks), _used(uses), key=lambda item: item[:2]):
-        if isinstance(what, Birth):
-            known.born(what)
-            continue
-        row = uses[what]
-        tgid = tasks.tgid(tasks.life(int(row["tid"]), int(row["time_ns"])))
-        known.used(
-            what, tgid, int(row["fd"]), bool(row["made"]), int(row["kind"]), int(row["inode"]),
-            (int(row["local"]), int(row["peer"])), (bool(row["local_bytes"]), bool(row["peer_bytes"])),
-        )  # fmt: skip
+    births = [*tasks.births]
+    births.reverse()
+    tgids = np.zeros(len(uses), EVENT_DTYPE)
+    tgids["tid"], tgids["enter_ns"] = uses["tid"], uses["time_ns"]
+    tasks.fill_tgids(tgids)
+    columns = ("time_ns", "fd", "made", "kind", "inode", "local", "peer", "local_bytes", "peer_bytes")
+    rows = zip(tgids["tgid"].tolist(), *(uses[column].tolist() for column in columns), strict=True)
+    for at, (tgid, ns, fd, made, kind, inode, local, peer, has_local, has_peer) in enumerate(rows):
+        while births and births[-1].time_ns <= ns:
+            known.born(births.pop())
+        known.used(at, tgid, fd, bool(made), kind, inode, (local, peer), (has_local > 0, has_peer > 0))
     return _seed_of(known, tasks, comms), _told(uses, known, tasks)
-
-
-def _born(tasks: Tasks) -> Iterator[tuple[int, int, Birth | int]]:
-    for birth in tasks.births:
-        yield birth.time_ns, 0, birth
-
-
-def _used(uses: Rows) -> Iterator[tuple[int, int, Birth | int]]:
-    for at, time_ns in enumerate(uses["time_ns"].tolist()):
-        yield time_ns, 1, at
 
 
 def _seed_of(known: _Known, tasks: Tasks, comms: dict[int, bytes]) -> Seed:

@@ -208,7 +208,9 @@ class Table:
         groups = group[firsts].tolist()
         changed[firsts] = [last_name.get(g) != k for g, k in zip(groups, first_keys, strict=True)]
         last_name.update(zip(groups, last_keys, strict=True))
-        picked = np.sort(order[changed | (self.templates.names["made"][flat[order]] != 0)])
+        # The same name made anew: of interest where a new socket has the addresses of the one before.
+        anew = (self.templates.names["made"][flat[order]] != 0) & (self.templates.names["local_bytes"][flat[order]] > 0)
+        picked = np.sort(order[changed | anew])
         if not len(picked):
             return
         uses = np.zeros(len(picked), USE_DTYPE)

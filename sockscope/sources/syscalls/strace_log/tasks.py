@@ -214,7 +214,9 @@ class Tasks:
             if exits and self._last[tid] > exits[0]:
                 rows = np.flatnonzero(part["tid"] == tid)
                 lives = np.searchsorted(np.array(exits), part["enter_ns"][rows], "left")
-                part["tgid"][rows] = [self.tgid(Life(tid, number)) for number in lives.tolist()]
+                numbers, which_life = np.unique(lives, return_inverse=True)
+                tgids = [self.tgid(Life(tid, number)) for number in numbers.tolist()]
+                part["tgid"][rows] = np.array(tgids, np.int32)[which_life.reshape(-1)]
 
     def events(self) -> Rows:
         """task_new, task_exec and the ends that strace was told not to print (-qq): EVENT_DTYPE."""
