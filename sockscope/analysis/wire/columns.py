@@ -124,10 +124,12 @@ def split_reuse(
     flags: npt.NDArray[np.uint8],
     seq: npt.NDArray[np.uint32],
     ack: npt.NDArray[np.uint32],
+    length: npt.NDArray[np.uint32],
 ) -> Mask:
     """Where connections begin: at the groups' starts, and at each handshake with another initial sequence number.
 
-    A SYN of the same number is a retransmission; SYNs of both sides in a row are a simultaneous open.
+    A SYN of the same number is a retransmission; SYNs of both sides in a row are a simultaneous open. A SYN-ACK may
+    acknowledge data of the SYN too (TCP Fast Open, RFC 7413).
     """
     out = starts.copy()
     is_syn = (flags & TcpFlag.SYN) != 0
@@ -143,7 +145,9 @@ def split_reuse(
     for back in (1, 2, 3):
         if len(rows) <= back:
             break
-        same = (group[back:] == group[:-back]) & (isn[back:] == isn[:-back]) & (opener[back:] == opener[:-back])
+        beyond = isn[back:] - isn[:-back]
+        brought = np.where(answers[back:] & ~answers[:-back], length[rows[:-back]], np.uint32(0))
+        same = (group[back:] == group[:-back]) & (beyond <= brought) & (opener[back:] == opener[:-back])
         known[back:] |= same
     together = np.zeros(len(rows), bool)
     together[1:] = (

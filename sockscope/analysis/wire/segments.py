@@ -57,7 +57,7 @@ class Segments:
         flags, seq, ack = (records[name][order] for name in ("flags", "seq", "ack"))
         direction = (source > destination)[order].astype(np.int64)
         groups = starts
-        starts = split_reuse(groups, direction, flags, seq, ack)
+        starts = split_reuse(groups, direction, flags, seq, ack, records["payload_bytes"][order])
         begin = np.flatnonzero(starts)
         grouped = np.cumsum(starts) - 1
         # Flows are numbered by their first packet, not by the hash that sorted them.
