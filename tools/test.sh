@@ -2,7 +2,7 @@
 # Everything that must pass, on a fresh Debian 12: lint, types, import contracts, tests (as root: they trace).
 # Usage: tools/test.sh [pytest arguments]
 . "$(dirname "$0")/common.sh"
-debian gcc libc6-dev iproute2 libbpf1 nginx redis-server haproxy apache2-bin lighttpd \
+debian gcc libc6-dev iproute2 net-tools libbpf1 nginx redis-server haproxy apache2-bin lighttpd \
     uwsgi-core uwsgi-plugin-python3 nodejs postgresql wrk curl redis-tools tcpdump tshark chromium
 environment -e '.[dev]'
 .venv/bin/ruff check .
