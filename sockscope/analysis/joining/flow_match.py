@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 from sockscope.analysis.joining.socket_rows import EndKey, end_key
 from sockscope.model.connections import Connection, Flow, Protocol, Role
@@ -23,7 +24,7 @@ class FlowMatcher:
 
     Args:
         flows: all flows.
-        apart_ns: how far packets and calls may be apart; None: nothing tells, and none is given.
+        apart_ns: how far packets and calls may be apart; None: nothing tells, and those with calls get none.
 
     Attributes:
         claimed: (flow, local side) that a connection has.
@@ -34,18 +35,36 @@ class FlowMatcher:
         self._joins = apart_ns is not None
         self._slack_ns = max(CLOCK_SLACK_NS, apart_ns or 0)
         self.claimed: set[tuple[int, int]] = set()
-        by_ends: defaultdict[EndKey, list[Candidate]] = defaultdict(list)
-        by_server: defaultdict[tuple[bytes, int], list[Candidate]] = defaultdict(list)
-        by_port: defaultdict[int, list[Candidate]] = defaultdict(list)
-        for flow in sorted(flows, key=lambda f: f.first_ns):
+
+    # Where only the wire is known, nobody asks; of 200 000 flows each costs half a second.
+
+    @cached_property
+    def _in_time(self) -> list[Flow]:
+        return sorted(self.flows, key=lambda flow: flow.first_ns)
+
+    @cached_property
+    def _by_ends(self) -> dict[EndKey, list[Candidate]]:
+        found: defaultdict[EndKey, list[Candidate]] = defaultdict(list)
+        for flow in self._in_time:
             one, other = flow.ends
-            by_ends[end_key(other, one.port)].append((flow.first_ns, flow.id, 0))
-            by_ends[end_key(one, other.port)].append((flow.first_ns, flow.id, 1))
-            by_server[(other.packed, other.port)].append((flow.first_ns, flow.id, 0))
-            by_port[other.port].append((flow.first_ns, flow.id, 1))
-        self._by_ends = dict(by_ends)
-        self._by_server = dict(by_server)
-        self._by_port = dict(by_port)
+            found[end_key(other, one.port)].append((flow.first_ns, flow.id, 0))
+            found[end_key(one, other.port)].append((flow.first_ns, flow.id, 1))
+        return dict(found)
+
+    @cached_property
+    def _by_server(self) -> dict[tuple[bytes, int], list[Candidate]]:
+        found: defaultdict[tuple[bytes, int], list[Candidate]] = defaultdict(list)
+        for flow in self._in_time:
+            server = flow.ends[1]
+            found[(server.packed, server.port)].append((flow.first_ns, flow.id, 0))
+        return dict(found)
+
+    @cached_property
+    def _by_port(self) -> dict[int, list[Candidate]]:
+        found: defaultdict[int, list[Candidate]] = defaultdict(list)
+        for flow in self._in_time:
+            found[flow.ends[1].port].append((flow.first_ns, flow.id, 1))
+        return dict(found)
 
     def of_ends(self, made: Connection, ports: Iterable[int], began_ns: int) -> bool:
         """The youngest flow between its ends that had begun by then; ports: those its local one may be."""
@@ -97,7 +116,7 @@ class FlowMatcher:
         _, number, side = candidate
         flow = self.flows[number]
         local = flow.ends[side]
-        if not self._joins or (number, side) in self.claimed or not _fits(made.local, local):
+        if (not self._joins and made.open_file >= 0) or (number, side) in self.claimed or not _fits(made.local, local):
             return False
         self.claimed.add((number, side))
         made.flow = number
