@@ -21,6 +21,9 @@ from sockscope.reports.perfetto_wire import BEGIN, END, INSTANT, Int64s, Note, R
 MOST_TOLD = 200
 """So many connections have tracks of their own; the UI grows slow with thousands."""
 
+MOST_LANES = 500
+"""Of connections open at once; where more are, the others are instants."""
+
 _TCP = 6
 _PROTOCOLS = {1: "ICMP", 17: "UDP", 58: "ICMPv6"}
 _ENDED = frozenset({TcpState.UNKNOWN, TcpState.CLOSE, TcpState.TIME_WAIT})
@@ -69,8 +72,10 @@ class Connections:
         order = np.lexsort((end, begin))
         lane = np.zeros(len(begin), np.int64)
         lane[order] = lanes(np.zeros(len(begin), np.int64), begin[order], end[order])
-        made = [tracks.plain("lives", parent=self._group, rank=1) for _ in range(int(lane.max(initial=-1)) + 1)]
-        found: Int64s = np.array(made, np.int64)[lane]
+        count = min(int(lane.max(initial=-1)) + 1, MOST_LANES)
+        made = [tracks.plain("lives", parent=self._group, rank=1) for _ in range(count)]
+        self._crowded = lane >= MOST_LANES
+        found: Int64s = np.array(made, np.int64)[np.minimum(lane, MOST_LANES - 1)]
         return found
 
     def packets_track(self) -> Int64s:
@@ -82,12 +87,16 @@ class Connections:
 
     def lives(self) -> Iterator[bytes]:
         """Slices from the first to the last sign of each connection; of those that are left, to the end."""
-        for row, end_ns, track in zip(self._rows, self._ends, self._lives.tolist(), strict=True):
+        for row, end_ns, track, crowded in zip(
+            self._rows, self._ends, self._lives.tolist(), self._crowded.tolist(), strict=True
+        ):
             one = row.connection
             name = safe(f"{title(row)} {row.summary}".strip())
             flow = one.id + 1 if self._flows[one.id] else 0
-            yield track_event(BEGIN, track, one.first_ns, name=name, flow=flow, notes=self._about(row))
-            yield track_event(END, track, end_ns)
+            kind = INSTANT if crowded else BEGIN
+            yield track_event(kind, track, one.first_ns, name=name, flow=flow, notes=self._about(row))
+            if not crowded:
+                yield track_event(END, track, end_ns)
 
     def _about(self, row: ConnectionRow) -> bytes:
         one = row.connection

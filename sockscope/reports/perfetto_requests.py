@@ -23,7 +23,7 @@ _COUNTS = (("bytes read", "read_bytes"), ("bytes written", "written_bytes"))
 def request_rows(
     tables: SessionTables, process_tracks: dict[int, int], tracks: Tracks, names: Names, connection_string: Int64s
 ) -> Rows:
-    """A slice a request, on tracks `requests` of the process that answered; those without an answer have no end.
+    """A slice a request, on tracks `requests` of the process that answered; an instant for one without an answer.
 
     Args:
         process_tracks: tgid → its track.
@@ -39,7 +39,9 @@ def request_rows(
     kept = kept[np.lexsort((far[kept], begin[kept]))]
     made, begin, end = made[kept], begin[kept], end[kept]
     tgid = made["tgid"].astype(np.int64)
-    lane = lanes(tgid, begin, end)
+    answered = end != UNFINISHED
+    lane = np.zeros(len(made), np.int64)
+    lane[answered] = lanes(tgid[answered], begin[answered], end[answered])
     track = np.zeros(len(made), np.int64)
     for process in np.unique(tgid).tolist():
         mine = tgid == process
@@ -61,8 +63,8 @@ def request_rows(
         track=track,
         begin_ns=begin,
         end_ns=end,
-        instant=~every,
-        name=np.full(len(made), names.events.id("request"), np.int64),
+        instant=~answered,
+        name=np.where(answered, names.events.id("request"), names.events.id("request without an answer")),
         category=np.full(len(made), names.categories.id("request"), np.int64),
         flow=np.zeros(len(made), np.int64),
         notes=notes,

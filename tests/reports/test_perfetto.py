@@ -17,11 +17,11 @@ from sockscope.model.events import EVENT_DTYPE, EventFlag, Events
 from sockscope.model.report import Report
 from sockscope.model.tables import SessionTables
 from sockscope.model.tcp import SegmentMark, TcpState
-from sockscope.reports import perfetto_calls
+from sockscope.reports import perfetto_calls, perfetto_connections
 from sockscope.reports.perfetto import write_perfetto
 from sockscope.reports.perfetto_lanes import lanes
 from sockscope.reports.perfetto_wire import varint
-from tests.analysis.builders import START_NS, Script
+from tests.analysis.builders import START_NS, Script, address
 from tests.reports.exported import CLIENT, SERVER, exported, leaking, listening, marked
 from tests.reports.perfetto_support import Read, Slice, query, read
 
@@ -107,6 +107,12 @@ class TestConnections:
         assert (life.begin_ns, life.end_ns) == (START_NS + MS, START_NS + 12_000 * MS)
         assert life.notes["findings"] == "close-wait-leak"
 
+    def test_too_many_at_once_are_instants(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(perfetto_connections, "MOST_LANES", 1)
+        script = leaking()
+        script.event(100, 100, Call.accept4, fd=3, ret=8, sockaddr=address("10.0.0.9", 4001), at=9 * MS)
+        assert [one.instant for one in trace_of(script, tmp_path).on(LIFE)] == [False, True]
+
     def test_a_flow_joins_the_life_the_calls_and_the_packets(self, tmp_path: Path) -> None:
         names = [one.name for one in trace_of(leaking(), tmp_path).slices if one.flows == (1,)]
         assert names[0].startswith("#0")
@@ -160,11 +166,11 @@ class TestRequests:
             "ACK of the peer ns": 970_000,
         }
 
-    def test_one_without_an_answer_has_no_end(self, tmp_path: Path) -> None:
+    def test_one_without_an_answer_is_an_instant(self, tmp_path: Path) -> None:
         script = listening(Script())
         script.event(100, 100, Call.accept4, fd=3, ret=7, sockaddr=CLIENT)
         script.event(100, 100, Call.recvfrom, 0, 99, fd=7, ret=18)
-        assert only(trace_of(script, tmp_path).named("request")).end_ns is None
+        assert only(trace_of(script, tmp_path).named("request without an answer")).instant
 
 
 class TestFindings:
