@@ -64,7 +64,7 @@ from sockscope.findings.shared.told import told_by_kernel
 from sockscope.model.calls import Call
 from sockscope.model.connections import Connection, Protocol
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
-from sockscope.model.tcp import TcpState
+from sockscope.model.tcp import SegmentMark, TcpState
 
 RULE = Rule(
     slug="retransmissions",
@@ -79,6 +79,11 @@ RULE = Rule(
 _WARNING_COUNT, _WARNING_SHARE = 5, 0.02
 _INFO_COUNT, _INFO_SHARE = 3, 0.005
 _UNKNOWN_SHARE_COUNT = 5
+_KINDS = (
+    (SegmentMark.FAST_RETRANSMISSION, "at once"),
+    (SegmentMark.SPURIOUS_RETRANSMISSION, "in vain"),
+    (SegmentMark.RTO, "after a timeout"),
+)
 _OPENING = np.array([TcpState.SYN_SENT, TcpState.SYN_RECV, TcpState.NEW_SYN_RECV], np.uint8)
 
 
@@ -89,6 +94,7 @@ class _Lossy:
     Attributes:
         count: how many. packets: their rows; empty where they are known from counters only.
         timeouts: how many of these after the timer; lost_ns: what was waited for it.
+        fast: how many after duplicate ACKs. spurious: how many of what had been acknowledged already.
     """
 
     connection: Connection
@@ -97,6 +103,8 @@ class _Lossy:
     count: int
     packets: Ids
     timeouts: int = 0
+    fast: int = 0
+    spurious: int = 0
     lost_ns: int = 0
     first_ns: int = 0
 
@@ -157,6 +165,7 @@ def _on_the_wire(session: Session) -> Iterator[_Lossy]:
         own = again.of(one.flow, one.local_side)
         if len(own):
             by_timer = own[again.timeout[own]]
+            marks = session.packet_marks[again.row[own]]
             yield _Lossy(
                 connection=one,
                 tgid=tgid,
@@ -164,6 +173,8 @@ def _on_the_wire(session: Session) -> Iterator[_Lossy]:
                 count=len(own),
                 packets=again.row[own],
                 timeouts=len(by_timer),
+                fast=int((marks & np.uint16(SegmentMark.FAST_RETRANSMISSION) != 0).sum()),
+                spurious=int((marks & np.uint16(SegmentMark.SPURIOUS_RETRANSMISSION) != 0).sum()),
                 lost_ns=int(again.waited_ns[by_timer].sum()),
                 first_ns=int(session.packet_ns[again.row[own[0]]]),
             )
@@ -223,6 +234,7 @@ def _finding(session: Session, found: list[_Lossy], severity: Severity, total: i
             f" {timeouts} of these went out only after the retransmission timer: {span(lost_ns)} of waiting in all, "
             f"{span(worst.lost_ns)} of it on fd {worst.fd} alone."
         )
+    explanation += _kinds(found)
     filtered = switched_on(session, session.events_of(worst.connection.id), "SO_ATTACH_FILTER")
     if len(filtered):
         at = since_start(session, int(session.effective_ns[filtered[0]]))
@@ -248,6 +260,15 @@ def _finding(session: Session, found: list[_Lossy], severity: Severity, total: i
     )
 
 
+def _kinds(found: list[_Lossy]) -> str:
+    """What made the sender do it, besides the timer."""
+    fast, spurious = sum(one.fast for one in found), sum(one.spurious for one in found)
+    said = f" {fast} went out at once, as duplicate ACKs told of the loss." if fast else ""
+    if spurious:
+        said += f" {plural(spurious, 'segment')} had been acknowledged already, and went out in vain."
+    return said
+
+
 def _served(session: Session, lossy: _Lossy) -> int:
     return served_by(session, program(session, lossy.tgid))
 
@@ -266,6 +287,11 @@ def _of_namespace(session: Session, connection: Connection) -> str:
     return f" Its whole network namespace sent {plural(grown, 'segment')} again meanwhile." if grown > 0 else ""
 
 
+def _kind(session: Session, packet: int) -> str:
+    mark = int(session.packet_marks[packet])
+    return next((f" {words}" for kind, words in _KINDS if mark & kind), "")
+
+
 def _evidence(session: Session, worst: _Lossy) -> Iterator[Evidence]:
     records = session.packets.records
     if len(worst.packets):
@@ -276,7 +302,8 @@ def _evidence(session: Session, worst: _Lossy) -> Iterator[Evidence]:
         every = rows[same]
         first_ns = int(session.packet_ns[every[0]])
         later = span(int(session.packet_ns[again]) - first_ns)
-        yield from_packet(session, again, f"sent again, {later} after the first time")
+        again_words = f"sent again{_kind(session, again)}, {later} after the first time"
+        yield from_packet(session, again, again_words)
         if int(every[0]) != again:
             yield from_packet(session, int(every[0]), "sent first")
         for row in every[1:].tolist():

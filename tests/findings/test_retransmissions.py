@@ -51,7 +51,7 @@ def test_after_the_timer(run: Run) -> None:
     assert "all 3 connections" in finding.explanation
     assert "640.0 ms of it on fd" in finding.explanation
     assert "127.0.0.1" in finding.remedy
-    assert finding.evidence[0].text.endswith("(sent again, 220.0 ms after the first time)")
+    assert finding.evidence[0].text.endswith("(sent again after a timeout, 220.0 ms after the first time)")
 
 
 @pytest.mark.parametrize(("segments", "severity"), [(20, Severity.WARNING), (400, Severity.INFO), (2000, None)])
@@ -143,3 +143,9 @@ def test_a_filter_of_the_programs_own_is_named(run: Run) -> None:
         script.event(100, 100, Call.setsockopt, 1, 26, fd=7 + number, option=bytes(8) + b"\1" * 8, at=15 * MS)
     (finding,) = run(script.session(), SLUG)
     assert "attached a packet filter to fd" in finding.explanation
+
+
+def test_what_had_arrived_already_is_told(run: Run) -> None:
+    """Each answer again after its acknowledgment."""
+    (finding,) = run(lossy(4, times=(220, 1300)).session(), SLUG)
+    assert "4 segments had been acknowledged already, and went out in vain." in finding.explanation

@@ -7,13 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.analysis.wire.columns import REORDERING_NS
-from sockscope.findings.shared.evidence import NS_PER_MS
+from sockscope.analysis.wire.marks import TIMEOUT_NS
 from sockscope.findings.shared.on_wire import Mask, Wire, as_offset
-from sockscope.model.tcp import TcpFlag
-
-TIMEOUT_NS = 150 * NS_PER_MS
-"""A sender that was silent for so long waited for its timer: Linux's is never below 200 ms (TCP_RTO_MIN)."""
+from sockscope.model.tcp import SegmentMark, TcpFlag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +37,8 @@ class SentAgain:
 def sent_again(session: Session, flows: Mask) -> SentAgain:
     """Retransmitted segments of these flows; shape of the mask: (flows,).
 
-    Left out are tail loss probes (the last segment again, shortly after: RFC 8985 section 7): where the receiver only
-    delayed its ACK, nothing was lost. And keep-alive probes, which repeat one byte or none.
+    As their marks say. Left out are tail loss probes (the last segment again, shortly after: RFC 8985 section 7): where
+    the receiver only delayed its ACK, nothing was lost.
     """
     wire = Wire.of(session, flows)
     data = np.flatnonzero((wire.length > 0) & ~wire.has(TcpFlag.SYN | TcpFlag.RST))
@@ -64,14 +60,11 @@ def sent_again(session: Session, flows: Mask) -> SentAgain:
     reach[1:] = np.where(begins[1:], start[1:], lifted[:-1] - rank[1:] * spread)
     waited = np.zeros(len(data), np.int64)
     waited[1:] = np.where(begins[1:], 0, np.diff(wire.time_ns[data]))
-    again = (stop <= reach) & ~begins & (waited >= 0)
-    timeout = again & (waited >= TIMEOUT_NS)
-    # Out of order in the capture, where something is missing from it or came late.
-    gap = np.zeros(int(rank[-1]) + 1, np.bool_)
-    gap[rank[(start > reach) & ~begins]] = True
-    again &= timeout | ~gap[rank] | (waited > REORDERING_NS)
-    again &= timeout | (stop < reach)
-    again &= (wire.length[data] > 1) | (stop < reach)
+    marks = session.packet_marks[wire.rows[data]]
+    timeout = marks & np.uint16(SegmentMark.RTO) != 0
+    # Its ACK was captured, but a filter of the socket's own may have dropped that: the timer ran out all the same.
+    timeout |= (marks & np.uint16(SegmentMark.SPURIOUS_RETRANSMISSION) != 0) & (waited >= TIMEOUT_NS)
+    again = (marks & np.uint16(SegmentMark.RETRANSMISSION) != 0) & (timeout | (stop < reach))
     found = np.flatnonzero(again)
     return SentAgain(
         row=wire.rows[data[found]],
