@@ -40,15 +40,20 @@ STEP_NS = 2_000
 V4_MAPPED = np.frombuffer(b"\0" * 10 + b"\xff\xff", np.uint8)
 
 
-def synthesise(events: int, connections: int) -> tuple[Seed, Events, Packets, Sockets, SessionInfo]:
-    """A session of `connections` connections and about `events` events, spread over the workers."""
+def synthesise(
+    events: int, connections: int, *, first: int = 0
+) -> tuple[Seed, Events, Packets, Sockets, SessionInfo]:
+    """A session of `connections` connections and about `events` events, spread over the workers.
+
+    With `first`, a multiple of WORKERS * LIVE: the part of a longer session that begins with that connection.
+    """
     requests = max(1, (events // connections - 4) // 3)
     # Of each connection: accept4, epoll_ctl, (epoll_wait, recvfrom, sendto) a request, recvfrom = 0, close.
     pattern = [Call.accept4, Call.epoll_ctl]
     pattern += [Call.epoll_wait, Call.recvfrom, Call.sendto] * requests + [Call.recvfrom, Call.close]
     length = len(pattern)
     call = np.tile(np.array(pattern, np.uint16), connections)
-    number = np.repeat(np.arange(connections), length)
+    number = first + np.repeat(np.arange(connections), length)
     step = np.tile(np.arange(length), connections)
     worker = number % WORKERS
     slot = number // WORKERS % LIVE
@@ -76,12 +81,12 @@ def synthesise(events: int, connections: int) -> tuple[Seed, Events, Packets, So
     ret[accepts] = fd[accepts]
     ret[waits] = 1
     records["ret"] = ret
-    blob = _blob(records, accepts, controls, call, fd)
+    blob = _blob(records, accepts, controls, call, fd, first)
     shuffled = np.random.default_rng(1).permutation(WORKERS)
     rows = np.concatenate([records[worker == w] for w in shuffled])
     ends_ns = int(clock.max()) + 10**6
     peer_port = (number[accepts] % 60000 + 1024).astype(np.uint16)
-    sockets = _sockets(connections, int(accepts.sum()), peer_port, clock[accepts])
+    sockets = _sockets(first, int(accepts.sum()), peer_port, clock[accepts])
     info = SessionInfo(
         target=Target(ports=(PORT,)),
         started_realtime_ns=0,
@@ -90,18 +95,18 @@ def synthesise(events: int, connections: int) -> tuple[Seed, Events, Packets, So
         clock_samples=((START_NS, START_NS), (ends_ns, ends_ns)),
         syscalls=SyscallCoverage(engine="bench", event_count=len(rows)),
     )
-    packets = _packets(connections, peer_port, clock[accepts])
+    packets = _packets(number[accepts], peer_port, clock[accepts])
     return _seed(), Events(records=rows, blob=blob), packets, sockets, info
 
 
 def _blob(
-    records: np.ndarray, accepts: np.ndarray, controls: np.ndarray, call: np.ndarray, fd: np.ndarray
+    records: np.ndarray, accepts: np.ndarray, controls: np.ndarray, call: np.ndarray, fd: np.ndarray, first: int
 ) -> np.ndarray:
     """One sockaddr an accept, one epoll_event an epoll_ctl, one payload for all reads and writes."""
     count = int(accepts.sum())
     header = pack_section(Section.SOCKADDR, bytes(16))
     named = np.tile(np.frombuffer(header, np.uint8), (count, 1))
-    numbers = np.nonzero(accepts)[0] // (len(records) // count)
+    numbers = first + np.nonzero(accepts)[0] // (len(records) // count)
     named[:, 8:10] = np.frombuffer(struct.pack("<H", 2), np.uint8)
     ports = (numbers % 60000 + 1024).astype(">u2")
     named[:, 10:12] = ports.view(np.uint8).reshape(-1, 2)
@@ -122,7 +127,7 @@ def _hosts(numbers: np.ndarray) -> np.ndarray:
     return (0x0A000002 + numbers // 60000).astype(">u4").view(np.uint8).reshape(-1, 4)
 
 
-def _sockets(connections: int, count: int, peer_port: np.ndarray, opened: np.ndarray) -> Sockets:
+def _sockets(first: int, count: int, peer_port: np.ndarray, opened: np.ndarray) -> Sockets:
     """Each connection in two snapshots, and the listener."""
     rows = np.zeros(1 + 2 * count, SOCKET_DTYPE)
     rows["family"] = 2
@@ -137,10 +142,10 @@ def _sockets(connections: int, count: int, peer_port: np.ndarray, opened: np.nda
     for half, delay in ((slice(1, 1 + count), 10**5), (slice(1 + count, None), 2 * 10**5)):
         part = rows[half]
         part["state"] = 1
-        part["cookie"] = np.arange(count) + 2
-        part["inode"] = np.arange(count) + 100
+        part["cookie"] = first + np.arange(count) + 2
+        part["inode"] = first + np.arange(count) + 100
         part["peer"][:, :12] = V4_MAPPED
-        part["peer"][:, 12:] = _hosts(np.arange(count))
+        part["peer"][:, 12:] = _hosts(first + np.arange(count))
         part["peer_port"] = peer_port
         part["time_ns"] = opened + delay
     rows = rows[np.argsort(rows["time_ns"], kind="stable")]
@@ -148,10 +153,10 @@ def _sockets(connections: int, count: int, peer_port: np.ndarray, opened: np.nda
     return Sockets(records=rows, owners=np.zeros(0, OWNER_DTYPE))
 
 
-def _packets(connections: int, peer_port: np.ndarray, opened: np.ndarray) -> Packets:
+def _packets(numbers: np.ndarray, peer_port: np.ndarray, opened: np.ndarray) -> Packets:
     """SYN, SYN-ACK, ACK of each connection."""
-    rows = np.zeros(3 * connections, PACKET_DTYPE)
-    hosts = _hosts(np.arange(connections))
+    rows = np.zeros(3 * len(numbers), PACKET_DTYPE)
+    hosts = _hosts(numbers)
     rows["protocol"] = 6
     rows["src"][:, :12] = rows["dst"][:, :12] = V4_MAPPED
     for at, flags in enumerate((TcpFlag.SYN, TcpFlag.SYN | TcpFlag.ACK, TcpFlag.ACK)):
