@@ -16,6 +16,7 @@ _ATTACHED = re.compile(rb"(?:strace: )?Process (\d{1,10}) attached(?: with (\d{1
 _SPOKEN_WITHIN = re.compile(
     rb"(?:\^C)?(?:strace: )?Process \d{1,10} (?:attached|detached|suspended|resumed)(?: with \d{1,9} threads)?$"
 )
+_BEGINS = re.compile(rb"[a-z_][a-z0-9_]{0,40}\(|<\.\.\. |\+\+\+ |--- ")
 _SPOKEN_ENDS = (b"attached", b"detached", b"suspended", b"resumed", b"threads")
 _SAID = re.compile(
     rb"(?:\^C)?strace: |Process \d+ |\[ Process PID=\d+ runs in |> /|> \S+\(|<detached \.\.\.>|% time  |-{5,} -|"
@@ -76,10 +77,10 @@ class Threads:
 
     def take(self, found: Found, line: int, text: bytes, tid: int, time_ns: int) -> None:
         """One odd line; what it completes is added to `found`."""
-        if self.split is not None:
+        if self.split is not None and not text.startswith(b"strace: "):
             begun, whose, since = self.split
             self.split = None
-            if not text[:1].isalpha() and not text.startswith((b"<... ", b"+++ ", b"--- ")):
+            if not _BEGINS.match(text):
                 self.take(found, line, begun + text, whose, since)
                 return
             found.add(line, begun + b" " + _UNFINISHED, whose, since)
@@ -126,6 +127,11 @@ class Threads:
             return
         name, rest = match[1], match[2].lstrip(b" ")
         begun = self.begun.pop(tid, None)
+        if begun is None:
+            # It began while the process was alone, and strace named nobody.
+            unnamed = next((who for who in self.begun if who < 0), 0)
+            if unnamed and self.begun[unnamed][0].startswith(name + b"("):
+                begun = self.begun.pop(unnamed)
         if tid in self.superseded and name.startswith(b"exec"):
             former = self.superseded.pop(tid)
             # The thread that called exec has the number of its process from here on.

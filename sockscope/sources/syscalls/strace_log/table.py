@@ -301,7 +301,7 @@ def _sort_out(data: bytes, chunk: npt.NDArray[np.uint8], lines: Lines, tid: Ids)
         place = data.find(sign)
         while place >= 0:
             line = int(np.searchsorted(at, place, "right")) - 1
-            usual[line] = False
+            usual[line : line + 2] = False  # the next may go on with it
             place = data.find(sign, place + 1)
     regular = usual & ((((first >= 0x61) & (first <= 0x7A)) & ~cut) | signal)
     pairs = join_halves(data, chunk, lines, tid, usual)

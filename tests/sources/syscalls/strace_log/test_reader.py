@@ -169,6 +169,15 @@ close(5)                                = 0
     assert log.coverage.resolution_ns == 0
 
 
+def test_a_call_that_began_while_nobody_was_named(tmp_path: Path) -> None:
+    text = b"""clone(child_stack=NULL, flags=SIGCHLDstrace: Process 501 attached
+ <unfinished ...>
+[pid   501] close(4)                    = 0
+[pid   500] <... clone resumed>, child_tidptr=0x7f) = 501
+"""
+    assert sorted(called(read(tmp_path, text))) == [("clone", 500, 501), ("close", 501, 0), ("task_new", 500, 0)]
+
+
 def test_a_filtered_log_says_what_it_lacks(tmp_path: Path) -> None:
     log = read(tmp_path, b"77 10:00:00.000001 accept4(5, NULL, NULL, 0) = 6\n")
     assert set(log.coverage.missing_groups) == {CallGroup.DESCRIPTORS, CallGroup.TRANSFERS, CallGroup.WAITS}
