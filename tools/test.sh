@@ -5,6 +5,7 @@
 debian gcc libc6-dev iproute2 net-tools libbpf1 nginx redis-server haproxy apache2-bin lighttpd \
     uwsgi-core uwsgi-plugin-python3 nodejs postgresql wrk curl redis-tools tcpdump tshark chromium
 environment -e '.[dev]'
+tools/trace-processor.sh
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/lint-imports

@@ -12,10 +12,10 @@ What lies where:
 - *open connections*: a counter.
 
 The format is TrackEvent protobuf with interned strings, on CLOCK_MONOTONIC. It is written by own code, in columns: a
-million syscalls take seconds. The `perfetto` package makes an object a packet (6 µs each, two a call, before any
-annotation) and would bring protobuf to every user; Chrome's JSON, the other format that the UI reads, has microseconds
-in floating point, no track groups, and is three times as large. The tests read what is written with the official
-schema, and load it into Perfetto's own trace processor.
+million syscalls with all that is told of them take as long as a million bare slices by the `perfetto` package, which
+makes an object a packet and would bring protobuf to every user. Chrome's JSON, the other format that the UI reads, has
+floating-point microseconds and no groups of tracks. The tests read what is written with the official schema, and load
+it into Perfetto's own trace processor (benchmarks/exports.py measures).
 """
 
 from __future__ import annotations
