@@ -47,13 +47,14 @@ class _Row:
     slugs: str
     summary: str
     wire: str
+    verbose: bool
 
     def told(self, *, full: bool) -> Text:
-        """Its findings, else (or `full`: and) what it did."""
+        """Its findings, else (or `full`: and) what it did, and what its packets went through."""
         text = Text(self.slugs, "bold")
         if self.summary and (full or not self.slugs):
             text.append("  " if self.slugs else "").append(self.summary, "")
-        if self.wire and (full or not text):
+        if self.wire and (full or self.verbose or not text):
             text.append("  " if text else "").append(self.wire, "cyan")
         return text
 
@@ -74,7 +75,10 @@ def connections(
     if where:
         heading += f" at {where}" if len(inet) == len(every) else f", {words.number(len(inet))} at {where}"
     arrows = len({row.connection.role for row in inet}) > 1
-    rows = [_row(row, report, comms, clean, where=where, arrows=arrows, ascii_only=ascii_only) for row in shown]
+    rows = [
+        _row(row, report, comms, clean, where=where, arrows=arrows, verbose=verbose, ascii_only=ascii_only)
+        for row in shown
+    ]
     yield _table(clean(heading), rows, width)
     if rest:
         yield Text(clean(_groups(rest, report, comms)), "dim")
@@ -109,6 +113,7 @@ def _row(
     *,
     where: str,
     arrows: bool,
+    verbose: bool,
     ascii_only: bool,
 ) -> _Row:
     connection = row.connection
@@ -128,6 +133,7 @@ def _row(
         slugs=", ".join(dict.fromkeys(report.findings[i].rule for i in row.finding_indexes)),
         summary=clean(row.summary),
         wire=clean(row.wire),
+        verbose=verbose,
     )
 
 

@@ -118,6 +118,8 @@ def _heading(finding: Finding, row: ConnectionRow | None, ascii_only: bool) -> T
     else:
         text.append("Evidence" if len(finding.connections) < 2 else "Evidence, of the worst", "bold")
         text.append(f"  {ends_of(row, ascii_only=ascii_only)}  {words.state_name(row.connection)}")
+        if row.wire:
+            text.append(f"\nOn the wire: {safe(row.wire)}", "cyan")
     return text
 
 

@@ -121,25 +121,26 @@ _READ = (*COUNTS, "longest_stall_ns", "handshake_rtt_ns", "rtt_min_ns", *_FLAGS)
 
 
 def _retransmissions(row: _Row, local: int) -> str:
-    said = _of_sides(row, "retransmissions", "retransmission", "retransmissions", local)
     kinds = (
         ("rtos", "after a timeout"),
         ("fast_retransmissions", "fast"),
         ("spurious_retransmissions", "spurious"),
     )
     parts = [f"{sum(row[name])} {kind}" for name, kind in kinds if any(row[name])]
-    return f"{said} ({', '.join(parts)})" if said and parts else said
+    return _of_sides(row, "retransmissions", "retransmission", "retransmissions", local, ", ".join(parts))
 
 
-def _of_sides(row: _Row, name: str, one: str, many: str, local: int) -> str:
-    """`3 gaps`, `3 gaps of the peer`, `3 gaps, 1 of the peer`."""
+def _of_sides(row: _Row, name: str, one: str, many: str, local: int, more: str = "") -> str:
+    """`3 gaps`, `3 gaps of the peer`, `3 gaps (1 of the peer)`; `more` comes into the brackets."""
     own, other = row[name][local], row[name][1 - local]
     if not own + other:
         return ""
     said = f"{own + other} {one if own + other == 1 else many}"
-    if not other:
-        return said
-    return f"{said} of the peer" if not own else f"{said} ({other} of the peer)"
+    if other and not own:
+        said += " of the peer"
+    inside = [f"{other} of the peer"] if other and own else []
+    inside += [more] if more else []
+    return f"{said} ({'; '.join(inside)})" if inside else said
 
 
 def _round_trip(row: _Row, local: int) -> int:
