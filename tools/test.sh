@@ -3,7 +3,7 @@
 # Usage: tools/test.sh [pytest arguments]
 . "$(dirname "$0")/common.sh"
 debian gcc libc6-dev iproute2 net-tools libbpf1 nginx redis-server haproxy apache2-bin lighttpd \
-    uwsgi-core uwsgi-plugin-python3 nodejs postgresql wrk curl redis-tools tcpdump tshark chromium
+    uwsgi-core uwsgi-plugin-python3 nodejs postgresql wrk curl redis-tools tcpdump tshark strace chromium
 environment -e '.[dev]'
 tools/trace-processor.sh
 .venv/bin/ruff check .

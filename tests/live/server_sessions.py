@@ -106,7 +106,7 @@ def accepted(report: Report, port: int) -> list[Connection]:
     ]
 
 
-def _load(server: Server) -> tuple[int, list[int]]:
+def load(server: Server) -> tuple[int, list[int]]:
     """Real clients; how many connections were made at least (those that were counted), and statuses."""
     if server.speaks == "redis":
         servers.redis_benchmark(server.port, connections=CONNECTIONS, requests=3000)
@@ -148,7 +148,7 @@ def _loaded(options: RecordOptions, server: Server, folder: Path) -> Watched:
     def act(tgid: int) -> None:
         servers.wait_until_serving(server.port)
         time.sleep(0.5)
-        count, seen = _load(server)
+        count, seen = load(server)
         made.append(count)
         statuses.extend(seen)
         time.sleep(1.5)
