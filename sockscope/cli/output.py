@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -78,9 +78,9 @@ class Output(Written):
             print(f"sockscope: wrote {path}", file=sys.stderr)
         with reader_may_leave():
             if self.json_to_stdout:
-                from sockscope.reports.json import render_json
+                from sockscope.reports.json import json_pieces
 
-                print(render_json(report), end="")
+                sys.stdout.writelines(json_pieces(report))
             else:
                 from rich.console import Console
 
@@ -96,18 +96,18 @@ class Output(Written):
 
             yield path, partial(write_html, report, path)
         if self.json and not self.json_to_stdout:
-            from sockscope.reports.json import render_json
+            from sockscope.reports.json import json_pieces
 
             path = Path(self.json)
-            yield path, partial(_write_text, path, partial(render_json, report))
+            yield path, partial(_write_text, path, json_pieces(report))
         if path := self.markdown:
             from sockscope.reports.markdown import render_markdown
 
-            yield path, partial(_write_text, path, partial(render_markdown, report))
+            yield path, partial(_write_text, path, [render_markdown(report)])
         if path := self.sarif:
             from sockscope.reports.sarif import render_sarif
 
-            yield path, partial(_write_text, path, partial(render_sarif, report))
+            yield path, partial(_write_text, path, [render_sarif(report)])
         if not (self.perfetto or self.pcapng or self.parquet):
             return
         from sockscope.pipeline.export import session_tables
@@ -127,8 +127,9 @@ class Output(Written):
             yield path, partial(write_parquet, report, tables, path)
 
 
-def _write_text(path: Path, render: Callable[[], str]) -> None:
-    path.write_text(render(), encoding="utf-8")
+def _write_text(path: Path, pieces: Iterable[str]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(pieces)
 
 
 def slugs(text: str) -> frozenset[str]:

@@ -86,6 +86,11 @@ def process_name(comm: str, tgid: int) -> str:
     return f"{comm}[{tgid}]" if tgid >= 0 else "process not known"
 
 
+def holder_name(comm: str, tgid: int, fd: int) -> str:
+    """`nginx[812] fd 7`; netstat names no descriptor (-1)."""
+    return process_name(comm, tgid) + (f" fd {fd}" if fd >= 0 else "")
+
+
 def state_name(connection: Connection) -> str:
     """The state as people look for it; what is no longer there says so."""
     if connection.gone_ns is not None:
@@ -162,7 +167,7 @@ def connection_lines(row: ConnectionRow, report: Report) -> list[tuple[str, str]
     """What is known of one connection beside its ends and state: (`held by`, `nginx[812] fd 7`), …"""
     connection = row.connection
     comms = {process.tgid: process.comm for process in report.processes}
-    holders = [f"{process_name(comms.get(tgid, '?'), tgid)} fd {fd}" for tgid, fd in connection.owners]
+    holders = [holder_name(comms.get(tgid, "?"), tgid, fd) for tgid, fd in connection.owners]
     held = "nobody: no process has accepted it" if connection.never_accepted else ", ".join(holders)
     touched = ", ".join(process_name(comms.get(tgid, "?"), tgid) for tgid in row.processes)
     seen = f"{since_start(connection.first_ns, report.info)} to {since_start(connection.last_ns, report.info)}"
@@ -203,8 +208,12 @@ def coverage_lines(report: Report) -> list[Line]:
         lines.append(Line(name="syscalls", text="not recorded", doubt=True))
     if packets.available:
         where = f" on {', '.join(packets.interfaces)}" if packets.interfaces else ""
-        lost = f"{number(packets.lost_count)} lost" if packets.lost_count else "none lost"
-        text = f"{number(packets.seen_count)} seen{where}; {lost}"
+        text = f"{number(packets.seen_count)} seen{where}"
+        if packets.lost_count:
+            text += f"; {number(packets.lost_count)} lost"
+        elif calls.engine:
+            # A capture made elsewhere does not say it.
+            text += "; none lost"
         lines.append(Line(name="packets", text=text, doubt=packets.lost_count > 0))
     else:
         lines.append(Line(name="packets", text="not captured", doubt=True))
@@ -218,7 +227,7 @@ def coverage_lines(report: Report) -> list[Line]:
     if report.kernel.count:
         lines.append(Line(name="kernel", text=_told(report.kernel)))
     lines.extend(_aligned(one) for one in info.alignments)
-    if packets.available and not info.alignments:
+    if packets.available and calls.engine and not info.alignments:
         skew = abs(info.clock_skew_ns)
         text = f"syscalls and packets {f'are {duration(skew)} apart' if skew else 'agree'}"
         lines.append(Line(name="clocks", text=text, doubt=skew > 1_000_000))

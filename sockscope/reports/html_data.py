@@ -119,7 +119,7 @@ def _connections(rows: Sequence[ConnectionRow], report: Report, strings: Strings
 
     for row in rows:
         c = row.connection
-        held = ", ".join(f"{words.process_name(comms.get(tgid, '?'), tgid)} fd {fd}" for tgid, fd in c.owners)
+        held = ", ".join(words.holder_name(comms.get(tgid, "?"), tgid, fd) for tgid, fd in c.owners)
         add(
             id=c.id,
             protocol=strings(c.protocol.value),

@@ -168,7 +168,7 @@ def _connection(row: ConnectionRow, info: SessionInfo) -> dict[str, Json]:
         "recv_q": connection.recv_q,
         "send_q": connection.send_q,
         "never_accepted": connection.never_accepted,
-        "owners": [{"tgid": tgid, "fd": fd} for tgid, fd in connection.owners],
+        "owners": [{"tgid": tgid, "fd": fd if fd >= 0 else None} for tgid, fd in connection.owners],
         "events": row.event_count,
         "io_uring_events": row.uring_count,
         "packets": row.packet_count,
