@@ -7,7 +7,7 @@ returned: no offset above `return - packet`. What was sent was sent after the ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -101,7 +101,17 @@ def fit(upper: Bounds, lower: Bounds, talks: int) -> Fit | None:
     if high is None or low is None:
         return _one_sided(most, high) if high is not None else _one_sided(least, low)
     if low <= high:
-        return _between(low, high)
+        constant, line = _between(low, high), _drifting(upper, lower, talks)
+        if line is None:
+            return constant
+        # A drift too small to be told may still be there.
+        times = np.concatenate([upper.at_ns, lower.at_ns])
+        apart = line.offsets(np.array([times.min(), times.max()])) - constant.offset_ns
+        return replace(
+            constant,
+            below_ns=max(constant.below_ns, line.below_ns - int(apart.min())),
+            above_ns=max(constant.above_ns, line.above_ns + int(apart.max())),
+        )
     return _drifting(upper, lower, talks) or _most_agree(most, least)
 
 

@@ -68,7 +68,10 @@ def lay(
     talks = Talks.of(state, events, assignment)
     # Without a log the packets' clock is the session's.
     if info.syscalls.engine:
-        moved = move_packets(talks, packets, packet_ns, clocks, info.syscalls.resolution_ns)
+        if info.syscalls.resolution_ns:
+            moved = move_packets(talks, packets, packet_ns, clocks, info.syscalls.resolution_ns)
+        else:
+            moved = begin_together(packet_ns, clocks, info.started_ns)
         info, packet_ns = _told(info, moved), moved.times
     if clocks.sockets:
         shown = move_sockets(talks, packets, packet_ns, sockets, clocks)
@@ -144,22 +147,39 @@ def move_packets(talks: Talks, packets: Packets, packet_ns: Ints, clocks: Clocks
         packets: of all captures.
         packet_ns: shape (packets,), their times as they stand.
         clocks: which rows are of which capture.
-        log_resolution_ns: how fine the log's times are; 0: there are none.
+        log_resolution_ns: how fine the log's times are.
     """
     times = packet_ns.copy()
     alignments, notes = [], []
     for strand in clocks.packets:
         rows = slice(strand.start, strand.stop)
         mine = Packets(records=packets.records[rows], raw=packets.raw)
-        laid = align_packets(talks, mine, packet_ns[rows], log_resolution_ns) if log_resolution_ns else None
+        laid = align_packets(talks, mine, packet_ns[rows], log_resolution_ns)
         alignments.append(_alignment(strand, laid))
         if laid is None:
-            notes.append(_apart(strand, log_resolution_ns))
+            notes.append(_apart(strand))
             continue
         fit = _kept(laid.fit)
         times[rows] += fit.offsets(packet_ns[rows])
         if alignments[-1].uncertainty_ns > _WORTH_A_NOTE_NS:
             notes.append(_coarse(strand, alignments[-1]))
+    return Moved(times=times, alignments=tuple(alignments), notes=tuple(notes))
+
+
+def begin_together(packet_ns: Ints, clocks: Clocks, started_ns: int) -> Moved:
+    """Captures beside a log without times: they begin where it does, and nothing more is said."""
+    times = packet_ns.copy()
+    alignments, notes = [], []
+    for strand in clocks.packets:
+        rows = slice(strand.start, strand.stop)
+        offset = started_ns - int(packet_ns[rows].min()) if strand.stop > strand.start else 0
+        times[rows] += offset
+        basis = "the log has no times; both are told as if they began together"
+        alignments.append(Alignment(source=strand.source, offset_ns=offset, uncertainty_ns=NOTHING_TOLD, basis=basis))
+        notes.append(
+            f"{strand.source}: the log has no times, so connections are joined by their addresses and order alone, and "
+            "which came first of a packet and a call is not known: record it with strace -f -ttt -T"
+        )
     return Moved(times=times, alignments=tuple(alignments), notes=tuple(notes))
 
 
@@ -209,12 +229,7 @@ def _alignment(strand: Strand, laid: Laid | None) -> Alignment:
     )
 
 
-def _apart(strand: Strand, log_resolution_ns: int) -> str:
-    if not log_resolution_ns:
-        return (
-            f"{strand.source}: the log has no times, so packets and calls are told side by side, "
-            "not in one order of time"
-        )
+def _apart(strand: Strand) -> str:
     return (
         f"{strand.source}: no connection is both in this capture and in the log, so nothing tells how their clocks "
         "differ: the two are told side by side, not joined"

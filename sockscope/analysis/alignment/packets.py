@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +85,9 @@ def lay_beside(talks: Talks, sides: Sides, *, log_resolution_ns: int = 1, packet
     )
     if found is None:
         return None
+    if found.one_sided:
+        coarse = _coarse(log_resolution_ns, 2) + _coarse(packet_resolution_ns, 1)
+        found = replace(found, below_ns=found.below_ns + coarse, above_ns=found.above_ns + coarse)
     few = cluster.votes < _MANY_VOTES and found.uncertainty_ns > _CLOSE_NS + 2 * log_resolution_ns
     if few or (found.one_sided and cluster.most_ns - cluster.least_ns > _CLOSE_NS + 2 * log_resolution_ns):
         return None

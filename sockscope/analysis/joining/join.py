@@ -72,7 +72,8 @@ def join(
         state=state,
         info=info,
         groups=groups,
-        wire=FlowMatcher(flows, info.apart_ns),
+        # A log without times still tells the order in which addresses came again.
+        wire=FlowMatcher(flows, info.apart_ns if info.syscalls.resolution_ns else 0),
         ports=served_ports(state, info, groups, has_syscalls),
         has_syscalls=has_syscalls,
         group_connection=np.full(len(groups), NO_ID, np.int32),
@@ -370,8 +371,10 @@ def _of_flows(work: Join) -> None:
                 side = 0
         elif work.has_syscalls:
             return
-        elif (flow.id, 0) in work.wire.claimed:
-            continue
+        else:
+            side = work.wire.server_side(flow)
+            if (flow.id, 1 - side) in work.wire.claimed:
+                continue
         if (flow.id, side) not in work.wire.claimed:
             work.connections.append(work.wire.alone(flow, side, len(work.connections)))
 

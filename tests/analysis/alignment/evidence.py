@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from sockscope.analysis.alignment.clocks import Clocks
 from sockscope.analysis.build import build_session
 from sockscope.analysis.session import Session
 from sockscope.model.calls import Call
+from sockscope.model.events import Events
 from sockscope.model.packets import Packets
 from sockscope.model.sockets import Sockets
 from sockscope.model.tcp import TcpFlag
@@ -127,12 +128,26 @@ class Evidence:
         records["time_ns"] += ahead_ns + np.rint(since * ppm / 1e6).astype(np.int64)
         return Packets(records=records, raw=made.raw)
 
-    def session(self, ahead_ns: int = 0, *, ppm: float = 0.0, packets: Packets | None = None) -> Session:
+    def session(
+        self, ahead_ns: int = 0, *, ppm: float = 0.0, packets: Packets | None = None, resolution_ns: int = 1
+    ) -> Session:
+        """Joined; `resolution_ns`: of the log's times, 0: it has none, and its lines are 1 µs apart."""
         packets = self.packets(ahead_ns, ppm=ppm) if packets is None else packets
+        info, events = self.script.info(), self.script.events()
+        records = events.records.copy()
+        order = np.argsort(records["enter_ns"], kind="stable")
+        if not resolution_ns:
+            records["enter_ns"][order] = records["exit_ns"][order] = START_NS + np.arange(len(order)) * 1000
+        elif resolution_ns > 1:
+            records["enter_ns"] //= resolution_ns
+            records["enter_ns"] *= resolution_ns
+            # Lines of one moment are kept apart, as the reader does.
+            records["enter_ns"][order] += np.arange(len(order))
+            records["exit_ns"] = records["enter_ns"]
         return build_session(
-            info=self.script.info(),
+            info=replace(info, syscalls=replace(info.syscalls, resolution_ns=resolution_ns)),
             seed=self.script.seed(),
-            events=self.script.events(),
+            events=Events(records=records, blob=events.blob),
             packets=packets,
             sockets=Sockets.empty(),
             clocks=Clocks.foreign(packets=packets),

@@ -143,6 +143,24 @@ def test_times_of_microseconds() -> None:
     assert holds(made.session(packets=packets), 3_700_000_000)
 
 
+def test_a_log_of_whole_seconds() -> None:
+    session = Evidence(spacing_ns=100_000_000).connections(100).session(3_700_000_000, resolution_ns=SECOND)
+    assert holds(session, 3_700_000_000)
+    assert alignment(session).uncertainty_ns <= 2 * SECOND
+    assert "ms only" in session.info.notes[0]
+    assert joined(session) == 100
+
+
+def test_a_log_without_times_is_joined_by_addresses_and_order() -> None:
+    session = Evidence(ports=20).connections(60).session(3_700_000_000, resolution_ns=0)
+    assert alignment(session).uncertainty_ns == -1
+    assert session.info.apart_ns is None
+    assert "no times" in session.info.notes[0]
+    assert joined(session) == 60
+    for one in session.connections:
+        assert sum(session.flows[one.flow].payload_bytes) == one.read_bytes + one.written_bytes
+
+
 def unrelated(seed: int, spacing_ns: int) -> Session:
     """The log of one day, the capture of another: the same server and clients, other connections."""
     log = Evidence(seed=seed, spacing_ns=spacing_ns).connections(80)
