@@ -66,7 +66,7 @@ def _count_marks(facts: npt.NDArray[np.void], table: Segments, marks: Marks) -> 
 
 def _sum_up_trips(facts: npt.NDArray[np.void], flows: int, trips: RoundTrips) -> None:
     """Smallest, median (the lower of two) and largest of each side: sides and times sorted as one number."""
-    bits = 40
+    bits = min(40, 63 - (2 * flows).bit_length())
     packed = trips.gid << bits | np.clip(trips.lasted_ns, 0, (1 << bits) - 1)
     packed.sort()
     bounds = np.searchsorted(packed, np.arange(2 * flows + 1) << bits)

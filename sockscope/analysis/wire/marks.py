@@ -31,6 +31,7 @@ TIMEOUT_NS = 150_000_000
 _ENOUGH_DUPLICATES = 2
 """RFC 5681 asks for three; one may be missing from the capture, and SACK needs no third."""
 
+_MOST_ROUNDS = 8
 _BARE = TcpFlag.SYN | TcpFlag.FIN | TcpFlag.RST
 
 
@@ -118,13 +119,14 @@ class _Marker:
         """One byte beyond a closed window; and how far the sides came, which such bytes do not count for."""
         chains = self._chains
         beyond = (chains.length == 1) & ~self._bare & ~chains.begins & (self._window_of_other() == 0)
-        while True:
-            reach = self._reach(~beyond)
-            # Each round takes some away; mostly the first takes none.
+        reach = self._reach(~beyond)
+        # Each round takes some away; mostly the first takes none, and only nonsense needs many.
+        for _ in range(_MOST_ROUNDS):
             kept = beyond & (chains.start == reach.before)
             if (kept == beyond).all():
-                return kept, reach
-            beyond = kept
+                break
+            beyond, reach = kept, self._reach(~kept)
+        return beyond, reach
 
     def _reach(self, counts: Mask) -> _Reach:
         chains = self._chains
@@ -206,7 +208,8 @@ class _Marker:
         rows = np.flatnonzero(self._heard)
         acker[chains.rank[chains.other[rows]]] = chains.rank[rows]
         bounds = np.append(np.flatnonzero(chains.begins), len(chains.row))
-        acknowledged = np.maximum(self._acknowledged(), -1 << 40)
+        # Within what can be lifted side by side; only nonsense is further off.
+        acknowledged = np.clip(self._acknowledged(), -1 << 39, 1 << 39)
         low = min(int(acknowledged.min()), int(pieces.start.min()))
         spread = max(int(acknowledged.max()), int(pieces.stop.max())) - low + 2
         lifted = np.maximum.accumulate(acknowledged - low + chains.rank * spread)
