@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sockscope.errors import DamagedInputError, UsageError
 from sockscope.model.calls import FIRST_TASK_EVENT, GROUP_OF, Call, CallGroup
-from sockscope.model.events import EVENT_DTYPE, Events
+from sockscope.model.events import Events
 from sockscope.model.info import SyscallCoverage
 from sockscope.sources.syscalls.strace_log.chunks import CHUNK_BYTES, Progress, read_chunks
 from sockscope.sources.syscalls.strace_log.log import LogClock, StraceLog, Unread
@@ -58,11 +58,11 @@ def read_strace(
     for number, path in enumerate(paths):
         suffix = _PID_SUFFIX.search(path.name)
         file = FileState(str(path), int(suffix[1]) if suffix and int(suffix[1]) else -1 - number)
-        first_part = len(table.parts)
+        first_part = table.part_count
         for chunk in read_chunks(path, told, chunk_bytes):
             table.take(file, chunk)
         table.finish(file)
-        files.append((file, first_part, len(table.parts)))
+        files.append((file, first_part, table.part_count))
         if told.damage:
             notes.append(f"{path}: {told.damage}")
             told.damage = ""
@@ -110,7 +110,8 @@ def _name_root(file: FileState, table: Table, first: int, last: int) -> None:
         return
     made: set[int] = set()
     seen: dict[int, None] = {}
-    for part in table.parts[first:last]:
+    parts = table.parts()[first:last]
+    for part in parts:
         forks = part[np.isin(part["call"], (Call.clone, Call.clone3, Call.fork, Call.vfork))]
         made.update(forks["ret"].tolist())
         tids, at = np.unique(part["tid"], return_index=True)
@@ -118,7 +119,7 @@ def _name_root(file: FileState, table: Table, first: int, last: int) -> None:
     announced = file.threads.announced
     named = [tid for tid in seen if tid > 0] or list(announced)
     root = next((tid for tid in named if tid not in made), -file.default_tid)
-    for columns in (*table.parts[first:last], *table.uses):
+    for columns in (*parts, *table.uses):
         columns["tid"][columns["tid"] == file.default_tid] = root
 
 
@@ -127,23 +128,23 @@ def _settle(table: Table, files: list[FileState], notes: list[str]) -> StraceLog
     for file in files:
         evidence.attached.update(file.threads.attached)
         evidence.execs.extend(file.threads.execs)
-    tasks = Tasks(table.parts, table.blob, evidence)
-    for part in table.parts:
+    parts = table.parts()
+    tasks = Tasks(parts, table.blob, evidence)
+    for part in parts:
         tasks.fill_tgids(part)
-    first_ns = min((int(part["enter_ns"].min()) for part in table.parts), default=0)
+    first_ns = min((int(part["enter_ns"].min()) for part in parts), default=0)
     seed, told = tell_names(table.uses, tasks, table.comms, first_ns)
-    groups = _groups(table.parts)
-    event_count = table.row_count
-    parts = [*table.parts, tasks.events(), told]
-    event_count += len(parts[-2])
-    table.parts.clear()
+    groups = _groups(parts)
+    of_tasks = tasks.events()
+    event_count = table.row_count + len(of_tasks)
+    parts.clear()
     missing = missing_groups(
         groups, unfiltered=table.templates.unfiltered, unfollowed_children=tasks.unfollowed_count > 0
     )
     clock, resolution_ns = _clock(files)
     _write_notes(notes, table, tasks, files, clock, missing)
     return StraceLog(
-        events=Events(records=_joined(parts), blob=np.frombuffer(table.blob, np.uint8)),
+        events=Events(records=table.records([of_tasks, told]), blob=np.frombuffer(table.blob, np.uint8)),
         seed=seed,
         clock=clock,
         coverage=SyscallCoverage(
@@ -155,17 +156,6 @@ def _settle(table: Table, files: list[FileState], notes: list[str]) -> StraceLog
         unread_count=table.unread_count,
         notes=tuple(notes),
     )
-
-
-def _joined(parts: list[Rows]) -> Rows:
-    """One table; each piece is let go as soon as it is copied."""
-    records = np.empty(sum(map(len, parts)), EVENT_DTYPE)
-    at = len(records)
-    while parts:
-        part = parts.pop()
-        at -= len(part)
-        records[at : at + len(part)] = part
-    return records
 
 
 def _groups(parts: list[Rows]) -> set[CallGroup]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from sockscope.model.calls import FIRST_TASK_EVENT
-from sockscope.model.events import EventFlag
+from sockscope.model.events import EVENT_DTYPE, EventFlag
 from sockscope.sources.syscalls.strace_log.halves import Pairs, in_order_of, join_halves
 from sockscope.sources.syscalls.strace_log.log import LogClock, Unread
 from sockscope.sources.syscalls.strace_log.odd_lines import NO_RESTART, Found, Threads
@@ -66,7 +67,7 @@ class Table:
     """The growing table.
 
     Attributes:
-        parts: EVENT_DTYPE, a piece a chunk, in the order of the log; tgid is 0. `blob`: theirs.
+        blob: what the events refer to.
         uses: USE_DTYPE pieces.
         comms: tid → name, from -Y.
     """
@@ -74,7 +75,8 @@ class Table:
     def __init__(self, *, text_limit: int = TEXT_LIMIT) -> None:
         self.blob = bytearray()
         self.templates = Templates(self.blob, text_limit=text_limit)
-        self.parts: list[Rows] = []
+        self._records = np.empty(0, EVENT_DTYPE)
+        self._bounds = [0]
         self.uses: list[Rows] = []
         self.comms: dict[int, bytes] = {}
         self.row_count = 0
@@ -82,8 +84,32 @@ class Table:
         self.call_count = 0
         self.unread: list[Unread] = []
         self.unread_count = 0
-        self._last_row: dict[int, tuple[int, int]] = {}
+        self._last_row: dict[int, int] = {}
         self._last_name: dict[int, int] = {}
+
+    @property
+    def part_count(self) -> int:
+        return len(self._bounds) - 1
+
+    def parts(self) -> list[Rows]:
+        """The events, a piece a chunk, in the order of the log; tgid is 0. Views: void once events are added."""
+        return [self._records[a:b] for a, b in pairwise(self._bounds)]
+
+    def records(self, extra: list[Rows]) -> Rows:
+        """All events, and these behind them. The table is of no use any more."""
+        for part in extra:
+            self._append(part)
+        self._records.resize(self.row_count, refcheck=False)
+        return self._records
+
+    def _append(self, records: Rows) -> None:
+        wanted = self.row_count + len(records)
+        if wanted > len(self._records):
+            # realloc of so large a block moves pages, not bytes: pieces joined at the end would be there twice.
+            self._records.resize(wanted + max(wanted // 8, 1 << 12), refcheck=False)
+        self._records[self.row_count : wanted] = records
+        self.row_count = wanted
+        self._bounds.append(wanted)
 
     def take(self, file: FileState, data: bytes) -> None:
         """The lines of one chunk."""
@@ -160,13 +186,11 @@ class Table:
         records["exit_ns"] = np.where(unreturned, -1, exit_ns)
         self._keep_order(records, who)
         self._note_uses(records, ids, who)
-        self.parts.append(records)
-        self.row_count += len(records)
+        self._append(records)
 
     def _keep_order(self, records: Rows, who: Ids) -> None:
         """No call returns after its thread made the next one: times are rounded, and with -t there are only seconds."""
         enter, leave = records["enter_ns"], records["exit_ns"]
-        part = len(self.parts)
         order = in_order_of(who)
         sorted_who = who[order]
         fresh = np.diff(sorted_who, prepend=sorted_who[0] - 1) != 0
@@ -179,10 +203,10 @@ class Table:
             tid = int(who[first])
             known = self._last_row.get(tid)
             if known is not None:
-                row = self.parts[known[0]][known[1]]
+                row = self._records[known]
                 if row["exit_ns"] > enter[first] >= row["enter_ns"]:
                     row["exit_ns"] = enter[first]
-            self._last_row[tid] = (part, last)
+            self._last_row[tid] = self.row_count + last
 
     def _note_uses(self, records: Rows, ids: Ids, who: Ids) -> None:
         """Which descriptors got a name that their thread did not last use for them."""
