@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from sockscope import storage
 from sockscope.errors import DamagedInputError, UsageError
 from sockscope.model.events import EVENT_DTYPE, Events
 from sockscope.model.facts import NETNS_FACT_DTYPE, PROCESS_FACT_DTYPE, SEGMENT_FACT_DTYPE, Facts
@@ -18,10 +22,13 @@ from sockscope.model.sockets import OWNER_DTYPE, SOCKET_DTYPE, Sockets
 from sockscope.recording import layout, manifest
 from sockscope.recording.columns import from_table
 
+_WRONG_CONTENT = (KeyError, ValueError, TypeError, AttributeError, pa.ArrowException)
+_ROWS_AT_ONCE = 1 << 18
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """A recording in memory.
+    """A recording in memory, its events in files where they are many.
 
     Attributes:
         packets_path: the pcapng, or None where there is none (the caller reads it).
@@ -131,52 +138,108 @@ def _close_open_end(info: SessionInfo, events: Events, sockets: Sockets) -> Sess
     )
 
 
-def _batches(path: Path, damage: list[str]) -> list[pa.RecordBatch]:
+def _batches(source: pa.NativeFile, name: str, damage: list[str]) -> Iterator[pa.RecordBatch]:
     """Every whole batch; a cut or damaged tail is reported and left out."""
-    if not path.is_file():
-        return []
-    batches: list[pa.RecordBatch] = []
+    count = 0
     try:
-        with pa.memory_map(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
+        with pa.ipc.open_stream(source) as reader:
             while True:
                 try:
                     batch = reader.read_next_batch()
                     batch.validate(full=True)
-                    batches.append(batch)
                 except StopIteration:
-                    break
+                    return
+                count += 1
+                yield batch
     except (pa.ArrowException, OSError, EOFError) as error:
         reason = str(error).splitlines()[0]
-        whole = "1 whole batch" if len(batches) == 1 else f"{len(batches)} whole batches"
-        damage.append(f"{path.name}: cut or damaged after {whole} ({reason})")
-    return batches
+        whole = "1 whole batch" if count == 1 else f"{count} whole batches"
+        damage.append(f"{name}: cut or damaged after {whole} ({reason})")
 
 
 def _rows(path: Path, dtype: np.dtype[np.void], damage: list[str]) -> npt.NDArray[np.void]:
-    batches = _batches(path, damage)
+    if not path.is_file():
+        return np.zeros(0, dtype)
+    try:
+        with pa.memory_map(str(path), "rb") as source:
+            batches = list(_batches(source, path.name, damage))
+    except OSError as error:
+        # An empty file cannot be mapped.
+        damage.append(f"{path.name}: cut or damaged after 0 whole batches ({str(error).splitlines()[0]})")
+        return np.zeros(0, dtype)
     if not batches:
         return np.zeros(0, dtype)
     try:
         return from_table(pa.Table.from_batches(batches), dtype)
-    except (ValueError, TypeError, pa.ArrowException) as error:
-        raise DamagedInputError(f"{path} does not hold what a recording's {path.name} holds: {error}") from error
+    except _WRONG_CONTENT as error:
+        raise _not_of_a_recording(path, error) from error
 
 
 def _events(path: Path, damage: list[str]) -> Events:
-    batches = _batches(path, damage)
-    parts: list[Events] = []
+    if not path.is_file():
+        return Events.empty()
     try:
-        for batch in batches:
-            index = batch.schema.get_field_index("call")
-            plain = batch.set_column(index, "call", batch.column(index).indices)
-            records = from_table(pa.Table.from_batches([plain]), EVENT_DTYPE)
-            data = batch.column("data")
-            _, offsets_buffer, bytes_buffer = data.buffers()
-            offsets = np.frombuffer(offsets_buffer, np.int64)[data.offset : data.offset + len(batch) + 1]
-            records["blob_offset"] = offsets[:-1]
-            records["blob_bytes"] = np.diff(offsets)
-            blob = np.zeros(0, np.uint8) if bytes_buffer is None else np.frombuffer(bytes_buffer, np.uint8)
-            parts.append(Events(records=records, blob=blob))
-    except (KeyError, ValueError, TypeError, AttributeError, pa.ArrowException) as error:
-        raise DamagedInputError(f"{path} does not hold what a recording's {path.name} holds: {error}") from error
-    return Events.concat(parts)
+        if path.stat().st_size > storage.SPILL_BYTES:
+            with path.open("rb") as file:
+                whole = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            with contextlib.suppress(_ElsewhereError), pa.BufferReader(pa.py_buffer(whole)) as source:
+                return _EventTable(path, whole).read(source, damage)
+        with pa.memory_map(str(path), "rb") as source:
+            return _EventTable(path, None).read(source, damage)
+    except OSError as error:
+        # An empty file cannot be mapped.
+        damage.append(f"{path.name}: cut or damaged after 0 whole batches ({str(error).splitlines()[0]})")
+        return Events.empty()
+
+
+class _ElsewhereError(Exception):
+    """The bytes of a batch do not lie in the file as they are: somebody compressed it."""
+
+
+class _EventTable:
+    """Takes batch after batch, so that a big recording is never in memory twice, or at all.
+
+    Args:
+        whole: the file, where it is big: it is the events' blob as it lies there, and offsets are places in it.
+            None: the bytes are copied together.
+    """
+
+    def __init__(self, path: Path, whole: npt.NDArray[np.uint8] | None) -> None:
+        self._path = path
+        self._whole = whole
+        self._records = storage.Growing(EVENT_DTYPE)
+        self._blob = storage.Growing(np.uint8)
+
+    def read(self, source: pa.NativeFile, damage: list[str]) -> Events:
+        for batch in _batches(source, self._path.name, damage):
+            try:
+                for at in range(0, len(batch), _ROWS_AT_ONCE):
+                    self._take(batch.slice(at, _ROWS_AT_ONCE))
+            except _WRONG_CONTENT as error:
+                raise _not_of_a_recording(self._path, error) from error
+        blob = self._blob.whole() if self._whole is None else self._whole
+        return Events(records=self._records.whole(), blob=blob)
+
+    def _take(self, batch: pa.RecordBatch) -> None:
+        index = batch.schema.get_field_index("call")
+        plain = batch.set_column(index, "call", batch.column(index).indices)
+        records = from_table(pa.Table.from_batches([plain]), EVENT_DTYPE)
+        data = batch.column("data")
+        _, offsets_buffer, bytes_buffer = data.buffers()
+        offsets = np.frombuffer(offsets_buffer, np.int64)[data.offset : data.offset + len(batch) + 1]
+        begin, end = int(offsets[0]), int(offsets[-1])
+        shift = -begin
+        if end > begin and self._whole is None:
+            shift += len(self._blob)
+            self._blob.append(np.frombuffer(bytes_buffer, np.uint8)[begin:end].copy())
+        elif end > begin and self._whole is not None:
+            shift = bytes_buffer.address - self._whole.ctypes.data
+            if not 0 <= shift <= len(self._whole) - end:
+                raise _ElsewhereError
+        records["blob_offset"] = offsets[:-1] + shift
+        records["blob_bytes"] = np.diff(offsets)
+        self._records.append(records)
+
+
+def _not_of_a_recording(path: Path, error: Exception) -> DamagedInputError:
+    return DamagedInputError(f"{path} does not hold what a recording's {path.name} holds: {error}")
