@@ -50,7 +50,7 @@ def build_session(
         facts: what /proc said beside; None: nothing.
         clocks: rows that another clock stamped. They are moved to where what they tell of the same connections fits;
             by how much is in the session's `info.alignments`. `info.started_ns` and `ended_ns` are those of the
-            session's own clock, and are widened by what was moved.
+            session's own clock; the beginning is widened by what was moved.
     """
     with no_collection():
         return _build(info, seed, events, packets, sockets, facts or Facts(), clocks)

@@ -62,7 +62,7 @@ def lay(
         clocks: which rows have a clock of their own.
 
     Returns:
-        The info with alignments and notes, its time widened by what was moved; the packets' times; the socket rows.
+        The info with alignments and notes, its beginning widened by what was moved; the packets' times; the socket rows.
     """
     complete_names(state, events, assignment)
     talks = Talks.of(state, events, assignment)
@@ -83,12 +83,12 @@ def lay(
 
 
 def _told(info: SessionInfo, moved: Moved) -> SessionInfo:
+    """The session ends where the log does: what was not done after it was only not seen, whatever else goes on."""
     started = min(info.started_ns, int(moved.times.min(initial=info.started_ns)))
     return replace(
         info,
         started_ns=started,
         started_realtime_ns=info.started_realtime_ns - (info.started_ns - started),
-        ended_ns=max(info.ended_ns, int(moved.times.max(initial=info.ended_ns))),
         alignments=(*info.alignments, *moved.alignments),
         notes=(*info.notes, *moved.notes),
     )
