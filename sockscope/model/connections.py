@@ -84,7 +84,7 @@ class Connection:
     recv_q: int = 0
     send_q: int = 0
     read_bytes: int = 0
-    """Returned by the target's reads."""
+    """Returned by the target's reads; in a session without syscalls what the wire brought (distinct bytes)."""
     written_bytes: int = 0
     eof_ns: int | None = None
     """First time a read returned 0 (stream), so the program was told of the peer's FIN."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
@@ -65,6 +65,26 @@ class FlowMatcher:
         for flow in self._in_time:
             found[flow.ends[1].port].append((flow.first_ns, flow.id, 1))
         return dict(found)
+
+    @cached_property
+    def _answered(self) -> set[Address]:
+        """Ends that took a connection whose handshake was seen."""
+        return {flow.ends[1] for flow in self.flows if _has_handshake(flow)}
+
+    @cached_property
+    def _ends_seen(self) -> Counter[Address]:
+        """How many flows each end has: a server's many, a client's one."""
+        return Counter(end for flow in self.flows for end in flow.ends)
+
+    def server_side(self, flow: Flow) -> int:
+        """Which side took the connection: of one that began before the capture, the likelier."""
+        if _has_handshake(flow):
+            return 1
+        one, other = flow.ends
+        for rank in (self._answered.__contains__, self._ends_seen.__getitem__):
+            if rank(one) != rank(other):
+                return 1 if rank(other) > rank(one) else 0
+        return 1 if other.port <= one.port else 0
 
     def of_ends(self, made: Connection, ports: Iterable[int], began_ns: int) -> bool:
         """The youngest flow between its ends that had begun by then; ports: those its local one may be."""
@@ -141,6 +161,10 @@ class FlowMatcher:
             flow=flow.id,
             local_side=side,
         )
+
+
+def _has_handshake(flow: Flow) -> bool:
+    return flow.syn_ns is not None or flow.synack_ns is not None
 
 
 def _fits(wanted: Address | None, local: Address) -> bool:

@@ -39,9 +39,19 @@ def sum_up(
         made.written_bytes = written[made.id]
         made.last_ns = max(made.last_ns, lasts[made.id])
         made.first_ns = min(made.first_ns, firsts[made.id])
+    if not joined.has_syscalls:
+        _bytes_on_wire(joined)
     _ends_of_file(joined, events, order, event_connection)
     _owners(joined)
     _gone_unseen(joined)
+
+
+def _bytes_on_wire(joined: Join) -> None:
+    """Nobody saw the reads and writes: what crossed the wire is what is known."""
+    for made in joined.connections:
+        if made.flow >= 0:
+            sent = joined.wire.flows[made.flow].payload_bytes
+            made.read_bytes, made.written_bytes = sent[1 - made.local_side], sent[made.local_side]
 
 
 def _gone_unseen(joined: Join) -> None:

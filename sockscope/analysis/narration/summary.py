@@ -6,6 +6,7 @@ made only of the few messages that are shown.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -14,10 +15,12 @@ import numpy.typing as npt
 from sockscope.analysis.narration.http1 import Piece, PieceKind, start_line
 from sockscope.analysis.narration.summary_starts import LINE_BYTES, Starts, of_events, of_packets, same_line
 from sockscope.analysis.session import Ids, Session
+from sockscope.analysis.wire.ends import FlowEnd, flow_end
 from sockscope.model.connections import Connection
 
 _SHOWN: Final = 3
 _UNREADABLE: Final = "?"
+NO_ANSWER: Final = " → no answer"
 
 
 def summarise_all(session: Session) -> list[str]:
@@ -42,12 +45,39 @@ def summarise(session: Session, connection: int) -> str:
 
 
 def _from_wire(session: Session, connection: Connection, told: list[str]) -> str:
-    """No syscalls: what the packets tell."""
+    """No syscalls: what the packets tell, and how it ended."""
     if connection.flow < 0:
         return ""
-    flow = session.flows[connection.flow]
-    came, went = flow.payload_bytes[1 - connection.local_side], flow.payload_bytes[connection.local_side]
-    return told[connection.flow] or _sizes(came, went)
+    flow, local = session.flows[connection.flow], connection.local_side
+    came, went = flow.payload_bytes[1 - local], flow.payload_bytes[local]
+    seen = flow.packet_count
+    if seen[0] and seen[1]:
+        said, end = told[flow.id] or _sizes(came, went), _end_words(flow_end(flow), local)
+        return f"{said}; {end}" if said and end else said or end
+    # The other side's packets went another way, or were filtered out: nothing can be said of answers or of the end.
+    said = told[flow.id].replace(NO_ANSWER, "") if told[flow.id] else _sizes_of_one(came, went, seen[local] > 0)
+    return f"{said}; only the {'server' if seen[local] else 'client'}'s packets were captured"
+
+
+@cache
+def _end_words(end: FlowEnd, local: int) -> str:
+    """How the connection ended on the wire; empty where both closed it, as they should."""
+    whose = ("the client", "the server") if local else ("the server", "the client")
+    return {
+        FlowEnd.UNANSWERED: "the SYN was never answered",
+        FlowEnd.REFUSED: "refused",
+        FlowEnd.OPEN: "still open",
+        FlowEnd.SIDE_0_LACKS_FIN: f"{whose[1]} closed, {whose[0]} did not",
+        FlowEnd.SIDE_1_LACKS_FIN: f"{whose[0]} closed, {whose[1]} did not",
+        FlowEnd.BOTH_CLOSED: "",
+        FlowEnd.RESET_BY_SIDE_0: f"reset by {whose[0]}",
+        FlowEnd.RESET_BY_SIDE_1: f"reset by {whose[1]}",
+    }[end]
+
+
+def _sizes_of_one(came: int, went: int, local: bool) -> str:
+    count = went if local else came
+    return f"{'out' if local else 'in'} {_count(count)}" if count else "no bytes"
 
 
 def _told(starts: Starts, groups: int) -> list[str]:
@@ -143,7 +173,7 @@ class _Titles:
         piece = self._piece(request)
         title = f"{piece.method} {piece.target}" if piece and piece.kind is PieceKind.REQUEST else _UNREADABLE
         if response < 0:
-            return f"{title} → no answer"
+            return f"{title}{NO_ANSWER}"
         answer = self._piece(response)
         status = answer.status if answer and answer.kind is PieceKind.RESPONSE else _UNREADABLE
         moved = self._moved[response]
