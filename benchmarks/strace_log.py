@@ -4,9 +4,12 @@
 
 Runs nginx (two workers) or redis-server under load with `strace -f -ttt -T -yy -s 64`, repeats what was written, with
 the times moved on, until the log is as large as asked, and reads it. The loop only takes lines apart (pid, time, call,
-arguments, result); it joins no halves, decodes no argument and keeps nothing.
+arguments, result); it joins no halves, decodes no argument and keeps nothing. Both take one core; CPU time is told, so
+that what else runs does not count.
 
-LAST_FIGURES
+Last, Python 3.11, nginx, 1.00 GB, 7 976 276 lines (nine of ten are half a call):
+reader 11.0 s, 722 438 lines/s, 91 MB/s, 3 742 740 events, peak 417 MiB, of it 343 MiB the event table;
+loop 15.3 s, 519 807 lines/s: the reader is 1.39 times as fast.
 """
 
 from __future__ import annotations
@@ -82,9 +85,9 @@ def measure_reader(log: Path) -> None:
     from sockscope.sources.syscalls.strace_log.reader import read_strace
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.perf_counter()
+    began = time.process_time()
     read = read_strace([log])
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     table = (read.events.records.nbytes + read.events.blob.nbytes) / 2**20
     print(f"{took} {read.line_count} {read.call_count} {len(read.events)} {read.unread_count}", flush=True)
@@ -92,14 +95,14 @@ def measure_reader(log: Path) -> None:
 
 
 def measure_loop(log: Path) -> float:
-    """Seconds that the usual loop takes."""
-    began = time.perf_counter()
+    """CPU seconds that the usual loop takes."""
+    began = time.process_time()
     matched = 0
     with log.open(errors="backslashreplace") as file:
         for line in file:
             found = _LINE.match(line)
             matched += found is not None and found["other"] is None
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     print(f"loop: {matched} lines matched")
     return took
 

@@ -45,11 +45,12 @@ class _Known:
         if fd < 0:
             return
         table = self._tables.setdefault(tgid, {})
+        before = table.get(fd)
         if made:
             self._ever.add((tgid, fd))
         elif fd not in table:
             self._seed(tgid, fd, kind, inode, told)
-        if table.get(fd) != told or made:
+        if before != told or made:
             table[fd] = told
             if has[0]:
                 self.rows.append(at)
