@@ -20,10 +20,10 @@ _SYN, _ACK, _PSH, _FIN, _RST = 0x02, 0x10, 0x08, 0x01, 0x04
 _CLIENT, _SERVER = 0, 1
 _MSS = 1448
 _REQUEST = b"GET /items?page=%d HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAccept: */*\r\nUser-Agent: made\r\n\r\n"
-_ANSWER = b"HTTP/1.1 200 OK\r\nServer: made\r\nContent-Type: text/plain\r\nContent-Length: 40\r\n\r\n" + b"x" * 39 + b"\n"
-_PAGE = (
-    b"HTTP/1.1 200 OK\r\nServer: made\r\nContent-Type: text/html\r\nContent-Length: 2830\r\n\r\n".ljust(_MSS, b"p")
+_ANSWER = (
+    b"HTTP/1.1 200 OK\r\nServer: made\r\nContent-Type: text/plain\r\nContent-Length: 40\r\n\r\n" + b"x" * 39 + b"\n"
 )
+_PAGE = b"HTTP/1.1 200 OK\r\nServer: made\r\nContent-Type: text/html\r\nContent-Length: 2830\r\n\r\n".ljust(_MSS, b"p")
 _BODIES = (b"", _REQUEST, _ANSWER, _PAGE, b"b" * _MSS, b"b", b"")
 _NOTHING, _ASK, _TELL, _HEAD, _REST, _PROBE, _LOST = range(len(_BODIES))
 """What a packet carries. `_LOST`: a segment as `_REST`, which never came."""

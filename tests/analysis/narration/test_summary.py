@@ -67,8 +67,8 @@ def test_nothing_moved() -> None:
 @pytest.mark.parametrize(
     ("payloads", "expected"),
     [
-        ([(b"GET /a HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n")], "GET /a → 200"),
-        ([(b"hello", b"world!")], "in 5 bytes, out 6 bytes"),
+        ([(b"GET /a HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n")], "GET /a → 200; still open"),
+        ([(b"hello", b"world!")], "in 5 bytes, out 6 bytes; still open"),
     ],
 )
 def test_from_packets_alone(payloads: list[tuple[bytes, bytes]], expected: str) -> None:
@@ -138,7 +138,47 @@ def test_a_request_sent_again_on_the_wire_counts_once() -> None:
     for _ in range(3):
         script.packet(CLIENT, SERVER, P, seq=1001, ack=5001, payload=b"GET /a HTTP/1.1\r\n\r\n")
     script.packet(SERVER, CLIENT, P, seq=5001, ack=1020, payload=b"HTTP/1.1 200 OK\r\n\r\n")
-    assert summarise_all(script.session()) == ["GET /a → 200"]
+    assert summarise_all(script.session()) == ["GET /a → 200; still open"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sender", "expected"),
+    [
+        (TcpFlag.FIN | TcpFlag.ACK, CLIENT, "the client closed, the server did not"),
+        (TcpFlag.FIN | TcpFlag.ACK, SERVER, "the server closed, the client did not"),
+        (TcpFlag.RST, CLIENT, "reset by the client"),
+        (TcpFlag.RST, SERVER, "reset by the server"),
+    ],
+)
+def test_how_it_ended_on_the_wire(flags: TcpFlag, sender: Address, expected: str) -> None:
+    script = Script(ports=(8080,))
+    script.handshake(CLIENT, SERVER)
+    seq, ack = (1001, 5001) if sender == CLIENT else (5001, 1001)
+    script.packet(sender, SERVER if sender == CLIENT else CLIENT, flags, seq=seq, ack=ack)
+    assert summarise_all(script.session()) == [expected]
+
+
+def test_of_one_side_alone_nothing_is_said_of_the_other() -> None:
+    request = b"GET /a HTTP/1.1\r\n\r\n"
+    script = Script(ports=(8080,))
+    script.packet(CLIENT, SERVER, P, seq=1001, ack=5001, payload=request)
+    script.packet(CLIENT, SERVER, TcpFlag.FIN | TcpFlag.ACK, seq=1001 + len(request), ack=5020)
+    assert summarise_all(script.session()) == ["GET /a; only the client's packets were captured"]
+    script = Script(ports=(8080,))
+    script.packet(SERVER, CLIENT, P, seq=5001, ack=1020, payload=b"hello")
+    assert summarise_all(script.session()) == ["out 5 bytes; only the server's packets were captured"]
+
+
+def test_the_server_of_connections_that_began_before_the_capture() -> None:
+    """Without the asked port: whoever has several connections, and who was seen to take one."""
+    script = Script(engine="")
+    for port in (40_000, 40_001):
+        client = Address.inet(CLIENT.packed, port)
+        script.packet(SERVER, client, P, seq=5001, ack=1001, payload=b"hello")
+        script.packet(client, SERVER, P, seq=1001, ack=5006, payload=b"hi")
+    session = script.session()
+    assert [connection.local for connection in session.connections] == [SERVER, SERVER]
+    assert [(c.read_bytes, c.written_bytes) for c in session.connections] == [(2, 5), (2, 5)]
 
 
 def test_nothing_at_all() -> None:
