@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.errors import DamagedInputError, UsageError
-from sockscope.model.calls import FIRST_TASK_EVENT, GROUP_OF, Call, CallGroup
+from sockscope.model.calls import Call, CallGroup
 from sockscope.model.events import Events
 from sockscope.model.info import SyscallCoverage
 from sockscope.sources.syscalls.strace_log.chunks import CHUNK_BYTES, Progress, read_chunks
 from sockscope.sources.syscalls.strace_log.log import LogClock, StraceLog, Unread
-from sockscope.sources.syscalls.strace_log.missing import missing_groups
+from sockscope.sources.syscalls.strace_log.missing import Signs, missing_groups
 from sockscope.sources.syscalls.strace_log.seeding import tell_names
 from sockscope.sources.syscalls.strace_log.table import FileState, Table
 from sockscope.sources.syscalls.strace_log.tasks import Evidence, Tasks
@@ -124,7 +124,7 @@ def _name_root(file: FileState, table: Table, first: int, last: int) -> None:
 
 
 def _settle(table: Table, files: list[FileState], notes: list[str]) -> StraceLog:
-    evidence = Evidence()
+    evidence = Evidence(tids=table.tids)
     for file in files:
         evidence.attached.update(file.threads.attached)
         evidence.execs.extend(file.threads.execs)
@@ -134,13 +134,11 @@ def _settle(table: Table, files: list[FileState], notes: list[str]) -> StraceLog
         tasks.fill_tgids(part)
     first_ns = min((int(part["enter_ns"].min()) for part in parts), default=0)
     seed, told = tell_names(table.uses, tasks, table.comms, first_ns)
-    groups = _groups(parts)
+    signs = Signs.of(parts, unfiltered=table.templates.unfiltered, unfollowed=tasks.unfollowed_count > 0)
     of_tasks = tasks.events()
     event_count = table.row_count + len(of_tasks)
     parts.clear()
-    missing = missing_groups(
-        groups, unfiltered=table.templates.unfiltered, unfollowed_children=tasks.unfollowed_count > 0
-    )
+    missing = missing_groups(signs)
     clock, resolution_ns = _clock(files)
     _write_notes(notes, table, tasks, files, clock, missing)
     return StraceLog(
@@ -156,13 +154,6 @@ def _settle(table: Table, files: list[FileState], notes: list[str]) -> StraceLog
         unread_count=table.unread_count,
         notes=tuple(notes),
     )
-
-
-def _groups(parts: list[Rows]) -> set[CallGroup]:
-    calls = set[int]()
-    for part in parts:
-        calls.update(np.unique(part["call"]).tolist())
-    return {GROUP_OF[Call(call)] for call in calls if 0 < call < FIRST_TASK_EVENT}
 
 
 def _clock(files: list[FileState]) -> tuple[LogClock, int]:

@@ -38,7 +38,6 @@ class FileState:
             a process whose number is not known yet.
         alive: tids that were named and have not ended; while strace writes to a terminal it names nobody where only
             one is left.
-        seen_tids: of lines with a name, in order of appearance.
         understood: at least one line was.
     """
 
@@ -70,6 +69,7 @@ class Table:
         blob: what the events refer to.
         uses: USE_DTYPE pieces.
         comms: tid → name, from -Y.
+        tids: who has a line at all, if only of calls that no row is made of.
     """
 
     def __init__(self, *, text_limit: int = TEXT_LIMIT) -> None:
@@ -79,6 +79,7 @@ class Table:
         self._bounds = [0]
         self.uses: list[Rows] = []
         self.comms: dict[int, bytes] = {}
+        self.tids: set[int] = set()
         self.row_count = 0
         self.line_count = 0
         self.call_count = 0
@@ -124,6 +125,7 @@ class Table:
         self.comms.update(lines.comms)
         time_ns = file.clock.run(lines, self.line_count)
         tid = _name_threads(file, data, chunk, lines)
+        self.tids.update(np.unique(tid).tolist())
         if not file.first_line:
             file.first_line = next((line for line in sample if line.strip()), b"")[:UNREAD_TEXT_BYTES]
         regular, odd, pairs = _sort_out(data, chunk, lines, tid)

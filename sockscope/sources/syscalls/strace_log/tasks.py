@@ -47,10 +47,12 @@ class Evidence:
     Attributes:
         attached: tid → how many threads strace found there.
         execs: (tid, former tid, time) of execs by another thread than the first.
+        tids: who has a line in the log, if only of calls that no event is made of (a child that sleeps).
     """
 
     attached: dict[int, int] = field(default_factory=dict)
     execs: list[tuple[int, int, int]] = field(default_factory=list)
+    tids: set[int] = field(default_factory=set)
 
 
 class Tasks:
@@ -79,7 +81,7 @@ class Tasks:
         self.unfollowed_count = 0
         special = _picked(parts, (*_FORKS, *_EXECS, Call.task_exit, Call.exit, Call.exit_group, Call.tgkill))
         self._see(parts, special)
-        self._find_births(special)
+        self._find_births(special, evidence.tids)
         self.roots = {tid: tid for tid in self._first if Life(tid, 0) not in self._born}
         self._group_roots(special, evidence)
         self._special = special
@@ -107,16 +109,16 @@ class Tasks:
         exits = self._exits.get(tid)
         return Life(tid, bisect_left(exits, time_ns) if exits else 0)
 
-    def _find_births(self, special: Rows) -> None:
+    def _find_births(self, special: Rows, in_log: set[int]) -> None:
         made = np.isin(special["call"], _FORKS) & (special["ret"] > 0)
         made &= (special["flags"] & EventFlag.ENTERED_ONLY) == 0
         for row in special[made]:
             child, enter, leave = int(row["ret"]), int(row["enter_ns"]), int(row["exit_ns"])
-            if self._last.get(child, -1) < enter:
+            if self._last.get(child, -1) < enter and (child in self._first or child not in in_log):
                 self.unfollowed_count += 1
                 continue
             life = self.life(child, enter)
-            first = self._first[child] if life.number == 0 else enter
+            first = self._first.get(child, leave) if life.number == 0 else enter
             birth = Birth(self.life(int(row["tid"]), enter), life, self._flags(row), min(leave, max(enter, first)))
             if life not in self._born and birth.parent != life:
                 self._born[life] = birth

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,7 @@ from sockscope.model.calls import Call, CallGroup
 from sockscope.model.seed import FileKind
 from sockscope.sources.syscalls.strace_log.encode import NotUnderstood
 from sockscope.sources.syscalls.strace_log.log import LogClock
-from sockscope.sources.syscalls.strace_log.missing import is_unfiltered_call, missing_groups
+from sockscope.sources.syscalls.strace_log.missing import Signs, is_unfiltered_call, missing_groups
 from sockscope.sources.syscalls.strace_log.names import read_name
 from sockscope.sources.syscalls.strace_log.task_lines import encode_task_line, signal_number
 from tests.sources.syscalls.strace_log.logs import called, read, rows
@@ -151,10 +153,43 @@ def test_names(text: bytes, kind: FileKind, inode: int, local: bool, peer: bool)
     assert (bool(facts.local), bool(facts.peer)) == (local, peer)
 
 
-def test_missing_groups() -> None:
-    seen = {CallGroup.NETWORK, CallGroup.DESCRIPTORS}
-    assert missing_groups(seen, unfiltered=True, unfollowed_children=False) == ()
-    assert missing_groups(seen, unfiltered=False, unfollowed_children=False) == (CallGroup.TRANSFERS, CallGroup.WAITS)
-    assert missing_groups(seen, unfiltered=True, unfollowed_children=True) == (CallGroup.TASKS,)
+NETWORK, DESCRIPTORS, TRANSFERS, WAITS = (
+    CallGroup.NETWORK,
+    CallGroup.DESCRIPTORS,
+    CallGroup.TRANSFERS,
+    CallGroup.WAITS,
+)
+LEAKS = Signs(
+    seen=frozenset({NETWORK, WAITS}),
+    unfiltered=False,
+    unfollowed=False,
+    made_count=6,
+    given_again=False,
+    receives=True,
+    sends=True,
+    would_block=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        ({}, set()),
+        ({"given_again": True}, {DESCRIPTORS}),
+        ({"made_count": 2}, {DESCRIPTORS}),
+        ({"sends": False}, {TRANSFERS}),
+        ({"seen": frozenset({NETWORK, DESCRIPTORS})}, {WAITS}),
+        ({"seen": frozenset({NETWORK, DESCRIPTORS}), "would_block": False}, set()),
+        ({"seen": frozenset({NETWORK})}, {DESCRIPTORS, TRANSFERS, WAITS}),
+        ({"seen": frozenset({NETWORK}), "unfiltered": True}, set()),
+        ({"unfollowed": True}, {CallGroup.TASKS}),
+    ],
+)
+def test_missing_groups(change: dict[str, Any], missing: set[CallGroup]) -> None:
+    """From a server that leaks: it waits and serves, and closes nothing."""
+    assert set(missing_groups(replace(LEAKS, **change))) == missing
+
+
+def test_calls_that_no_filter_keeps() -> None:
     assert is_unfiltered_call("brk")
     assert not any(map(is_unfiltered_call, ("mmap", "fstat", "rt_sigaction", "getdents64")))

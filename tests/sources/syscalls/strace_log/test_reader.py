@@ -184,6 +184,14 @@ def test_a_filtered_log_says_what_it_lacks(tmp_path: Path) -> None:
     assert any("filtered" in note for note in log.notes)
 
 
+def test_a_child_that_only_sleeps_is_followed(tmp_path: Path) -> None:
+    log = read(
+        tmp_path, b"7 fork() = 8\n8 pause( <detached ...>\n8 getppid() = 7\n"
+    )
+    assert CallGroup.TASKS not in log.coverage.missing_groups
+    assert len(rows(log, Call.task_new)) == 1
+
+
 def test_children_that_are_not_followed(tmp_path: Path) -> None:
     log = read(tmp_path, b"fork() = 6001\nbrk(NULL) = 0x1\n")
     assert log.coverage.missing_groups == (CallGroup.TASKS,)
