@@ -185,7 +185,23 @@ class Differences:
         stream = self._compared.stream
         earlier = np.flatnonzero(stream[: segment.row] == stream[segment.row])
         flows = self._compared.wire.packet_flow
-        return segment == story.segments[0] and len(earlier) > 0 and flows[earlier[-1]] != flows[segment.row]
+        unopened = not (story.segments[0].flags & TcpFlag.SYN) or bool(story.segments[0].flags & TcpFlag.ACK)
+        return unopened and bool((flows[earlier] != flows[segment.row]).any())
+
+    def before_the_syn(self, story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
+        """Some segment before its side's SYN answers for the connection before."""
+        opened = {one.side: number for number, one in reversed([*enumerate(story.segments)]) if one.flags & TcpFlag.SYN}
+        return any(
+            number < opened.get(one.side, 0) and not one.flags & TcpFlag.RST
+            for number, one in enumerate(story.segments)
+        )
+
+    def acknowledged_first(self, story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
+        if less & ~Mark.LOST_BEFORE != Mark.RETRANSMISSION | Mark.SPURIOUS_RETRANSMISSION or more:
+            return False
+        own, other = story.before(segment, segment.side), story.before(segment, 1 - segment.side)
+        acked = [one.ack for one in other if one.ack is not None]
+        return bool(acked) and acked[-1] >= segment.stop and segment.start >= max(one.stop for one in own)
 
 
 _PARTS = (
@@ -201,5 +217,7 @@ _EXPLANATIONS = {
     "once-a-hole": Differences.once_a_hole,
     "one-side-captured": Differences.one_side_captured,
     "another-connection": Differences.another_connection,
+    "acknowledged-first": Differences.acknowledged_first,
+    "before-the-syn": Differences.before_the_syn,
     "first-keep-alive": Differences.first_keep_alive,
 }

@@ -24,7 +24,7 @@ _LIMIT = 1 << 38
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chains:
-    """Segments (no resets) side after side, each side's in order of time. Columns of shape (n,).
+    """Segments side after side, each side's in order of time: no resets, nothing before a side's SYN. Shape (n,) each.
 
     Attributes:
         row: where each lies in the table; those of a flow are in order of time there.
@@ -57,6 +57,11 @@ class Chains:
     def of(cls, table: Segments, flows: Mask) -> Chains:
         """The segments of the flows that the mask, shape (flows,), names."""
         rows = np.flatnonzero(flows[table.flow] & ~table.has(TcpFlag.RST))
+        # What a side sends before its SYN belongs to the connection before (a challenge ACK, RFC 5961 section 4).
+        opens = np.flatnonzero(table.has(TcpFlag.SYN))[::-1]
+        first_syn = np.full(table.flow_count * 2, -1, np.int64)
+        first_syn[table.gid[opens]] = opens
+        rows = rows[rows >= first_syn[table.gid[rows]]]
         flow, side = table.flow[rows], table.gid[rows] & 1
         begins = np.ones(len(rows), np.bool_)
         begins[1:] = flow[1:] != flow[:-1]

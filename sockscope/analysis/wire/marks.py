@@ -164,8 +164,11 @@ class _Marker:
         marks[same & ~open_window & unchanged & after_probe & self._heard] |= np.uint16(
             SegmentMark.ZERO_WINDOW_PROBE_ACK
         )
-        # Where the other side was not captured, this may answer anything.
-        repeated = same & open_window & unchanged & self._heard
+        # Where the other side was not captured at all, this may answer anything.
+        present = np.zeros(int(chains.gid.max()) + 2, np.bool_)
+        present[chains.gid] = True
+        repeated = same & open_window & unchanged & present[chains.gid ^ 1]
+        after_alive &= self._heard
         marks[repeated & after_alive] |= np.uint16(SegmentMark.KEEP_ALIVE_ACK)
         marks[repeated & ~after_alive] |= np.uint16(SegmentMark.DUPLICATE_ACK)
         return marks
