@@ -8,6 +8,7 @@ from sockscope.analysis.alignment.clocks import COMMON, Clocks
 from sockscope.analysis.alignment.lay import lay
 from sockscope.analysis.collection import no_collection
 from sockscope.analysis.exchanges.exchanges import build_exchanges
+from sockscope.analysis.joining.capture_end import unseen_end
 from sockscope.analysis.joining.clocks import measure_skew
 from sockscope.analysis.joining.join import join
 from sockscope.analysis.joining.kernel_events import decode_kernel_events, join_kernel_events
@@ -20,6 +21,7 @@ from sockscope.analysis.replay.order import replay_order
 from sockscope.analysis.replay.replay import Replay
 from sockscope.analysis.session import Session
 from sockscope.analysis.wire import flows as wire
+from sockscope.model.columns import Columns, in_memory, rows_of
 from sockscope.model.events import Events
 from sockscope.model.facts import Facts
 from sockscope.model.info import SessionInfo
@@ -37,6 +39,7 @@ def build_session(
     sockets: Sockets,
     facts: Facts | None = None,
     clocks: Clocks = COMMON,
+    columns: Columns = in_memory,
 ) -> Session:
     """Join what was recorded. Pure: the same tables give the same session.
 
@@ -53,7 +56,7 @@ def build_session(
             session's own clock; the beginning is widened by what was moved.
     """
     with no_collection():
-        return _build(info, seed, events, packets, sockets, facts or Facts(), clocks)
+        return _build(info, seed, events, packets, sockets, facts or Facts(), clocks, columns)
 
 
 def _begin_launched(replay: Replay, info: SessionInfo, events: Events) -> None:
@@ -61,8 +64,9 @@ def _begin_launched(replay: Replay, info: SessionInfo, events: Events) -> None:
     root = replay.processes.get(info.target.pids[0]) if info.target.command and info.target.pids else None
     if root is None or root.started_ns is not None:
         return
-    times = events.records["exit_ns"][events.records["tgid"] == root.tgid]
-    root.started_ns = int(times[times >= 0].min(initial=info.ended_ns))
+    records = events.records
+    times = records["exit_ns"][rows_of(records, lambda part: (part["tgid"] == root.tgid) & (part["exit_ns"] >= 0))]
+    root.started_ns = int(times.min(initial=info.ended_ns))
 
 
 def _build(
@@ -73,12 +77,13 @@ def _build(
     sockets: Sockets,
     facts: Facts,
     clocks: Clocks,
+    columns: Columns,
 ) -> Session:
-    order, effective_ns = replay_order(events)
+    order, effective_ns = replay_order(events, columns)
     replay = Replay(seed, unix_peers(sockets))
     replay.feed(events, order, effective_ns=effective_ns)
     _begin_launched(replay, info, events)
-    assignment = assign_descriptors(replay, events)
+    assignment = assign_descriptors(replay, events, columns)
     packet_ns = wire.monotonic_ns(packets, info.clock_samples)
     if not clocks.common:
         info, packet_ns, sockets = lay(info, replay, events, assignment, packets, packet_ns, sockets, clocks)
@@ -86,7 +91,7 @@ def _build(
     told = wire.build_wire(packets, packet_ns)
     groups = group_sockets(sockets)
     joined = join(state=replay, info=info, groups=groups, flows=told.flows, moved=moved_on(replay, events, assignment))
-    event_connection, event_reason = assign_connections(replay, events, assignment, joined.connections)
+    event_connection, event_reason = assign_connections(replay, events, assignment, joined.connections, columns)
     sum_up(joined, events, order, event_connection, effective_ns)
     name_processes(replay.processes, joined.connections, facts.processes, followed=bool(info.syscalls.engine))
     kernel = decode_kernel_events(events)
@@ -118,7 +123,12 @@ def _build(
         facts=facts,
         packet_marks=told.packet_marks,
         flow_facts=told.flow_facts,
+        columns=columns,
     )
     session.exchanges = build_exchanges(session)
     session.info = replace(info, clock_skew_ns=measure_skew(session))
+    if clocks.packets and (gap := unseen_end(session)):
+        # Our own captures count what they lose; of others' only the calls tell.
+        notes = (*session.info.notes, f"{gap}: what is not among the packets may only be unseen")
+        session.info = replace(session.info, packets=replace(info.packets, gap=gap), notes=notes)
     return session

@@ -177,7 +177,7 @@ def _had_ended(session: Session, connection: Connection, read: int) -> bool:
 def _unread(session: Session, connection: Connection, signal_ns: int) -> bool:
     """Bytes had arrived well before the signal and were never read."""
     flow = flow_of(session, connection)
-    if flow is None or flow.syn_ns is None or not connection.witnessed or session.info.packets.lost_count:
+    if flow is None or flow.syn_ns is None or not connection.witnessed or not session.info.packets.whole:
         return False
     return arrived_bytes(session, connection, signal_ns - _SLACK_NS) > connection.read_bytes
 

@@ -148,7 +148,7 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
 def _grade(session: Session, full: _Full) -> tuple[Severity, Confidence] | None:
     if full.grade is not None or len(full.rows) < _TWICE:
         return full.grade
-    seen = session.info.packets.available and not session.info.packets.lost_count
+    seen = session.info.packets.available and session.info.packets.whole
     return (Severity.INFO, Confidence.CERTAIN) if seen else (Severity.WARNING, Confidence.LIKELY)
 
 

@@ -265,7 +265,7 @@ def _left_behind(session: Session, connection: Connection, read: int, since: int
             return NO_ID, 0
         return int(rows[0]), int(queued.min())
     flow = session.flows[connection.flow] if connection.flow >= 0 else None
-    lossless = not session.info.packets.lost_count
+    lossless = session.info.packets.whole
     if flow is None or not connection.witnessed or not lossless or any(flow.retransmission_count):
         return NO_ID, 0
     packets = _inbound(session, connection)

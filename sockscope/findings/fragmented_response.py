@@ -169,7 +169,7 @@ def _packets(session: Session, rows: Ids) -> Ids | None:
     """How many packets with payload the target sent during each answer; None where a connection's were not captured."""
     made = session.exchanges
     connections = [session.connections[number] for number in made["connection"][rows].tolist()]
-    if session.info.packets.lost_count or any(one.flow < 0 for one in connections):
+    if not session.info.packets.whole or any(one.flow < 0 for one in connections):
         return None
     flow = np.array([one.flow for one in connections], np.int64)
     side = np.array([one.local_side for one in connections], np.int64)

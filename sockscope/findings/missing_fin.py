@@ -205,7 +205,7 @@ def _blocked_read(session: Session, connection: Connection, copy: Copy) -> int:
 def _half_over(session: Session, connection: Connection) -> _Unseen | None:
     """One half is over by the packets or the snapshots alone, and the other long since is not."""
     flow = flow_of(session, connection)
-    if flow is not None and not session.info.packets.lost_count:
+    if flow is not None and session.info.packets.whole:
         ours, theirs = flow.fin_ns[connection.local_side], flow.fin_ns[1 - connection.local_side]
         if (ours is None) == (theirs is None) or any(at is not None for at in flow.rst_ns):
             return None

@@ -172,6 +172,8 @@ def _lack_of_packets(info: SessionInfo, rule: Rule) -> str:
             return f"packets are laid beside the calls to ± {info.apart_ns / 1e9:.3g} s only"
     if not rule.bears_loss and info.packets.lost_count:
         return f"{info.packets.lost_count} packets were lost, so what seems missing may only be unseen"
+    if not rule.bears_loss and info.packets.gap:
+        return info.packets.gap
     return ""
 
 

@@ -145,7 +145,7 @@ class _Judge:
         for connection in self._session.connections:
             if connection.protocol is not Protocol.TCP or connection.open_file < 0:
                 continue
-            if connection.flow >= 0 and not self._session.info.packets.lost_count:
+            if connection.flow >= 0 and self._session.info.packets.whole:
                 closures = self._wire.get((connection.flow, 1 - connection.local_side), [])
                 own = self._wire.get((connection.flow, connection.local_side), [])
             else:

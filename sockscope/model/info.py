@@ -41,6 +41,13 @@ class PacketCoverage:
     seen_count: int = 0
     lost_count: int = 0
     interfaces: tuple[str, ...] = ()
+    gap: str = ""
+    """What shows that the capture did not see all that went over the wire; empty: nothing does."""
+
+    @property
+    def whole(self) -> bool:
+        """What is not among the packets did not happen, as far as one can tell."""
+        return not self.lost_count and not self.gap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

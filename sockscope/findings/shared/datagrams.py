@@ -71,7 +71,7 @@ def arrivals(session: Session, file: OpenFile, size: int) -> Arrivals | None:
     """The datagrams of at least `size` bytes that came to this socket; None where nothing could show them."""
     if file.family == Family.UNIX:
         return _sent_to(session, file, size)
-    whole = session.info.packets.available and not session.info.packets.lost_count
+    whole = session.info.packets.available and session.info.packets.whole
     if not whole or file.local is None or not file.local.port:
         return None
     return _on_the_wire(session, file.local, size)

@@ -57,7 +57,7 @@ def peer_fin_ns(session: Session, connection: Connection) -> int | None:
     exact = told.when(session, told.peer_ended(session, connection))
     if exact is not None:
         return exact
-    seen_whole = flow is not None and not session.info.packets.lost_count
+    seen_whole = flow is not None and session.info.packets.whole
     if connection.eof_ns is not None and not seen_whole and shutdown_event(session, connection) < 0:
         return connection.eof_ns
     rows = session.samples_of(connection.id)
