@@ -7,7 +7,10 @@ own, in turn, its output thrown away: `sockscope analyze --pcap FILE`, the libra
 `tshark -q -n -z conv,tcp` and `tcptrace -n`. Printed: the best time of each, its ratio to the command's, and the most
 memory it had. A tool that is not installed is left out (Debian: `apt-get install tshark tcptrace`).
 
-FIGURES
+Last, on two cores that others used as well (2 038 044 packets, 200 000 connections, 271 MB, best of two rounds):
+`sockscope analyze` 10.5 s, 1.1 GiB; the library to the report 9.2 s; tshark 19.6 s, 1.5 GiB (1.9 times as long);
+tcptrace 8.1 s, 2.9 GiB. Of the 9.2 s the packets take 1.4, connections, marks and facts as columns 1.7, their
+200 000 objects 2, the report 2.7.
 """
 
 from __future__ import annotations
