@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from pathlib import Path
 
 import numpy as np
@@ -183,11 +182,10 @@ def test_millions_of_empty_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     data = captures.section() + captures.interface() + captures.block("<", 0xBAD, b"") * 1_000_000
     data += captures.block("<", 5, struct.pack("<III", 0, 0, 0)) * 100_000
     data += captures.enhanced(frames(1)[0])
-    begun = time.monotonic()
     found = read(tmp_path, data + captures.section() * 20_000)
     assert len(found.packets) == 1
-    # Not how fast, but that it ends at all.
-    assert time.monotonic() - begun < 60
+    assert found.damage is not None
+    assert "more than 16384 sections" in found.damage
 
 
 @settings(max_examples=150, deadline=None)
