@@ -182,6 +182,13 @@ def test_ports_used_again() -> None:
     assert wire.tables().flow_facts["port_reused"].tolist() == [0, 1]
 
 
+def test_a_challenge_ack_belongs_to_the_connection_before() -> None:
+    """RFC 5961 section 4: the old connection answers the SYN, is reset, and the SYN is sent again."""
+    wire = Wire().say(0, "S").say(1, "A", at=9_000_000, ack=77_000).say(0, "R", at=77_000)
+    wire.say(0, "S", after_ms=1000).say(1, "SA", ack=1).say(0, "A", at=1, ack=1)
+    assert wire.told() == ["", "", "", TIMEOUT, "", ""]
+
+
 def test_resets_have_no_marks_and_a_sender() -> None:
     wire = begun().say(1, "RA", at=900, ack=77, window=0)
     assert rest(wire) == [""]
