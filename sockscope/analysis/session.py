@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sockscope.model.columns import Columns, in_memory, pieces
 from sockscope.model.connections import Connection, Flow
 from sockscope.model.descriptors import Descriptor, EpollInterest, FilesTable, OpenFile, Process
 from sockscope.model.events import Events
@@ -30,23 +31,41 @@ class Grouping:
     Args:
         ids: shape (n,), int; -1: in no group.
         order: shape (n,), int64 permutation (or selection) of rows, giving the order within a group.
+        columns: makes room for the rows.
     """
 
-    def __init__(self, ids: npt.NDArray[np.signedinteger], order: Ids) -> None:
-        picked = ids[order]
-        by_id = np.argsort(picked, kind="stable")
-        self._rows: Ids = order[by_id]
+    def __init__(self, ids: npt.NDArray[np.signedinteger], order: Ids, columns: Columns = in_memory) -> None:
+        # As many passes as pieces, instead of one sort of everything: what it takes beside the rows is a number an id.
+        tallies = [np.unique(ids[order[part]], return_counts=True) for part in pieces(len(order))]
         # searchsorted converts keys of another type than its question's, all of them, at every question.
-        self._keys = picked[by_id].astype(np.int64)
+        self._ids: Ids = np.unique(np.concatenate([names for names, _ in tallies])).astype(np.int64)
+        sizes = np.zeros(len(self._ids), np.int64)
+        for names, counts in tallies:
+            sizes[np.searchsorted(self._ids, names)] += counts
+        self._bounds: Ids = np.append(0, np.cumsum(sizes))
+        self._rows: Ids = columns(len(order), np.int64)
+        free = self._bounds[:-1].copy()
+        for part in pieces(len(order)):
+            picked = order[part]
+            which = np.searchsorted(self._ids, ids[picked])
+            by_id = np.argsort(which, kind="stable")
+            which = which[by_id]
+            begins = np.flatnonzero(np.diff(which, prepend=-1))
+            counts = np.diff(np.append(begins, len(which)))
+            within = np.arange(len(which)) - np.repeat(begins, counts)
+            self._rows[free[which] + within] = picked[by_id]
+            free[which[begins]] += counts
 
     def of(self, wanted: int) -> Ids:
         """Rows of one id, in order; empty where there are none."""
-        low, high = np.searchsorted(self._keys, [wanted, wanted + 1])
-        return self._rows[low:high]
+        at = int(np.searchsorted(self._ids, wanted))
+        if at == len(self._ids) or self._ids[at] != wanted:
+            return self._rows[:0]
+        return self._rows[self._bounds[at] : self._bounds[at + 1]]
 
     def spans(self, count: int) -> tuple[Ids, Ids]:
         """Rows of the ids 0 to count - 1, id after id; and shape (count + 1,): where each id's begin in them."""
-        bounds = np.searchsorted(self._keys, np.arange(count + 1))
+        bounds = self._bounds[np.searchsorted(self._ids, np.arange(count + 1))]
         return self._rows[bounds[0] : bounds[-1]], bounds - bounds[0]
 
 
@@ -74,6 +93,7 @@ class Session:
         packet_marks: shape (packets,), uint16, `SegmentMark`.
         flow_facts: shape (flows,), FLOW_FACT_DTYPE.
         captures: the files that the packets were read from.
+        columns: makes room for columns as long as the event table.
     """
 
     info: SessionInfo
@@ -105,26 +125,27 @@ class Session:
     packet_marks: npt.NDArray[np.uint16] = field(default_factory=lambda: np.zeros(0, np.uint16))
     flow_facts: npt.NDArray[np.void] = field(default_factory=lambda: np.zeros(0, FLOW_FACT_DTYPE))
     captures: tuple[Path, ...] = ()
+    columns: Columns = in_memory
 
     @cached_property
     def _events_by_connection(self) -> Grouping:
-        return Grouping(self.event_connection, self.order)
+        return Grouping(self.event_connection, self.order, self.columns)
 
     @cached_property
     def _events_by_open_file(self) -> Grouping:
-        return Grouping(self.event_open_file, self.order)
+        return Grouping(self.event_open_file, self.order, self.columns)
 
     @cached_property
     def _events_by_descriptor(self) -> Grouping:
-        return Grouping(self.event_descriptor, self.order)
+        return Grouping(self.event_descriptor, self.order, self.columns)
 
     @cached_property
     def _events_by_tgid(self) -> Grouping:
-        return Grouping(self.events.records["tgid"], self.order)
+        return Grouping(self.events.records["tgid"], self.order, self.columns)
 
     @cached_property
     def _events_by_tid(self) -> Grouping:
-        return Grouping(self.events.records["tid"], self.order)
+        return Grouping(self.events.records["tid"], self.order, self.columns)
 
     @cached_property
     def _packets_by_flow(self) -> Grouping:

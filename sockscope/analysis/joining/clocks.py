@@ -10,6 +10,7 @@ from sockscope.analysis.replay.assign import moved_bytes
 from sockscope.analysis.session import Session
 from sockscope.analysis.wire.columns import NEVER
 from sockscope.analysis.wire.streams import Carried
+from sockscope.model.columns import pieces
 
 Ids = npt.NDArray[np.int64]
 
@@ -52,10 +53,11 @@ def _first_moves(session: Session) -> tuple[Ids, Ids]:
     records = session.events.records
     returned = np.full(len(session.connections), NEVER, np.int64)
     entered = np.full(len(session.connections), NEVER, np.int64)
-    taken, put = moved_bytes(session.events)
-    on = session.event_connection
-    reads = np.nonzero((taken > 0) & (on >= 0))[0]
-    writes = np.nonzero((put > 0) & (on >= 0) & (records["enter_ns"] >= 0))[0]
-    np.minimum.at(returned, on[reads], records["exit_ns"][reads])
-    np.minimum.at(entered, on[writes], records["enter_ns"][writes])
+    for part in pieces(len(records)):
+        taken, put = moved_bytes(session.events, part)
+        on, enter, leave = session.event_connection[part], records["enter_ns"][part], records["exit_ns"][part]
+        reads = np.nonzero((taken > 0) & (on >= 0))[0]
+        writes = np.nonzero((put > 0) & (on >= 0) & (enter >= 0))[0]
+        np.minimum.at(returned, on[reads], leave[reads])
+        np.minimum.at(entered, on[writes], enter[writes])
     return returned, entered

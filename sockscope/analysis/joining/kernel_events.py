@@ -16,6 +16,7 @@ import numpy.typing as npt
 from sockscope.analysis.joining.kernel_match import Ends, Lives, match
 from sockscope.analysis.replay.control import IS_KERNEL
 from sockscope.model.calls import Call
+from sockscope.model.columns import rows_of
 from sockscope.model.connections import Connection, Protocol
 from sockscope.model.events import Events, Section
 from sockscope.model.ids import NO_ID
@@ -47,7 +48,7 @@ def decode_kernel_events(events: Events, rows: Ids | None = None) -> npt.NDArray
     state to itself (close after shutdown) is none and is left out.
     """
     if rows is None:
-        rows = np.flatnonzero(IS_KERNEL[events.records["call"]])
+        rows = rows_of(events.records, lambda part: IS_KERNEL[part["call"]])
     # Column by column: rows taken whole would be copied whole.
     records, args = events.records, events.records["args"]
     call, time_ns, old, new = records["call"][rows], records["exit_ns"][rows], args[:, 1][rows], args[:, 2][rows]

@@ -9,6 +9,7 @@ from sockscope.analysis.joining.join import Join
 from sockscope.analysis.replay.assign import moved_bytes
 from sockscope.analysis.replay.control import IS_READ
 from sockscope.model.calls import Call
+from sockscope.model.columns import pieces
 from sockscope.model.connections import Protocol
 from sockscope.model.events import EventFlag, Events
 from sockscope.model.tcp import TcpState
@@ -24,19 +25,22 @@ def sum_up(
     if not connections:
         return
     count = len(connections)
-    rows = np.nonzero(event_connection >= 0)[0]
-    mine = event_connection[rows]
-    taken, put = moved_bytes(events)
-    read = np.bincount(mine, weights=taken[rows], minlength=count).astype(np.int64).tolist()
-    written = np.bincount(mine, weights=put[rows], minlength=count).astype(np.int64).tolist()
+    read, written = np.zeros(count, np.int64), np.zeros(count, np.int64)
     last = np.full(count, np.iinfo(np.int64).min)
-    np.maximum.at(last, mine, np.maximum(effective_ns[rows], events.records["exit_ns"][rows]))
     first = np.full(count, np.iinfo(np.int64).max)
-    np.minimum.at(first, mine, effective_ns[rows])
+    for part in pieces(len(events)):
+        rows = np.nonzero(event_connection[part] >= 0)[0]
+        mine, when = event_connection[part][rows], effective_ns[part][rows]
+        taken, put = moved_bytes(events, part)
+        read += np.bincount(mine, weights=taken[rows], minlength=count).astype(np.int64)
+        written += np.bincount(mine, weights=put[rows], minlength=count).astype(np.int64)
+        np.maximum.at(last, mine, np.maximum(when, events.records["exit_ns"][part][rows]))
+        np.minimum.at(first, mine, when)
     lasts, firsts = last.tolist(), first.tolist()
+    reads, writes = read.tolist(), written.tolist()
     for made in connections:
-        made.read_bytes = read[made.id]
-        made.written_bytes = written[made.id]
+        made.read_bytes = reads[made.id]
+        made.written_bytes = writes[made.id]
         made.last_ns = max(made.last_ns, lasts[made.id])
         made.first_ns = min(made.first_ns, firsts[made.id])
     if not joined.has_syscalls:
@@ -63,24 +67,28 @@ def _gone_unseen(joined: Join) -> None:
 
 def _ends_of_file(joined: Join, events: Events, order: Ids, event_connection: npt.NDArray[np.int32]) -> None:
     records = events.records
-    call = records["call"]
-    asked_for_something = (records["args"][:, 2] > 0) | ((call != Call.read) & (call != Call.recvfrom))
-    # Of an io_uring a read may leave the buffer, and so its length, to the kernel.
-    asked_for_something |= (records["flags"] & EventFlag.URING) != 0
-    told = (
-        IS_READ[call]
-        & (records["ret"] == 0)
-        & (event_connection >= 0)
-        & asked_for_something
-        & ((records["flags"] & EventFlag.ENTERED_ONLY) == 0)
-    )
-    ordered = order[told[order]]
+    told = np.zeros(len(events), np.bool_)
+    for part in pieces(len(events)):
+        told[part] = _tells_the_end(records[part]) & (event_connection[part] >= 0)
+    parts = [order[part] for part in pieces(len(order))]
+    ordered = np.concatenate([rows[told[rows]] for rows in parts])
     found, at = np.unique(event_connection[ordered], return_index=True)
     for number, event in zip(found.tolist(), ordered[at].tolist(), strict=True):
         made = joined.connections[number]
         if made.protocol != Protocol.UDP:
             made.eof_event = event
             made.eof_ns = int(records["exit_ns"][event])
+
+
+def _tells_the_end(records: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Reads that gave nothing though they asked for something."""
+    call = records["call"]
+    asked_for_something = (records["args"][:, 2] > 0) | ((call != Call.read) & (call != Call.recvfrom))
+    # Of an io_uring a read may leave the buffer, and so its length, to the kernel.
+    asked_for_something |= (records["flags"] & EventFlag.URING) != 0
+    told: npt.NDArray[np.bool_] = IS_READ[call] & (records["ret"] == 0) & asked_for_something
+    told &= (records["flags"] & EventFlag.ENTERED_ONLY) == 0
+    return told
 
 
 def _owners(joined: Join) -> None:

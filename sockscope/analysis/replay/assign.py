@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from sockscope.analysis.replay.control import EBADF, HAS_FD, IS_KERNEL, IS_READ,
 from sockscope.analysis.replay.decode import message_bytes
 from sockscope.analysis.replay.state import ReplayState
 from sockscope.model.calls import Call
+from sockscope.model.columns import Columns, in_memory, pieces
 from sockscope.model.connections import Connection
 from sockscope.model.descriptors import Descriptor, Ended, How
 from sockscope.model.events import EventFlag, Events, Unassigned
@@ -79,82 +81,143 @@ class Assignment:
     target: Column
 
 
-def assign_descriptors(state: ReplayState, events: Events) -> Assignment:
+def assign_descriptors(state: ReplayState, events: Events, columns: Columns = in_memory) -> Assignment:
     """Name table, descriptor and open file of every event; infer descriptors that only data events show.
 
     Calls name the descriptor their number meant when they were *entered* (another thread may close it
     while they are blocked). What replay settled one by one is kept.
+
+    Args:
+        columns: makes room for the result.
     """
     records = events.records
-    count = len(records)
+    table, descriptor, open_file, target = (columns(len(records), np.int32) for _ in range(4))
+    for column in (descriptor, target):
+        column[:] = NO_ID
+    for told, column in ((state.touched, descriptor), (state.targets, target)):
+        if told:
+            pairs = np.frombuffer(told, np.int64).reshape(-1, 2)
+            column[pairs[:, 0]] = pairs[:, 1]
+    task_tables, index = _TaskTables(state), DescriptorIndex(state)
+    unknown: list[_Uses] = []
+    for part in pieces(len(records)):
+        piece = records[part]
+        began, over = _span(piece)
+        table[part] = task_tables.of(piece["tid"], piece["tgid"], began, IS_KERNEL[piece["call"]])
+        uses = _Uses.of(piece, table[part], descriptor[part], began, over)
+        found = index.find(uses.table, uses.fd, uses.began, uses.over)
+        descriptor[part][uses.row] = found
+        works = (piece["ret"][uses.row] >= 0) & ((piece["flags"][uses.row] & EventFlag.ENTERED_ONLY) == 0)
+        left = uses.only(np.flatnonzero((found < 0) & works & (uses.fd >= 0)))
+        if len(left.row):
+            unknown.append(_first_uses(index, left))
+    if unknown:
+        _infer(state, index, _Uses.concat(unknown))
+        index = DescriptorIndex(state)
+    file_of = np.array([d.open_file for d in state.descriptors] or [NO_ID], np.int64)
+    sockets = np.zeros(len(state.open_files), np.bool_)
+    for part in pieces(len(records)):
+        piece = records[part]
+        began, over = _span(piece)
+        if unknown:
+            uses = _Uses.of(piece, table[part], descriptor[part], began, over)
+            works = (piece["ret"][uses.row] >= 0) & ((piece["flags"][uses.row] & EventFlag.ENTERED_ONLY) == 0)
+            left = uses.only(np.flatnonzero(works & (uses.fd >= 0)))
+            descriptor[part][left.row] = index.find(left.table, left.fd, left.began, left.over)
+        named = descriptor[part]
+        files = np.where(named >= 0, file_of[named], NO_ID)
+        open_file[part] = files
+        sockets[files[(files >= 0) & IS_SOCKET_CALL[piece["call"]] & (piece["ret"] >= 0)]] = True
+        spliced = np.nonzero((piece["call"] == Call.splice) & (table[part] >= 0))[0]
+        if len(spliced):
+            outs = piece["args"][spliced, 2].astype(np.uint32).view(np.int32).astype(np.int64)
+            into = index.find(table[part][spliced].astype(np.int64), outs, began[spliced], over[spliced])
+            target[part][spliced] = np.where(into >= 0, file_of[into], NO_ID)
+    # Files of unknown kind on which a socket call succeeded are sockets.
+    for file in np.flatnonzero(sockets).tolist():
+        if state.open_files[file].kind == FileKind.OTHER:
+            state.open_files[file].kind = FileKind.SOCKET
+    return Assignment(table=table, descriptor=descriptor, open_file=open_file, target=target)
+
+
+def _span(records: npt.NDArray[np.void]) -> tuple[Ids, Ids]:
+    """When each call began and when it was over."""
     enter: Ids = records["enter_ns"].astype(np.int64)
     leave: Ids = records["exit_ns"].astype(np.int64)
     # Neither: entered before the attach, never returned.
     began = np.maximum(np.where(enter >= 0, enter, leave), 0)
-    over = np.where(leave >= 0, leave, began)
-    table = _tables(state, records["tid"], records["tgid"], began, IS_KERNEL[records["call"]])
-    descriptor = np.full(count, NO_ID, np.int64)
-    if state.touched:
-        touched = np.frombuffer(state.touched, np.int64).reshape(-1, 2)
-        descriptor[touched[:, 0]] = touched[:, 1]
-    fds: Ids = records["args"][:, 0].astype(np.uint32).view(np.int32).astype(np.int64)
-    rows = np.nonzero(HAS_FD[records["call"]] & (table >= 0) & (descriptor < 0))[0]
-    index = DescriptorIndex(state)
-    descriptor[rows] = index.find(table[rows], fds[rows], began[rows], over[rows])
-    works = (records["ret"][rows] >= 0) & ((records["flags"][rows] & EventFlag.ENTERED_ONLY) == 0)
-    unknown = rows[(descriptor[rows] < 0) & works & (fds[rows] >= 0)]
-    if len(unknown):
-        _infer(state, index, table[unknown], fds[unknown], began[unknown], IS_SOCKET_CALL[records["call"][unknown]])
-        index = DescriptorIndex(state)
-        descriptor[unknown] = index.find(table[unknown], fds[unknown], began[unknown], over[unknown])
-    file_of = np.array([d.open_file for d in state.descriptors] or [NO_ID], np.int64)
-    open_file = np.where(descriptor >= 0, file_of[descriptor], NO_ID)
-    _tell_sockets(state, records, open_file)
-    target = np.full(count, NO_ID, np.int64)
-    if state.targets:
-        pairs = np.frombuffer(state.targets, np.int64).reshape(-1, 2)
-        target[pairs[:, 0]] = pairs[:, 1]
-    spliced = np.nonzero((records["call"] == Call.splice) & (table >= 0))[0]
-    if len(spliced):
-        outs = records["args"][spliced, 2].astype(np.uint32).view(np.int32).astype(np.int64)
-        into = index.find(table[spliced], outs, began[spliced], over[spliced])
-        target[spliced] = np.where(into >= 0, file_of[into], NO_ID)
-    return Assignment(
-        table=table.astype(np.int32),
-        descriptor=descriptor.astype(np.int32),
-        open_file=open_file.astype(np.int32),
-        target=target.astype(np.int32),
-    )
+    return began, np.where(leave >= 0, leave, began)
 
 
-def _tables(state: ReplayState, tids: Column, tgids: Column, began: Ids, taskless: Flags) -> Ids:
-    """The files table of each event's task at its entry; -1 for kernel events, which are no task's."""
-    if taskless.any():
-        own = np.nonzero(~taskless)[0]
-        table = np.full(len(tids), NO_ID, np.int64)
-        table[own] = _tables(state, tids[own], tgids[own], began[own], taskless[own])
+@dataclass(frozen=True, slots=True)
+class _Uses:
+    """Calls that name a descriptor by its number, as far as it is not known which: shape (k,) each.
+
+    `row` is the place in the piece of the table that they come from.
+    """
+
+    row: Ids
+    table: Ids
+    fd: Ids
+    began: Ids
+    over: Ids
+    by_socket: Flags
+
+    @classmethod
+    def of(cls, records: npt.NDArray[np.void], table: Column, descriptor: Column, began: Ids, over: Ids) -> _Uses:
+        rows = np.nonzero(HAS_FD[records["call"]] & (table >= 0) & (descriptor < 0))[0]
+        fds = records["args"][rows, 0].astype(np.uint32).view(np.int32).astype(np.int64)
+        by_socket = IS_SOCKET_CALL[records["call"][rows]]
+        return cls(rows, table[rows].astype(np.int64), fds, began[rows], over[rows], by_socket)
+
+    def only(self, at: Ids) -> _Uses:
+        return _Uses(self.row[at], self.table[at], self.fd[at], self.began[at], self.over[at], self.by_socket[at])
+
+    @classmethod
+    def concat(cls, parts: Sequence[_Uses]) -> _Uses:
+        names = ("row", "table", "fd", "began", "over", "by_socket")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+class _TaskTables:
+    """The files table of each event's task at its entry."""
+
+    def __init__(self, state: ReplayState) -> None:
+        self._state = state
+        self._spans = np.array(state.spans, np.int64).reshape(-1, 3)
+        self._index = Intervals(self._spans[:, 0], self._spans[:, 1])
+
+    def of(self, tids: Column, tgids: Column, began: Ids, taskless: Flags) -> Ids:
+        """Shape (k,); -1 for kernel events, which are no task's."""
+        if taskless.any():
+            own = np.nonzero(~taskless)[0]
+            table = np.full(len(tids), NO_ID, np.int64)
+            table[own] = self.of(tids[own], tgids[own], began[own], taskless[own])
+            return table
+        if not len(self._spans):
+            return np.full(len(tids), NO_ID, np.int64)
+        at = self._index.find(tids.astype(np.int64), began)
+        table = np.where(at >= 0, self._spans[at, 2], NO_ID)
+        lost = np.nonzero(table < 0)[0]
+        if len(lost):
+            # Entered before the first span of its thread, or after an exit that came too early: the nearest will do.
+            first, by_tgid = self._nearest
+            pairs = zip(tids[lost].tolist(), tgids[lost].tolist(), strict=True)
+            table[lost] = [first.get(tid, by_tgid.get(tgid, NO_ID)) for tid, tgid in pairs]
         return table
-    if not state.spans:
-        return np.full(len(tids), NO_ID, np.int64)
-    spans = np.array(state.spans, np.int64)
-    index = Intervals(spans[:, 0], spans[:, 1])
-    wide = tids.astype(np.int64)
-    at = index.find(wide, began)
-    table = np.where(at >= 0, spans[at, 2], NO_ID)
-    lost = np.nonzero(table < 0)[0]
-    if len(lost):
-        # Entered before the first span of its thread, or after an exit that came too early: the nearest will do.
+
+    @cached_property
+    def _nearest(self) -> tuple[dict[int, int], dict[int, int]]:
+        """A table of each tid, and of each tgid."""
         first: dict[int, int] = {}
         by_tgid: dict[int, int] = {}
-        for tid, _, used in state.spans:
+        for tid, _, used in self._state.spans:
             if used >= 0:
                 first.setdefault(tid, used)
-        for made in state.tables:
+        for made in self._state.tables:
             for tgid in made.tgids:
                 by_tgid.setdefault(tgid, made.id)
-        pairs = zip(tids[lost].tolist(), tgids[lost].tolist(), strict=True)
-        table[lost] = [first.get(tid, by_tgid.get(tgid, NO_ID)) for tid, tgid in pairs]
-    return table
+        return first, by_tgid
 
 
 def _group(table: Ids, fd: Ids) -> Ids:
@@ -202,13 +265,31 @@ class DescriptorIndex:
         return self._intervals.find(_group(tables, fds), when)
 
 
-def _infer(state: ReplayState, index: DescriptorIndex, tables: Ids, fds: Ids, began: Ids, by_socket: Flags) -> None:
-    """Descriptors that only data events show: one for each gap between known generations of the number."""
-    before = index.before(tables, fds, began)
+def _gaps(index: DescriptorIndex, uses: _Uses) -> tuple[Ids, Ids, Flags, Ids]:
+    """Gaps between known generations of a number in which it is used.
+
+    Returns:
+        Shape (2, gaps): number and the generation before; shape (gaps,): the first use, and whether one is a socket's;
+        shape (uses,): the generation before each.
+    """
+    before = index.before(uses.table, uses.fd, uses.began)
     gaps, first, which = np.unique(
-        np.stack([_group(tables, fds), before]), axis=1, return_index=True, return_inverse=True
+        np.stack([_group(uses.table, uses.fd), before]), axis=1, return_index=True, return_inverse=True
     )
-    socket_use = np.bincount(which.reshape(-1), weights=by_socket, minlength=len(first)) > 0
+    socket_use = np.bincount(which.reshape(-1), weights=uses.by_socket, minlength=len(first)) > 0
+    return gaps, first, socket_use, before
+
+
+def _first_uses(index: DescriptorIndex, uses: _Uses) -> _Uses:
+    """One use of each gap stands for all of this piece."""
+    _, first, socket_use, _ = _gaps(index, uses)
+    return replace(uses.only(first), by_socket=socket_use)
+
+
+def _infer(state: ReplayState, index: DescriptorIndex, uses: _Uses) -> None:
+    """Descriptors that only data events show: one for each gap between known generations of the number."""
+    tables, fds, began = uses.table, uses.fd, uses.began
+    gaps, first, socket_use, before = _gaps(index, uses)
     births: dict[int, list[int]] = {group: [] for group in gaps[0].tolist()}
     for known in state.descriptors:
         at = births.get(known.table << 32 | (known.fd & 0xFFFF_FFFF))
@@ -232,16 +313,12 @@ def _infer(state: ReplayState, index: DescriptorIndex, tables: Ids, fds: Ids, be
             table.live[fd] = live
 
 
-def _tell_sockets(state: ReplayState, records: npt.NDArray[np.void], open_file: Ids) -> None:
-    """Files of unknown kind on which a socket call succeeded are sockets."""
-    used = open_file[(open_file >= 0) & IS_SOCKET_CALL[records["call"]] & (records["ret"] >= 0)]
-    for file in np.unique(used).tolist():
-        if state.open_files[file].kind == FileKind.OTHER:
-            state.open_files[file].kind = FileKind.SOCKET
-
-
 def assign_connections(
-    state: ReplayState, events: Events, assignment: Assignment, connections: Sequence[Connection]
+    state: ReplayState,
+    events: Events,
+    assignment: Assignment,
+    connections: Sequence[Connection],
+    columns: Columns = in_memory,
 ) -> tuple[Column, npt.NDArray[np.uint8]]:
     """The connection of each event, and the reason where there is none.
 
@@ -251,7 +328,6 @@ def assign_connections(
         event_reason: shape (n,), uint8, `Unassigned`.
     """
     records = events.records
-    call = records["call"]
     # One more place at the end, for -1.
     of_file = np.full(len(state.open_files) + 1, NO_ID, np.int32)
     why = np.full(len(state.open_files) + 1, Unassigned.UNKNOWN_FD, np.uint8)
@@ -263,20 +339,26 @@ def assign_connections(
             why[file.id] = Unassigned.UNCONNECTED
         elif file.witnessed or file.kind != FileKind.OTHER or file.inode or _seen(state, file.descriptors):
             why[file.id] = Unassigned.OTHER_FILE
-    connection = of_file[assignment.open_file]
-    reason = why[assignment.open_file]
-    second = (connection < 0) & (assignment.target >= 0)
-    connection[second] = of_file[assignment.target[second]]
+    connection, reason = columns(len(records), np.int32), columns(len(records), np.uint8)
+    for part in pieces(len(records)):
+        files, target = assignment.open_file[part], assignment.target[part]
+        own = of_file[files]
+        second = (own < 0) & (target >= 0)
+        own[second] = of_file[target[second]]
+        connection[part] = own
+        reason[part] = why[files]
     for made in connections:
         if made.opened_event >= 0:
             connection[made.opened_event] = made.id
-    reason[~HAS_FD[call]] = Unassigned.NOT_A_DESCRIPTOR_CALL
-    reason[IS_WAIT[call]] = Unassigned.WAIT
-    reason[IS_KERNEL[call]] = Unassigned.KERNEL_EVENT
-    bad = (records["ret"] == -EBADF) & HAS_FD[call]
-    reason[bad] = Unassigned.BAD_FD
-    connection[bad] = NO_ID
-    reason[connection >= 0] = Unassigned.ASSIGNED
+    for part in pieces(len(records)):
+        call, own, because = records["call"][part], connection[part], reason[part]
+        because[~HAS_FD[call]] = Unassigned.NOT_A_DESCRIPTOR_CALL
+        because[IS_WAIT[call]] = Unassigned.WAIT
+        because[IS_KERNEL[call]] = Unassigned.KERNEL_EVENT
+        bad = (records["ret"][part] == -EBADF) & HAS_FD[call]
+        because[bad] = Unassigned.BAD_FD
+        own[bad] = NO_ID
+        because[own >= 0] = Unassigned.ASSIGNED
     return connection, reason
 
 
@@ -286,25 +368,31 @@ def _seen(state: ReplayState, descriptors: Sequence[int]) -> bool:
 
 def moved_on(state: ReplayState, events: Events, assignment: Assignment) -> Flags:
     """Which open files saw a read or a write that succeeded: shape (open files,)."""
-    records = events.records
-    good = (IS_READ | IS_WRITE)[records["call"]] & (records["ret"] >= 0) & (assignment.open_file >= 0)
-    good &= (records["flags"] & EventFlag.ENTERED_ONLY) == 0
+    is_move = IS_READ | IS_WRITE
     moved = np.zeros(len(state.open_files), np.bool_)
-    moved[assignment.open_file[good]] = True
+    for part in pieces(len(events)):
+        records, files = events.records[part], assignment.open_file[part]
+        good = is_move[records["call"]] & (records["ret"] >= 0) & (files >= 0)
+        good &= (records["flags"] & EventFlag.ENTERED_ONLY) == 0
+        moved[files[good]] = True
     return moved
 
 
-def moved_bytes(events: Events) -> tuple[Ids, Ids]:
+def moved_bytes(events: Events, rows: slice | None = None) -> tuple[Ids, Ids]:
     """Bytes each event took from and put into its descriptor: two arrays, shape (n,), int64.
 
     MSG_PEEK takes nothing. recvmmsg and sendmmsg are summed from their message lengths.
+
+    Args:
+        rows: of these events alone, step 1.
     """
-    records = events.records
+    first = rows.start if rows is not None else 0
+    records = events.records if rows is None else events.records[rows]
     call = records["call"]
     moved = np.maximum(records["ret"], 0)
     moved[(records["flags"] & EventFlag.ENTERED_ONLY) != 0] = 0
     for row in np.nonzero((call == Call.recvmmsg) | (call == Call.sendmmsg))[0].tolist():
-        moved[row] = message_bytes(events.blob_of(row))
+        moved[row] = message_bytes(events.blob_of(first + row))
     peeked = ((call == Call.recvfrom) & (records["args"][:, 3] & 2 != 0)) | (
         (call == Call.recvmsg) & (records["args"][:, 2] & 2 != 0)
     )

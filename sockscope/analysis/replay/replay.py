@@ -17,11 +17,15 @@ from sockscope.analysis.replay.decode import has_section
 from sockscope.analysis.replay.order import times_of_effect
 from sockscope.analysis.replay.state import ReplayState, Step
 from sockscope.model.calls import Call
+from sockscope.model.columns import pieces
 from sockscope.model.events import EventFlag, Events, Section
 from sockscope.model.ids import NO_ID
 from sockscope.model.seed import Seed
 
 Ids = npt.NDArray[np.int64]
+
+_ROWS_AT_ONCE = 1 << 16
+"""Of each that matters a dozen Python numbers are made."""
 
 HANDLERS = {**tasks.HANDLERS, **calls.HANDLERS, **rights.HANDLERS}
 
@@ -57,21 +61,35 @@ class Replay(ReplayState):
         """
         if not len(order):
             return
-        records = events.records
-        call = records["call"][order]
-        wanted = IS_REPLAYED[call]
-        messages = np.nonzero(MAY_CARRY_RIGHTS[call] & (records["blob_bytes"][order] > 0))[0]
-        carrying = np.zeros(len(order), np.bool_)
+        times = None
+        if effective_ns is None:
+            times = effective_ns = times_of_effect(events, order)
+        known = set(self.task_table)
+        for part in pieces(len(order), _ROWS_AT_ONCE):
+            rows = order[part]
+            at, handled = self._wanted(events, rows, known)
+            rows = rows[at]
+            self._run(events, rows, effective_ns[rows] if times is None else times[part][at], handled, first_id)
+
+    def _wanted(self, events: Events, rows: Ids, known: set[int]) -> tuple[Ids, npt.NDArray[np.bool_]]:
+        """Which of these rows are replayed, or make a thread known; and of those, which are replayed.
+
+        Args:
+            known: threads that were there or were met before these rows; filled up.
+        """
+        call = events.records["call"][rows]
+        handled = IS_REPLAYED[call]
+        messages = np.nonzero(MAY_CARRY_RIGHTS[call] & (events.records["blob_bytes"][rows] > 0))[0]
         if len(messages):
-            carrying[messages] = has_section(events, order[messages], Section.CONTROL)
-            wanted |= carrying
+            handled[messages] |= has_section(events, rows[messages], Section.CONTROL)
         # The first event of each thread makes sure that the thread is known from then on.
-        tids, first = np.unique(records["tid"][order], return_index=True)
-        strange = [at for tid, at in zip(tids.tolist(), first.tolist(), strict=True) if tid not in self.task_table]
-        wanted[strange] = True
-        times = times_of_effect(events, order) if effective_ns is None else effective_ns[order]
-        handled = IS_REPLAYED[call[wanted]] | carrying[wanted]
-        self._run(events, order[wanted], times[wanted], handled, first_id)
+        tids, first = np.unique(events.records["tid"][rows], return_index=True)
+        pairs = zip(tids.tolist(), first.tolist(), strict=True)
+        wanted = handled.copy()
+        wanted[[at for tid, at in pairs if tid not in known]] = True
+        known.update(tids.tolist())
+        at = np.flatnonzero(wanted)
+        return at, handled[at]
 
     def _run(self, events: Events, rows: Ids, times: Ids, handled: npt.NDArray[np.bool_], first_id: int) -> None:
         picked = events.records[rows]
