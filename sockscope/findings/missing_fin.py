@@ -230,7 +230,12 @@ def _half_over(session: Session, connection: Connection) -> _Unseen | None:
 
 
 def _fin_would_be_seen(flow: Flow, side: int) -> bool:
-    """In a capture that begins mid-way the FIN may have gone before; payload or the handshake says it had not."""
+    """In a capture that begins mid-way the FIN may have gone before; payload or the handshake says it had not.
+
+    Of a side none of whose packets were captured (`tcpdump dst port 80`), nothing can be said.
+    """
+    if not flow.packet_count[side]:
+        return False
     return flow.syn_ns is not None or flow.synack_ns is not None or flow.last_payload_ns[side] is not None
 
 

@@ -93,6 +93,15 @@ def test_a_capture_with_both_ends(run: Run) -> None:
     assert not run(script.ends(20 * S).session(), SLUG, least=Severity.INFO)
 
 
+def test_a_capture_of_one_side(run: Run) -> None:
+    """`tcpdump dst port 80`: the server's FIN was not to be seen."""
+    script = Script(ports=(80,), engine="")
+    script.packet(peer(0), SERVER, TcpFlag.SYN, seq=1000)
+    script.packet(peer(0), SERVER, TcpFlag.ACK, seq=1001, ack=5001, payload=b"hello\n")
+    leave(script, 0)
+    assert not run(script.ends(20 * S).session(), SLUG, least=Severity.INFO)
+
+
 def test_snapshots_alone(run: Run) -> None:
     script = Script(ports=(80,), engine="")
     for at in (1, 8):
