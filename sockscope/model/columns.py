@@ -68,6 +68,9 @@ class Appended:
         self._rows = columns(0, self._dtype)
         self._count = 0
 
+    def __len__(self) -> int:
+        return self._count
+
     def add(self, rows: npt.NDArray[Any]) -> None:
         """Copy rows to the end: shape (k,)."""
         end = self._count + len(rows)

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
+from sockscope import storage
 from sockscope.analysis.alignment.clocks import Clocks, Strand
 from sockscope.analysis.build import build_session
 from sockscope.analysis.session import Session
 from sockscope.errors import UsageError
+from sockscope.model.columns import pieces, rows_of
 from sockscope.model.events import EventFlag, Events
 from sockscope.model.facts import Facts
 from sockscope.model.info import PacketCoverage, SessionInfo, SocketCoverage, SyscallCoverage, Target
@@ -47,6 +50,12 @@ class Evidence:
     captures: Sequence[Path] = ()
     listings: Sequence[Path] = ()
     ports: Sequence[int] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the files, a name each kind."""
+        kinds = (self.straces, self.captures, self.listings)
+        return tuple(_names(kind) for kind in kinds if kind)
 
 
 @dataclass(kw_only=True)
@@ -106,6 +115,7 @@ def load_session(
         sockets=tables.sockets,
         facts=tables.facts,
         clocks=_clocks(evidence, tables, text),
+        columns=storage.allocate,
     )
     session.captures = tables.captures
     asked = " or ".join(map(str, evidence.ports))
@@ -135,7 +145,7 @@ def _read_captures(
     known = tables.info.packets if tables.info is not None and not evidence.captures else PacketCoverage()
     if not captures:
         return known
-    ports = frozenset(tables.info.target.ports) if tables.info is not None else frozenset(evidence.ports)
+    ports = frozenset(tables.info.target.ports) if tables.info is not None else frozenset[int]()
     told = None if progress is None else lambda done, whole: progress(_names(captures), done, whole)
     capture = read_captures(captures, ports=ports or None, progress=told)
     tables.packets, tables.captures = capture.packets, captures
@@ -173,13 +183,14 @@ def _session_info(
     if tables.info is not None:
         return replace(
             tables.info,
+            target=replace(tables.info.target, files=evidence.names),
             syscalls=log.coverage if log is not None else tables.info.syscalls,
             packets=packets,
             sockets=sockets or tables.info.sockets,
         )
     first, last = _span(tables)
     return SessionInfo(
-        target=Target(ports=tuple(evidence.ports)),
+        target=Target(ports=tuple(evidence.ports), files=evidence.names),
         started_realtime_ns=_started_realtime(evidence, log, first, last),
         started_ns=first,
         ended_ns=last,
@@ -216,13 +227,18 @@ def _span(tables: _Tables) -> tuple[int, int]:
     """First and last moment on the session's clock: the log's, else the capture's, else the listings'."""
     if len(tables.events):
         records = tables.events.records
-        times = np.concatenate([records["enter_ns"], records["exit_ns"]])
-        times = times[times >= 0]
+        spans = [_times(records[part]) for part in pieces(len(records))]
+        times = np.array([end for span in spans if len(span) for end in (span.min(), span.max())], np.int64)
     elif len(tables.packets):
         times = tables.packets.records["time_ns"]
     else:
         times = tables.sockets.records["time_ns"]
     return (int(times.min()), int(times.max())) if len(times) else (0, 0)
+
+
+def _times(records: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+    times = np.concatenate([records["enter_ns"], records["exit_ns"]])
+    return times[times >= 0]
 
 
 def _started_realtime(evidence: Evidence, log: StraceLog | None, first: int, last: int) -> int:
@@ -250,7 +266,7 @@ def _unread_notes(count: int, first: list[tuple[str, int, str]]) -> list[str]:
 
 def _io_uring_notes(engine: str, events: Events) -> list[str]:
     """Who speaks through an io_uring that the engine sees into; what is not seen the rule io-uring-blind-spot says."""
-    ringed = events.records["flags"] & EventFlag.URING != 0
+    ringed = rows_of(events.records, lambda part: part["flags"] & EventFlag.URING != 0)
     by_engine = f"{engine} engine" if engine else "engine"
     return [
         f"process {tgid} uses io_uring: seen through the {by_engine}"

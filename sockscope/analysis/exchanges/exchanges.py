@@ -15,6 +15,7 @@ from sockscope.analysis.replay.control import COUNTS_MESSAGES, IS_READ, IS_WRITE
 from sockscope.analysis.replay.decode import message_bytes
 from sockscope.analysis.session import Ids, Session
 from sockscope.model.calls import Call
+from sockscope.model.columns import Appended, group_pieces
 from sockscope.model.connections import Connection, Protocol, Role
 from sockscope.model.events import EventFlag
 from sockscope.model.exchanges import EXCHANGE_DTYPE
@@ -38,25 +39,42 @@ def build_exchanges(session: Session) -> npt.NDArray[np.void]:
     Returns:
         Shape (n,), EXCHANGE_DTYPE, connection after connection, each in order of time.
     """
-    moves = _Moves.of(session)
+    wanted = _wanted(session.connections)
+    rows, bounds = session.events_of_all()
+    all_made = Appended(session.columns, EXCHANGE_DTYPE)
+    firsts, lasts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for begin, end in group_pieces(bounds):
+        connection = np.repeat(np.arange(begin, end), np.diff(bounds[begin : end + 1]))
+        moves = _Moves.of(session, rows[bounds[begin] : bounds[end]], connection, wanted)
+        made, opens = _of_moves(session, moves)
+        before = len(all_made)
+        firsts.append(np.flatnonzero(opens) + before)
+        lasts.append(np.flatnonzero(np.append(opens[1:], True)[: len(opens)]) + before)
+        all_made.add(made)
+    made = all_made.whole()
+    if len(made):
+        _tell_beginnings(session, made, np.concatenate(firsts))
+        _tell_ends(session, made, np.concatenate(lasts))
+        tell_wire(session, made)
+    return made
+
+
+def _of_moves(session: Session, moves: _Moves) -> tuple[npt.NDArray[np.void], npt.NDArray[np.bool_]]:
+    """Exchanges as their calls tell them; and which are the first of a connection."""
     count = len(moves.rows)
     if not count:
-        return np.zeros(0, EXCHANGE_DTYPE)
+        return np.zeros(0, EXCHANGE_DTYPE), np.zeros(0, np.bool_)
     new_connection = np.append(True, moves.connection[1:] != moves.connection[:-1])
     begins = new_connection | np.append(False, ~moves.write[1:] & moves.write[:-1])
     first = np.flatnonzero(begins)
     end = np.append(first[1:], count)
     made = np.full(len(first), _UNSEEN, EXCHANGE_DTYPE)
-    connection = moves.connection[first]
-    made["connection"] = connection
+    made["connection"] = moves.connection[first]
     opens = new_connection[first]
     turn = np.arange(len(first))
     made["number"] = turn - np.maximum.accumulate(np.where(opens, turn, 0))
     _tell_calls(session, made, moves, first, end)
-    _tell_beginnings(session, made, np.flatnonzero(opens))
-    _tell_ends(session, made, np.flatnonzero(np.append(opens[1:], True)))
-    tell_wire(session, made)
-    return made
+    return made, opens
 
 
 class _Moves:
@@ -73,11 +91,13 @@ class _Moves:
         self.rows, self.connection, self.write, self.byte_count = rows, connection, write, byte_count
 
     @classmethod
-    def of(cls, session: Session) -> _Moves:
-        rows, bounds = session.events_of_all()
+    def of(cls, session: Session, rows: Ids, connection: Ids, wanted: npt.NDArray[np.bool_]) -> _Moves:
+        """Of these events, given connection after connection.
+
+        Args:
+            wanted: shape (connections,).
+        """
         records = session.events.records
-        wanted = _wanted(session.connections)
-        connection = np.repeat(np.arange(len(session.connections)), np.diff(bounds))
         call, ret = records["call"][rows], records["ret"][rows]
         data = IS_READ[call] | IS_WRITE[call] | (call == Call.splice)
         kept = np.flatnonzero(data & (ret > 0) & wanted[connection])

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from sockscope.analysis.session import Ids, Session
 from sockscope.analysis.wire.streams import Reach, stream_offsets
 from sockscope.model.calls import Call
+from sockscope.model.columns import group_pieces, rows_of
 from sockscope.model.ids import NO_ID
 from sockscope.model.sockaddr import encode_key
 from sockscope.model.tcp import TcpFlag
@@ -37,20 +38,45 @@ def tell_wire(session: Session, made: npt.NDArray[np.void]) -> None:
     rows, bounds = session.packets_of_flows()
     if not len(rows):
         return
-    usable = _usable(session)
+    usable, witnessed = _usable(session), _witnessed(session)
     flow_of = np.array([c.flow for c in session.connections], np.int64)
-    kept = np.flatnonzero(usable[made["connection"]])
-    if not len(kept):
-        return
+    # Pieces of whole connections: counts of bytes begin with each.
+    starts = rows_of(made, lambda part: np.diff(part["connection"], prepend=NO_ID) != 0)
+    # A piece's first row begins no connection where the row before is of the same.
+    again = (starts > 0) & (made["connection"][starts] == made["connection"][np.maximum(starts - 1, 0)])
+    bounds_made = np.append(starts[~again], len(made))
     watched = np.zeros(len(session.flows), np.bool_)
-    watched[flow_of[made["connection"][kept]]] = True
+    present = made["connection"][bounds_made[:-1]]
+    watched[flow_of[present[usable[present]]]] = True
+    if not watched.any():
+        return
     flow = np.repeat(np.arange(len(session.flows)), np.diff(bounds))
     mine = watched[flow]
     rows, flow = rows[mine], flow[mine]
     streams = _Streams.of(session, rows, flow)
+    for begin, end in group_pieces(bounds_made):
+        part = made[bounds_made[begin] : bounds_made[end]]
+        _tell_piece(session, part, np.flatnonzero(usable[part["connection"]]), flow_of, witnessed, streams)
+
+
+def _tell_piece(
+    session: Session,
+    made: npt.NDArray[np.void],
+    kept: Ids,
+    flow_of: Ids,
+    witnessed: npt.NDArray[np.bool_],
+    streams: _Streams,
+) -> None:
+    """Of the exchanges of some connections, all of each.
+
+    Args:
+        kept: rows that bytes on the wire can be found for.
+    """
     of_exchange = flow_of[made["connection"][kept]]
     known = streams.known[of_exchange]
     kept, of_exchange = kept[known], of_exchange[known]
+    if not len(kept):
+        return
     read_end = _running(made, "read_bytes")[kept]
     written_end = _running(made, "written_bytes")[kept]
     has_read, has_written = made["read_count"][kept] > 0, made["write_count"][kept] > 0
@@ -63,7 +89,7 @@ def tell_wire(session: Session, made: npt.NDArray[np.void]) -> None:
     ):
         if len(stream.keys):
             made[name][kept[asked]] = stream.reached(of_exchange[asked], offset[asked])
-    late = streams.late[of_exchange] | ~_witnessed(session)[made["connection"][kept]]
+    late = streams.late[of_exchange] | ~witnessed[made["connection"][kept]]
     if late.any():
         _forget_doubtful(session, made, kept[late], of_exchange[late], streams)
 
@@ -114,7 +140,8 @@ def _usable(session: Session) -> npt.NDArray[np.bool_]:
     usable = np.array([c.flow >= 0 for c in session.connections], np.bool_)
     records = session.events.records
     # Kernel TLS encrypts below the syscalls: bytes there are not bytes here (Documentation/networking/tls.rst).
-    layered = np.flatnonzero((records["call"] == Call.setsockopt) & (session.event_connection >= 0))
+    layered = rows_of(records, lambda part: part["call"] == Call.setsockopt)
+    layered = layered[session.event_connection[layered] >= 0]
     layered = layered[(records["args"][layered, 1] == _SOL_TCP) & (records["args"][layered, 2] == _TCP_ULP)]
     usable[session.event_connection[layered]] = False
     return usable
