@@ -9,11 +9,12 @@ from sockscope.model.calls import CallGroup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What was asked to be watched."""
+    """What was asked to be watched; `files`: or the evidence that was asked to be read, by name."""
 
     command: tuple[str, ...] = ()
     pids: tuple[int, ...] = ()
     ports: tuple[int, ...] = ()
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

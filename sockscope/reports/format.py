@@ -145,7 +145,8 @@ def target_words(info: SessionInfo) -> str:
         shown = ", ".join(map(str, target.pids[:4]))
         more = len(target.pids) - 4
         parts.append(("pid " if len(target.pids) == 1 else "pids ") + shown + (f" and {more} more" if more > 0 else ""))
-    return " · ".join(parts) or "an imported capture"
+    parts += [" + ".join(target.files)] if target.files else []
+    return " · ".join(parts) or "nothing"
 
 
 def watched(info: SessionInfo) -> str:

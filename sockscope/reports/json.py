@@ -90,6 +90,7 @@ def _document(report: Report) -> dict[str, Json]:
             "command": list(info.target.command),
             "pids": list(info.target.pids),
             "ports": list(info.target.ports),
+            "files": list(info.target.files),
         },
         "coverage": _coverage(report),
         "architecture": list(report.architecture),

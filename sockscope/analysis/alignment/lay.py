@@ -26,6 +26,8 @@ Ints = npt.NDArray[np.int64]
 
 NOTHING_TOLD = -1
 _WORTH_A_NOTE_NS = 1_000_000
+_ONE_CLOCK_NS = 1_000_000
+"""What strace and tcpdump on one machine may differ by: each stamps a little beside the moment itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +115,7 @@ def move_sockets(talks: Talks, packets: Packets, packet_ns: Ints, sockets: Socke
         alignment = _placed(strand, room, clocks.guessed)
         times[rows] += alignment.offset_ns
         alignments.append(alignment)
-        if alignment.uncertainty_ns < 0 and (len(talks) or flows):
+        if alignment.uncertainty_ns < 0 and (len(talks) or flows) and (clocks.guessed or room is None):
             notes.append(f"{strand.source}: {alignment.basis}: its times were taken as they stand")
     return Moved(times=times, alignments=tuple(alignments), notes=tuple(notes))
 
@@ -135,7 +137,7 @@ def _placed(strand: Strand, room: Room | None, guessed: bool) -> Alignment:
     else:
         # Open to one side: no further than it must.
         offset = max(low, 0) if low is not None else min(high or 0, 0)
-        uncertainty, basis = NOTHING_TOLD, f"{basis}, which bound it on one side only"
+        uncertainty, basis = NOTHING_TOLD, f"{basis} fit, which would fit {'later' if high is None else 'earlier'}, too"
     return Alignment(source=strand.source, offset_ns=offset, uncertainty_ns=uncertainty, basis=basis, packets=False)
 
 
@@ -155,11 +157,11 @@ def move_packets(talks: Talks, packets: Packets, packet_ns: Ints, clocks: Clocks
         rows = slice(strand.start, strand.stop)
         mine = Packets(records=packets.records[rows], raw=packets.raw)
         laid = align_packets(talks, mine, packet_ns[rows], log_resolution_ns)
-        alignments.append(_alignment(strand, laid))
+        alignments.append(_alignment(strand, laid, log_resolution_ns))
         if laid is None:
             notes.append(_apart(strand))
             continue
-        fit = _kept(laid.fit)
+        fit = _kept(laid, log_resolution_ns)
         times[rows] += fit.offsets(packet_ns[rows])
         if alignments[-1].uncertainty_ns > _WORTH_A_NOTE_NS:
             notes.append(_coarse(strand, alignments[-1]))
@@ -202,18 +204,22 @@ def resolution(times: Ints) -> int:
     return 1
 
 
-def _kept(fit: Fit) -> Fit:
-    """Where the clocks may be one, they are one."""
+def _kept(laid: Laid, log_resolution_ns: int) -> Fit:
+    """Where the clocks may be one, they are one; where both are of one host, and may be one, nothing is in doubt."""
+    fit = laid.fit
     if not fit.slope and -fit.below_ns <= -fit.offset_ns <= fit.above_ns:
-        low, high = fit.offset_ns - fit.below_ns, fit.offset_ns + fit.above_ns
-        return replace(fit, offset_ns=0, below_ns=-low, above_ns=high)
+        below, above = fit.below_ns - fit.offset_ns, fit.offset_ns + fit.above_ns
+        if laid.one_host:
+            most = max(_ONE_CLOCK_NS, 2 * log_resolution_ns)
+            below, above = min(below, most), min(above, most)
+        return replace(fit, offset_ns=0, below_ns=below, above_ns=above)
     return fit
 
 
-def _alignment(strand: Strand, laid: Laid | None) -> Alignment:
+def _alignment(strand: Strand, laid: Laid | None, log_resolution_ns: int) -> Alignment:
     if laid is None:
         return Alignment(source=strand.source, offset_ns=0, uncertainty_ns=NOTHING_TOLD, basis="nothing in common")
-    fit = _kept(laid.fit)
+    fit = _kept(laid, log_resolution_ns)
     parts = [
         f"{count:,}" + f" {noun}{'s' if count > 1 else ''}"
         for count, noun in ((laid.handshakes, "handshake"), (laid.transfers, "transfer"), (laid.closes, "close"))
@@ -222,7 +228,9 @@ def _alignment(strand: Strand, laid: Laid | None) -> Alignment:
     basis = " and ".join(parts) if len(parts) < 3 else f"{parts[0]}, {parts[1]} and {parts[2]}"
     if fit.slope:
         basis += f"; its clock gains {-fit.slope * 1e6:+.1f} ppm"
-    if fit.one_sided:
+    if laid.one_host and fit.offset_ns == 0:
+        basis += " within one host"
+    elif fit.one_sided:
         basis += "; bounded from one side only"
     return Alignment(
         source=strand.source, offset_ns=fit.offset_ns, uncertainty_ns=max(fit.uncertainty_ns, 0), basis=basis
