@@ -7,8 +7,7 @@ names in place of numbers, addresses as text, and the connection that each row b
 from __future__ import annotations
 
 import ipaddress
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from sockscope.model.report import Report
 from sockscope.model.sockaddr import V4_MAPPED_PREFIX
 from sockscope.model.tables import SessionTables
 from sockscope.model.tcp import TcpState
+from sockscope.reports.export_file import private_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +36,8 @@ def write_parquet(report: Report, tables: SessionTables, folder: Path) -> None:
         folder: made if missing.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the folder cannot be made.
+        UsageError: a file cannot be written.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     shift = report.info.started_realtime_ns - report.info.started_ns
@@ -53,7 +54,7 @@ def _write(path: Path, parts: Iterator[pa.Table] | Sequence[pa.Table]) -> None:
     import pyarrow.parquet as pq
 
     writer = None
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    with private_file(path) as file:
         try:
             for part in parts:
                 if writer is None:
@@ -82,6 +83,15 @@ def _known(values: npt.NDArray[np.signedinteger]) -> pa.Array:
     import pyarrow as pa
 
     return pa.array(values, mask=values < 0)
+
+
+def _texts(values: Iterable[str | None]) -> pa.Array:
+    """Strings; lone surrogates (a manifest may hold them) by backslashes, as UTF-8 has none."""
+    import pyarrow as pa
+
+    return pa.array(
+        [None if text is None else text.encode("utf-8", "backslashreplace") for text in values], pa.string()
+    )
 
 
 def _named(codes: npt.NDArray[np.integer], names: dict[int, str]) -> pa.Array:
@@ -209,19 +219,19 @@ def _connections(report: Report, shift: int) -> pa.Table:
             "time": _moment(first, shift),
             "first_ns": first,
             "last_ns": np.array([one.last_ns for one in all_], np.int64),
-            "protocol": pa.array([one.protocol.value for one in all_], pa.string()),
-            "role": pa.array([one.role.value for one in all_], pa.string()),
-            "local": pa.array([None if one.local is None else str(one.local) for one in all_], pa.string()),
-            "peer": pa.array([None if one.peer is None else str(one.peer) for one in all_], pa.string()),
-            "state": pa.array([one.state.name for one in all_], pa.string()),
+            "protocol": _texts([one.protocol.value for one in all_]),
+            "role": _texts([one.role.value for one in all_]),
+            "local": _texts([None if one.local is None else str(one.local) for one in all_]),
+            "peer": _texts([None if one.peer is None else str(one.peer) for one in all_]),
+            "state": _texts([one.state.name for one in all_]),
             "read_bytes": np.array([one.read_bytes for one in all_], np.int64),
             "written_bytes": np.array([one.written_bytes for one in all_], np.int64),
             "never_accepted": np.array([one.never_accepted for one in all_], np.bool_),
             "event_count": np.array([row.event_count for row in rows], np.int64),
             "packet_count": np.array([row.packet_count for row in rows], np.int64),
             "tgids": pa.array([list(row.processes) for row in rows], pa.list_(pa.int32())),
-            "summary": pa.array([row.summary for row in rows], pa.string()),
-            "wire": pa.array([row.wire for row in rows], pa.string()),
+            "summary": _texts([row.summary for row in rows]),
+            "wire": _texts([row.wire for row in rows]),
             "findings": pa.array(
                 [[report.findings[at].rule for at in row.finding_indexes] for row in rows], pa.list_(pa.string())
             ),
@@ -237,9 +247,9 @@ def _findings(report: Report) -> pa.Table:
     return pa.table(
         {
             "finding": np.arange(len(found), dtype=np.int64),
-            **{name: pa.array([getattr(one, name) for one in found], pa.string()) for name in texts},
-            "severity": pa.array([one.severity.label for one in found], pa.string()),
-            "confidence": pa.array([one.confidence.value for one in found], pa.string()),
+            **{name: _texts([getattr(one, name) for one in found]) for name in texts},
+            "severity": _texts([one.severity.label for one in found]),
+            "confidence": _texts([one.confidence.value for one in found]),
             "tgid": pa.array([one.tgid for one in found], pa.int32()),
             "fd": pa.array([one.fd for one in found], pa.int32()),
             "count": pa.array([one.count for one in found], pa.int64()),
@@ -258,7 +268,7 @@ def _evidence(report: Report, shift: int) -> pa.Table:
             "finding": np.array([at for at, _ in facts], np.int64),
             "time": _moment(times, shift),
             "time_ns": times,
-            "source": pa.array([fact.source.value for _, fact in facts], pa.string()),
-            "text": pa.array([fact.text for _, fact in facts], pa.string()),
+            "source": _texts([fact.source.value for _, fact in facts]),
+            "text": _texts([fact.text for _, fact in facts]),
         }
     )
