@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import resources
-from typing import TypeAlias
 
 from sockscope.model.descriptors import Process
 from sockscope.model.findings import Finding
@@ -15,14 +14,13 @@ from sockscope.model.latency import FEWEST_FOR_PERCENTILES, PLACES, PhaseLatency
 from sockscope.model.report import ConnectionRow, Report
 from sockscope.reports.format import state_name
 from sockscope.reports.json_stops import stop_document
+from sockscope.reports.json_value import Json, relative
 from sockscope.reports.json_wire import wire_document
 
 SCHEMA = "sockscope/1"
 SCHEMA_FILE = "sockscope-1.schema.json"
 PIECE_COUNT = 500
 """Connections a piece."""
-
-Json: TypeAlias = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
 
 
 def render_json(report: Report) -> str:
@@ -146,8 +144,8 @@ def _process(process: Process, info: SessionInfo) -> Json:
         "comm": process.comm,
         "exe": process.exe,
         "cmdline": list(process.cmdline),
-        "started_ns": _relative(process.started_ns, info),
-        "ended_ns": _relative(process.exited_ns, info),
+        "started_ns": relative(process.started_ns, info),
+        "ended_ns": relative(process.exited_ns, info),
         "exit_status": process.exit_status,
     }
 
@@ -196,7 +194,7 @@ def _latency(server: ServerLatency, info: SessionInfo) -> Json:
             "request": slowest.request,
             "read_bytes": slowest.read_bytes,
             "written_bytes": slowest.written_bytes,
-            "fin_ns": _relative(slowest.fin_ns, info),
+            "fin_ns": relative(slowest.fin_ns, info),
             "phases": [
                 {
                     "phase": span.phase.value,
@@ -261,7 +259,3 @@ def _finding(finding: Finding, info: SessionInfo) -> Json:
             for fact in finding.evidence
         ],
     }
-
-
-def _relative(time_ns: int | None, info: SessionInfo) -> int | None:
-    return None if time_ns is None else time_ns - info.started_ns

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
-
 from sockscope.model.ids import NO_ID
 from sockscope.model.info import SessionInfo
 from sockscope.model.signals import signal_name
 from sockscope.model.stops import StopAudit, StopProcess, StopStep
+from sockscope.reports.json_value import Json, relative
 from sockscope.reports.stop_words import sentences
-
-Json: TypeAlias = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
 
 
 def stop_document(stop: StopAudit, info: SessionInfo) -> Json:
@@ -22,8 +18,8 @@ def stop_document(stop: StopAudit, info: SessionInfo) -> Json:
         "time_ns": stop.time_ns - info.started_ns,
         "tgid": stop.tgid,
         "sender": stop.sender or None,
-        "ended_ns": _relative(stop.ended_ns, info),
-        "last_ended_ns": _relative(stop.last_ended_ns, info),
+        "ended_ns": relative(stop.ended_ns, info),
+        "last_ended_ns": relative(stop.last_ended_ns, info),
         "listeners_first": stop.listeners_first,
         "words": sentences(stop),
         "processes": [_process(one, info) for one in stop.processes],
@@ -50,11 +46,11 @@ def _process(one: StopProcess, info: SessionInfo) -> Json:
         "comm": one.comm,
         "parent": _known(one.parent),
         "disposition": one.disposition.value,
-        "signalled_ns": _relative(one.signalled_ns, info),
-        "ended_ns": _relative(one.ended_ns, info),
+        "signalled_ns": relative(one.signalled_ns, info),
+        "ended_ns": relative(one.ended_ns, info),
         "exit_status": one.status,
         "waited_by": _known(one.waited_by),
-        "waited_ns": _relative(one.waited_ns, info),
+        "waited_ns": relative(one.waited_ns, info),
     }
 
 
@@ -78,7 +74,3 @@ def _step(one: StopStep, info: SessionInfo) -> Json:
 
 def _known(tgid: int) -> int | None:
     return None if tgid == NO_ID else tgid
-
-
-def _relative(time_ns: int | None, info: SessionInfo) -> int | None:
-    return None if time_ns is None else time_ns - info.started_ns

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
-
 from sockscope.model.wire_facts import WireFacts, WireSide
-
-Json: TypeAlias = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
+from sockscope.reports.json_value import Json
 
 
 def wire_document(facts: WireFacts | None, words: str) -> Json:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TypeAlias
 from urllib.parse import quote
 
 from sockscope import __version__
@@ -21,8 +20,7 @@ from sockscope.model.info import SessionInfo
 from sockscope.model.report import Report
 from sockscope.reports import format as words
 from sockscope.reports.escape import safe
-
-Json: TypeAlias = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
+from sockscope.reports.json_value import Json
 
 SCHEMA_URI = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
