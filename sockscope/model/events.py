@@ -50,10 +50,16 @@ class EventFlag(IntFlag):
     COPY_FAILED = 16
     """Some section could not be read (EFAULT, vanished); its `errno` says why."""
     SEEDED = 32
-    """Not witnessed; made from a snapshot."""
+    """Never called; made from a snapshot, or from the name that strace gives a descriptor."""
     URING = 64
     """Went through an io_uring: entered when it was submitted, returned when it completed, with the arguments of
     the syscall it stands for. Other calls of the same thread may lie between."""
+
+
+def is_seeded(records: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Which of these EVENT_DTYPE rows are no calls of anybody (`EventFlag.SEEDED`): shape (n,)."""
+    seeded: npt.NDArray[np.bool_] = (records["flags"] & EventFlag.SEEDED) != 0
+    return seeded
 
 
 class Section(IntEnum):
@@ -166,3 +172,4 @@ class Unassigned(IntEnum):
     UNKNOWN_FD = 6  # opened before the attach and not in the snapshot
     UNCONNECTED = 7  # a socket that is not (yet) connected
     KERNEL_EVENT = 8  # no call of anybody: `Session.kernel` has its connection
+    SEEDED = 9  # never called: it tells an address, and is of no use beyond that

@@ -136,5 +136,5 @@ def _unassigned(session: Session) -> dict[str, int]:
     return {
         Unassigned(reason).name.lower().replace("_", " "): count
         for reason, count in zip(reasons.tolist(), counts.tolist(), strict=True)
-        if reason not in (Unassigned.ASSIGNED, Unassigned.KERNEL_EVENT)
+        if reason not in (Unassigned.ASSIGNED, Unassigned.KERNEL_EVENT, Unassigned.SEEDED)
     }

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.model.calls import FD_IN_ARG0, FIRST_TASK_EVENT, GROUP_OF, KERNEL_EVENTS, READS, WRITES, Call
-from sockscope.model.events import EventFlag
+from sockscope.model.events import EventFlag, is_seeded
 from sockscope.model.report import Report
 from sockscope.model.tables import SessionTables
 from sockscope.reports.escape import safe
@@ -61,7 +61,7 @@ class Calls:
 def lay_out(report: Report, tables: SessionTables, tracks: Tracks) -> Calls:
     """Give every event its track."""
     records = tables.events.records
-    skipped = (records["flags"] & EventFlag.SEEDED) != 0
+    skipped = is_seeded(records)
     skipped |= np.isin(records["call"], [int(call) for call in KERNEL_EVENTS])
     rows = np.flatnonzero(~skipped)
     entered, left = records["enter_ns"][rows], records["exit_ns"][rows]

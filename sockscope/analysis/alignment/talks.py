@@ -13,7 +13,7 @@ from sockscope.analysis.replay.state import ReplayState
 from sockscope.analysis.wire.columns import NEVER
 from sockscope.model.calls import Call
 from sockscope.model.descriptors import Ended, OpenFile
-from sockscope.model.events import EventFlag, Events
+from sockscope.model.events import EventFlag, Events, is_seeded
 from sockscope.model.seed import FileKind
 from sockscope.model.sockaddr import Address, Family
 
@@ -131,6 +131,8 @@ def returns(events: Events) -> Ints:
     unknown = (leave >= 0) & (leave <= enter)
     if unknown.any():
         order = np.lexsort((np.arange(len(records)), enter, records["tid"]))
+        # What tells an address stands at the moment of the call that named it, and is no next call.
+        order = order[~is_seeded(records)[order]]
         following = np.full(len(records), NEVER, np.int64)
         same = records["tid"][order[1:]] == records["tid"][order[:-1]]
         following[order[:-1][same]] = enter[order[1:][same]]

@@ -17,7 +17,7 @@ from sockscope.analysis.session import Ids, Session
 from sockscope.model.calls import EPOLL_WAITS, WAITS, Call
 from sockscope.model.connections import Role
 from sockscope.model.descriptors import Descriptor, How, OpenFile
-from sockscope.model.events import EventFlag, Section
+from sockscope.model.events import EventFlag, Section, is_seeded
 from sockscope.model.ids import NO_ID
 from sockscope.model.seed import FileKind
 
@@ -139,7 +139,7 @@ def _threads_of(records: npt.NDArray[np.void], rows: npt.NDArray[np.bool_] | Ids
 def _threads(session: Session, found: dict[int, Member]) -> None:
     records = session.events.records
     call = records["call"]
-    about_sockets = (IS_SOCKET_CALL | IS_WAIT)[call] | (session.event_connection >= 0)
+    about_sockets = ((IS_SOCKET_CALL | IS_WAIT)[call] & ~is_seeded(records)) | (session.event_connection >= 0)
     for tgid, tid in _threads_of(records, records["tgid"] > 0):
         if tgid in found:
             found[tgid].tids.add(tid)

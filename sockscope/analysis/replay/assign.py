@@ -16,7 +16,7 @@ from sockscope.model.calls import Call
 from sockscope.model.columns import Columns, in_memory, pieces
 from sockscope.model.connections import Connection
 from sockscope.model.descriptors import Descriptor, Ended, How
-from sockscope.model.events import EventFlag, Events, Unassigned
+from sockscope.model.events import EventFlag, Events, Unassigned, is_seeded
 from sockscope.model.ids import NO_ID
 from sockscope.model.seed import FileKind
 
@@ -79,6 +79,11 @@ class Assignment:
     descriptor: Column
     open_file: Column
     target: Column
+
+    def forget(self, rows: Ids) -> None:
+        """These events name nothing any more."""
+        for column in (self.table, self.descriptor, self.open_file, self.target):
+            column[rows] = NO_ID
 
 
 def assign_descriptors(state: ReplayState, events: Events, columns: Columns = in_memory) -> Assignment:
@@ -359,6 +364,7 @@ def assign_connections(
         because[bad] = Unassigned.BAD_FD
         own[bad] = NO_ID
         because[own >= 0] = Unassigned.ASSIGNED
+        because[is_seeded(records[part])] = Unassigned.SEEDED
     return connection, reason
 
 

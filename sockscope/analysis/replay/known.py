@@ -8,7 +8,8 @@ from sockscope.analysis.replay.assign import Assignment, DescriptorIndex
 from sockscope.analysis.replay.decode import socket_address
 from sockscope.analysis.replay.state import ReplayState
 from sockscope.model.calls import Call
-from sockscope.model.events import Events
+from sockscope.model.columns import rows_of
+from sockscope.model.events import Events, is_seeded
 from sockscope.model.seed import FileKind
 from sockscope.model.sockaddr import Family
 from sockscope.model.sockets import Sockets
@@ -25,9 +26,14 @@ def unix_peers(sockets: Sockets) -> dict[int, int]:
 
 
 def complete_open_files(state: ReplayState, events: Events, sockets: Sockets, assignment: Assignment) -> None:
-    """Give open files the addresses that getsockname and getpeername told, and inodes from the owners."""
+    """Give open files the addresses that getsockname and getpeername told, and inodes from the owners.
+
+    What was made only to tell such an address (`EventFlag.SEEDED`) names nothing any more after that: nobody who looks
+    for the calls on a file or a connection shall take it for one.
+    """
     complete_names(state, events, assignment)
     _from_owners(state, sockets)
+    assignment.forget(rows_of(events.records, is_seeded))
 
 
 def complete_names(state: ReplayState, events: Events, assignment: Assignment) -> None:

@@ -18,7 +18,7 @@ from sockscope.analysis.replay.decode import has_section
 from sockscope.model import columns as columns_module
 from sockscope.model.calls import Call
 from sockscope.model.columns import Columns, Ids, in_memory, pieces, rows_of
-from sockscope.model.events import EventFlag, Events, Section
+from sockscope.model.events import EventFlag, Events, Section, is_seeded
 
 Times = npt.NDArray[np.int64]
 
@@ -51,7 +51,7 @@ def replay_order(events: Events, columns: Columns = in_memory) -> tuple[npt.NDAr
 
 
 def _called(records: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
-    called: npt.NDArray[np.bool_] = ~IS_KERNEL[records["call"]] & ((records["flags"] & EventFlag.SEEDED) == 0)
+    called: npt.NDArray[np.bool_] = ~IS_KERNEL[records["call"]] & ~is_seeded(records)
     return called
 
 
