@@ -30,7 +30,7 @@ def test_json_says_what_was_found() -> None:
     assert document["schema"] == "sockscope/1"
     assert document["started"] == "2023-11-14T22:13:20.123+00:00"
     assert document["duration_ns"] == 10_000_000_000
-    assert document["target"] == {"command": [], "pids": [SERVER], "ports": [18135]}
+    assert document["target"] == {"command": [], "pids": [SERVER], "ports": [18135], "files": []}
     first = document["findings"][0]
     assert first["rule"] == "fin-withheld"
     assert (first["severity"], first["confidence"], first["fd"]) == ("error", "certain", 7)
