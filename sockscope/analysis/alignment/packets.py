@@ -37,6 +37,7 @@ class Laid:
         fit: what to add to its times.
         handshakes, transfers, closes: how many moments it rests on.
         talk, side: shape (n,), the connections of the log and the end of the flow that each is.
+        one_host: all of these never left the machine that the log is of, and so the capture is of it, too.
     """
 
     fit: Fit
@@ -45,6 +46,7 @@ class Laid:
     closes: int
     talk: Ints
     side: Ints
+    one_host: bool = False
 
 
 def lay_beside(talks: Talks, sides: Sides, *, log_resolution_ns: int = 1, packet_resolution_ns: int = 1) -> Laid | None:
@@ -85,14 +87,26 @@ def lay_beside(talks: Talks, sides: Sides, *, log_resolution_ns: int = 1, packet
     )
     if found is None:
         return None
+    vague = found.uncertainty_ns > _CLOSE_NS + 2 * log_resolution_ns
     if found.one_sided:
         coarse = _coarse(log_resolution_ns, 2) + _coarse(packet_resolution_ns, 1)
         found = replace(found, below_ns=found.below_ns + coarse, above_ns=found.above_ns + coarse)
-    few = cluster.votes < _MANY_VOTES and found.uncertainty_ns > _CLOSE_NS + 2 * log_resolution_ns
-    if few or (found.one_sided and cluster.most_ns - cluster.least_ns > _CLOSE_NS + 2 * log_resolution_ns):
+    if cluster.votes < _MANY_VOTES and vague:
+        return None
+    if found.one_sided and cluster.most_ns - cluster.least_ns > _CLOSE_NS + 2 * log_resolution_ns:
         return None
     talk = np.flatnonzero(side_of >= 0)
-    return Laid(fit=found, handshakes=counts[0], transfers=counts[1], closes=counts[2], talk=talk, side=side_of[talk])
+    return Laid(
+        fit=found,
+        handshakes=counts[0],
+        transfers=counts[1],
+        closes=counts[2],
+        talk=talk,
+        side=side_of[talk],
+        one_host=all(
+            sides.flows[side // 2].ends[0].packed == sides.flows[side // 2].ends[1].packed for side in side_of[talk]
+        ),
+    )
 
 
 def _coarse(resolution_ns: int, times: int) -> int:

@@ -37,7 +37,7 @@ class Signs:
         unfollowed: a child was made that has no line in the log (no -f).
         made_count: descriptors that accept, socket and their like gave.
         given_again: one of these numbers came twice in a process, and nothing closed it.
-        receives, sends: bytes came in, or went out, by calls of %network.
+        receives: bytes were asked for by calls of %network, even if none came. sends: they went out so.
         would_block: a call failed with EAGAIN: who asks so has to wait somewhere.
     """
 
@@ -61,7 +61,7 @@ class Signs:
             new = np.isin(call, _MAKE) & (ret >= 0)
             made.append(part["tgid"][new].astype(np.int64) << 32 | ret[new])
             closes += int(np.count_nonzero(np.isin(call, _CLOSE)))
-            receives |= bool((np.isin(call, _RECEIVE) & (ret > 0)).any())
+            receives |= bool(np.isin(call, _RECEIVE).any())
             sends |= bool((np.isin(call, _SEND) & (ret > 0)).any())
             would_block |= bool((ret == -errno.EAGAIN).any())
         numbers = np.concatenate(made) if made else np.zeros(0, np.int64)
@@ -96,10 +96,11 @@ def missing_groups(signs: Signs) -> tuple[CallGroup, ...]:
     %desc, rt_sigaction with %signal.
 
     Without proof, a log of nothing but socket calls is what `-e trace=%network` makes, the filter that most people
-    use: whatever else never comes is missing. Where there are calls of other groups, each group that never comes
+    use: whatever else never comes is missing, but for reads and writes where bytes both come in and go out by socket
+    calls. Where there are calls of other groups, each group that never comes
     is asked for signs: numbers given out again that nobody closed show that closes are missing, and several that
-    never come again that they are not (a server that leaks closes nothing); bytes that come in and go out by socket
-    calls need no read and no write; only who meets EAGAIN has to wait. A rule that keeps silent where this is too
+    never come again that they are not (a server that leaks closes nothing); who reads and writes by socket
+    calls needs no read and no write; only who meets EAGAIN has to wait. A rule that keeps silent where this is too
     careful, and says why, does less harm than one that takes a filtered close for a close that was forgotten.
     """
     missing = set[CallGroup]()
@@ -108,10 +109,10 @@ def missing_groups(signs: Signs) -> tuple[CallGroup, ...]:
         if signs.seen - {CallGroup.NETWORK}:
             if not signs.given_again and signs.made_count >= _TELLING_COUNT:
                 missing.discard(CallGroup.DESCRIPTORS)
-            if signs.receives and signs.sends:
-                missing.discard(CallGroup.TRANSFERS)
             if not signs.would_block:
                 missing.discard(CallGroup.WAITS)
+        if signs.receives and signs.sends:
+            missing.discard(CallGroup.TRANSFERS)
         if signs.given_again:
             missing.add(CallGroup.DESCRIPTORS)
     if signs.unfollowed:
