@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.model.calls import Call
+from sockscope.model.events import is_seeded
 from sockscope.model.report import Report
 from sockscope.model.sockaddr import V4_MAPPED_PREFIX
 from sockscope.model.tables import SessionTables
@@ -124,14 +125,16 @@ def _events(tables: SessionTables, shift: int) -> Iterator[pa.Table]:
     import pyarrow as pa
 
     for span in _spans(len(tables.events)):
-        rows = tables.events.records[span]
+        # What only tells an address was never called.
+        kept = np.flatnonzero(~is_seeded(tables.events.records[span])) + span.start
+        rows = tables.events.records[kept]
         entered, left = rows["enter_ns"], rows["exit_ns"]
         began = np.where(entered >= 0, entered, left)
         both = (entered >= 0) & (left >= 0)
         args = rows["args"]
         yield pa.table(
             {
-                "event": np.arange(span.start, span.stop, dtype=np.int64),
+                "event": kept,
                 "time": _moment(began, shift),
                 "enter_ns": _known(entered),
                 "exit_ns": _known(left),
@@ -142,7 +145,7 @@ def _events(tables: SessionTables, shift: int) -> Iterator[pa.Table]:
                 "result": rows["ret"],
                 **{f"arg{at}": args[:, at] for at in range(6)},
                 "flags": rows["flags"],
-                "connection": _known(tables.event_connection[span]),
+                "connection": _known(tables.event_connection[kept]),
             }
         )
 

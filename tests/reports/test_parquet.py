@@ -67,6 +67,16 @@ def test_rows_are_told_by_names_and_know_their_connection(tmp_path: Path) -> Non
     assert set(found["evidence"]["finding"].to_pylist()) == {finding["finding"]}
 
 
+def test_what_was_never_called_is_no_event(tmp_path: Path) -> None:
+    script = leaking()
+    script.event(100, 100, Call.getpeername, fd=7, sockaddr=CLIENT, flags=EventFlag.SEEDED, at=3_500_000)
+    last = script.event(100, 100, Call.getpeername, fd=7, sockaddr=CLIENT, at=8_000_000)
+    found = written(*exported(script, tmp_path), tmp_path / "out")
+    events = found["events"].to_pylist()
+    assert [row["call"] for row in events] == ["accept4", "recvfrom", "sendto", "recvfrom", "getpeername"]
+    assert (events[-1]["event"], events[-1]["connection"]) == (last, 0)
+
+
 def test_what_is_not_known_is_null(tmp_path: Path) -> None:
     script = leaking()
     script.event(100, 100, Call.recvfrom, fd=55, ret=-9, at=8_000_000)
