@@ -47,7 +47,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.analysis.exchanges.latency import Phases, answered_rows, request_words, servers_of
+from sockscope.analysis.exchanges.latency import Durations, answered_among, answered_rows, request_words, servers_of
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.shared.evidence import (
     NS_PER_S,
@@ -60,6 +60,7 @@ from sockscope.findings.shared.evidence import (
     who,
 )
 from sockscope.findings.shared.meanwhile import BLOCKED, Kind, Meanwhile, blamed, meanwhile, words
+from sockscope.model.columns import pieces
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.latency import Phase
 
@@ -114,18 +115,24 @@ class _Slow:
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a server and place; what is information only, one a server."""
     rows = session.exchanges
-    answered = np.flatnonzero(answered_rows(session))
-    began = np.where(rows["arrived_ns"] >= 0, rows["arrived_ns"], rows["first_read_ns"])[answered]
-    if not (rows["first_write_ns"][answered] - began >= _LEAST_NS).any():
+    if not any(_some_slow(rows[part]) for part in pieces(len(rows))):
         return
-    phases = Phases(rows)
-    queue = np.maximum(phases.duration_ns[Phase.SOCKET_QUEUE], 0)
-    program = np.maximum(phases.duration_ns[Phase.THINKING], 0)
+    answered = np.flatnonzero(answered_rows(session))
+    durations = Durations(session).duration_ns
+    queue, program = durations[Phase.SOCKET_QUEUE], durations[Phase.THINKING]
+    for part in pieces(len(rows)):
+        for column in (queue, program):
+            column[part] = np.maximum(column[part], 0)
     names, server = servers_of(session, rows["connection"][answered])
     for number, name in enumerate(names):
         mine = answered[server == number]
         if len(mine) >= _FEWEST:
             yield from _of_server(session, name, mine, queue, program)
+
+
+def _some_slow(rows: npt.NDArray[np.void]) -> bool:
+    began = np.where(rows["arrived_ns"] >= 0, rows["arrived_ns"], rows["first_read_ns"])
+    return bool((answered_among(rows) & (rows["first_write_ns"] - began >= _LEAST_NS)).any())
 
 
 def _of_server(session: Session, name: str, mine: Ids, queue: Ids, program: Ids) -> Iterator[Finding]:

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.narration.http1 import start_line
-from sockscope.analysis.session import Ids, Session
+from sockscope.analysis.session import Grouping, Ids, Session
+from sockscope.model.columns import Appended, pieces
 from sockscope.model.events import Section
 from sockscope.model.ids import NO_ID
 from sockscope.model.latency import (
@@ -67,23 +68,60 @@ class Phases:
 
 def answered_rows(session: Session) -> npt.NDArray[np.bool_]:
     """Which exchanges are a request and its answer, both seen: shape (exchanges,)."""
-    rows = session.exchanges
+    return answered_among(session.exchanges)
+
+
+def answered_among(rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Like `answered_rows`, of these rows of it."""
     return (rows["read_count"] > 0) & (rows["answered"] > 0) & (rows["first_write_ns"] >= 0)
+
+
+class Durations:
+    """The phases of all exchanges, how long each took; worked out piece by piece, in the session's room.
+
+    Attributes:
+        duration_ns: by phase; shape (exchanges,), int64; -1 where one of its ends was not seen.
+        whole_ns: shape (exchanges,), the sum of an exchange's phases.
+    """
+
+    def __init__(self, session: Session) -> None:
+        rows = session.exchanges
+        self.whole_ns: Ids = session.columns(len(rows), np.int64)
+        self.duration_ns: dict[Phase, Ids] = {}
+        for part in pieces(len(rows)):
+            phases, before = _phases_of(rows, part.start, part.stop)
+            self.whole_ns[part] = phases.whole_ns[before:]
+            for phase, took in phases.duration_ns.items():
+                self.duration_ns.setdefault(phase, session.columns(len(rows), np.int64))[part] = took[before:]
+
+
+def _phases_of(rows: npt.NDArray[np.void], begin: int, end: int) -> tuple[Phases, int]:
+    """Phases of some rows, and how many come before the first: what an exchange waited for is the one before it."""
+    first = max(begin - 1, 0)
+    return Phases(rows[first:end]), begin - first
 
 
 def server_latencies(session: Session) -> tuple[ServerLatency, ...]:
     """Latency by server, the one that answered most first."""
-    if not len(session.exchanges):
+    rows = session.exchanges
+    if not len(rows):
         return ()
-    phases = Phases(session.exchanges)
-    answered = np.flatnonzero(answered_rows(session))
-    names, server = servers_of(session, session.exchanges["connection"][answered])
-    order = np.argsort(server, kind="stable")
-    bounds = np.searchsorted(server[order], np.arange(len(names) + 1))
-    found = [
-        _of_server(session, phases, answered[order[low:high]], name)
-        for name, low, high in zip(names, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
-    ]
+    answered = session.columns(len(rows), np.bool_)
+    talking = [np.zeros(0, np.int32)]
+    for part in pieces(len(rows)):
+        answered[part] = answered_among(rows[part])
+        talking.append(np.unique(rows["connection"][part][answered[part]]))
+    connections = np.unique(np.concatenate(talking))
+    names, server = servers_of(session, connections)
+    of_connection = np.full(len(session.connections), NO_ID, np.int64)
+    of_connection[connections] = server
+    of_row, every = session.columns(len(rows), np.int32), session.columns(len(rows), np.int64)
+    for part in pieces(len(rows)):
+        of_row[part] = np.where(answered[part], of_connection[rows["connection"][part]], NO_ID)
+        every[part] = np.arange(part.start, part.stop)
+    by_server = Grouping(of_row, every, session.columns)
+    durations = Durations(session)
+    found = [_of_server(session, durations, by_server.of(number), name) for number, name in enumerate(names)]
     return tuple(sorted(found, key=lambda one: -one.exchange_count)[:_SHOWN_SERVERS])
 
 
@@ -105,45 +143,66 @@ def servers_of(session: Session, connections: npt.NDArray[np.int32]) -> tuple[li
     return names, of_connection[place]
 
 
-def _of_server(session: Session, phases: Phases, rows: Ids, name: str) -> ServerLatency:
-    connection = phases.rows["connection"][rows]
-    slowest = int(rows[int(np.argmax(phases.whole_ns[rows]))])
-    told = [percentiles(phase, took[rows]) for phase, took in phases.duration_ns.items()]
+def _of_server(session: Session, durations: Durations, rows: Ids, name: str) -> ServerLatency:
+    connections = 0
+    on_wire, worst, slowest, last = 0, -1, -1, NO_ID
+    for part in pieces(len(rows)):
+        connection = session.exchanges["connection"][rows[part]]
+        connections += int(np.count_nonzero(np.diff(connection, prepend=last)))
+        last = int(connection[-1])
+        on_wire += int(np.count_nonzero(durations.duration_ns[Phase.REQUEST][rows[part]] >= 0))
+        whole = durations.whole_ns[rows[part]]
+        at = int(np.argmax(whole))
+        if whole[at] > worst:
+            worst, slowest = int(whole[at]), int(rows[part][at])
+    told = [_percentiles_of(session, phase, took, rows) for phase, took in durations.duration_ns.items()]
     return ServerLatency(
         local=name,
-        connection_count=1 + int(np.count_nonzero(np.diff(connection))),
+        connection_count=connections,
         exchange_count=len(rows),
-        wire_count=int(np.count_nonzero(phases.duration_ns[Phase.REQUEST][rows] >= 0)),
-        whole=percentiles(None, phases.whole_ns[rows]),
+        wire_count=on_wire,
+        whole=_percentiles_of(session, None, durations.whole_ns, rows),
         phases=tuple(one for one in told if one.count),
-        slowest=_whole(session, phases, slowest),
+        slowest=_whole(session, slowest),
     )
+
+
+def _percentiles_of(session: Session, phase: Phase | None, took: Ids, rows: Ids) -> PhaseLatency:
+    """Of these rows of a column."""
+    seen = Appended(session.columns, np.int64)
+    for part in pieces(len(rows)):
+        picked = took[rows[part]]
+        seen.add(picked[picked >= 0])
+    return percentiles(phase, seen.whole())
 
 
 def percentiles(phase: Phase | None, took: Ids) -> PhaseLatency:
     """Sum up durations; those below 0 were not seen.
 
+    Args:
+        took: shape (n,); its order is lost.
+
     Source: nearest-rank percentiles: the smallest duration that at least p % are not above.
     """
-    seen = took[took >= 0]
+    seen = took if len(took) and took.min() >= 0 else took[took >= 0]
     count = len(seen)
     if not count:
         return PhaseLatency(phase=phase, count=0, p50_ns=0, p95_ns=0, p99_ns=0, max_ns=0)
     ranks = [-(-count * percent // 100) - 1 for percent in (50, 95, 99)] + [count - 1]
-    sorted_there = np.partition(seen, ranks)
-    p50, p95, p99, most = (int(sorted_there[rank]) for rank in ranks)
     each = tuple(seen.tolist()) if count < FEWEST_FOR_PERCENTILES else ()
+    seen.partition(ranks)
+    p50, p95, p99, most = (int(seen[rank]) for rank in ranks)
     return PhaseLatency(phase=phase, count=count, p50_ns=p50, p95_ns=p95, p99_ns=p99, max_ns=most, each_ns=each)
 
 
-def _whole(session: Session, phases: Phases, row: int) -> SlowestExchange:
-    one = phases.rows[row]
-    spans = _spans(phases.start_ns, phases.duration_ns, row)
+def _whole(session: Session, row: int) -> SlowestExchange:
+    one = session.exchanges[row]
+    phases, at = _phases_of(session.exchanges, row, row + 1)
     return SlowestExchange(
         connection=int(one["connection"]),
         number=int(one["number"]),
-        duration_ns=int(phases.whole_ns[row]),
-        phases=spans,
+        duration_ns=int(phases.whole_ns[at]),
+        phases=_spans(phases.start_ns, phases.duration_ns, at),
         tgid=int(one["tgid"]),
         comm=session.comm(int(one["tgid"])),
         request=request_words(session, int(one["first_read_event"])),

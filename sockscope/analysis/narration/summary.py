@@ -16,6 +16,7 @@ from sockscope.analysis.narration.http1 import Piece, PieceKind, start_line
 from sockscope.analysis.narration.summary_starts import LINE_BYTES, Starts, of_events, of_packets, same_line
 from sockscope.analysis.session import Ids, Session
 from sockscope.analysis.wire.ends import FlowEnd, flow_end
+from sockscope.model.columns import group_pieces
 from sockscope.model.connections import Connection
 
 _SHOWN: Final = 3
@@ -31,8 +32,11 @@ def summarise_all(session: Session) -> list[str]:
     """
     _, bounds = session.events_of_all()
     traced = np.diff(bounds) > 0
-    told = _told(of_events(session), len(session.connections))
-    on_wire = [] if traced.all() else _told(of_packets(session), len(session.flows))
+    told = [line for first, end in group_pieces(bounds) for line in _told(of_events(session, first, end), end - first)]
+    on_wire: list[str] = []
+    if not traced.all():
+        for first, end in group_pieces(session.packets_of_flows()[1]):
+            on_wire += _told(of_packets(session, first, end), end - first)
     return [
         (told[one.id] or _sizes(one.read_bytes, one.written_bytes)) if has_events else _from_wire(session, one, on_wire)
         for one, has_events in zip(session.connections, traced.tolist(), strict=True)

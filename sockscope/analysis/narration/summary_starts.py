@@ -51,10 +51,11 @@ class Starts:
         return len(self.group)
 
 
-def of_events(session: Session) -> Starts:
-    """What the syscalls on each connection tell."""
+def of_events(session: Session, first: int, stop: int) -> Starts:
+    """What the syscalls on the connections `first` to `stop` - 1 tell; groups are counted from the first."""
     events = session.events
     rows, bounds = session.events_of_all()
+    rows, bounds = rows[bounds[first] : bounds[stop]], bounds[first : stop + 1] - bounds[first]
     call = events.records["call"][rows]
     ret = events.records["ret"][rows]
     is_data = _IS_DATA[call] & (ret > 0)
@@ -62,9 +63,9 @@ def of_events(session: Session) -> Starts:
     wanted = np.flatnonzero(is_data & (events.records["blob_bytes"][rows] >= 12))
     kept, at = _payloads(events, rows[wanted])
     wanted = wanted[kept]
-    first = _u4(events.blob, at + 8)
-    asks = _among(first, _REQUESTS)
-    found = np.flatnonzero(asks | (first == _RESPONSE))
+    word = _u4(events.blob, at + 8)
+    asks = _among(word, _REQUESTS)
+    found = np.flatnonzero(asks | (word == _RESPONSE))
     place, at, asks = wanted[found], at[found], asks[found]
     group = np.searchsorted(bounds, place, side="right") - 1
     end = _next_request(place, asks, group, bounds)
@@ -81,15 +82,16 @@ def of_events(session: Session) -> Starts:
     )
 
 
-def of_packets(session: Session) -> Starts:
-    """What the packets of each flow tell; a segment sent again at once counts once."""
+def of_packets(session: Session, first: int, stop: int) -> Starts:
+    """What the packets of the flows `first` to `stop` - 1 tell; a segment sent again at once counts once."""
     records, raw = session.packets.records, session.packets.raw
     rows, bounds = session.packets_of_flows()
+    rows, bounds = rows[bounds[first] : bounds[stop]], bounds[first : stop + 1] - bounds[first]
     place = np.flatnonzero(records["captured_payload_bytes"][rows] >= 4)
     at = records["payload_offset"][rows[place]].astype(np.int64)
-    first = _u4(raw, at)
-    asks = _among(first, _REQUESTS)
-    found = np.flatnonzero(asks | (first == _RESPONSE))
+    word = _u4(raw, at)
+    asks = _among(word, _REQUESTS)
+    found = np.flatnonzero(asks | (word == _RESPONSE))
     place, at, asks = place[found], at[found], asks[found]
     picked = rows[place]
     group = np.searchsorted(bounds, place, side="right") - 1
@@ -119,14 +121,10 @@ def same_line(starts: Starts, one: Ids, other: Ids) -> npt.NDArray[np.bool_]:
     if not len(one):
         return same
     source = starts.source
-    # Only the last few would be read past the end.
-    if int(starts.at.max()) + LINE_BYTES > len(source):
-        source = np.concatenate([source, np.zeros(LINE_BYTES, np.uint8)])
-    windows = np.lib.stride_tricks.sliding_window_view(source, LINE_BYTES)
     within = np.arange(LINE_BYTES)
     for low in range(0, len(one), _CHUNK):
         a, b = one[low : low + _CHUNK], other[low : low + _CHUNK]
-        lines, others = windows[starts.at[a]], windows[starts.at[b]]
+        lines, others = _lines_at(source, starts.at[a]), _lines_at(source, starts.at[b])
         whole = np.minimum(starts.length[a], LINE_BYTES)
         feeds = (lines == 0x0A) & (within < whole[:, None])
         stop = np.where(feeds.any(axis=1), feeds.argmax(axis=1) + 1, whole)
@@ -134,6 +132,15 @@ def same_line(starts: Starts, one: Ids, other: Ids) -> npt.NDArray[np.bool_]:
         differs = ((lines != others) & (within < stop[:, None])).any(axis=1)
         same[low : low + _CHUNK] = ~differs & ~short
     return same
+
+
+def _lines_at(source: npt.NDArray[np.uint8], at: Ids) -> npt.NDArray[np.uint8]:
+    """The bytes from each place on: shape (k, LINE_BYTES); what is behind the end of all repeats the last byte."""
+    if len(source) >= LINE_BYTES and int(at.max()) + LINE_BYTES <= len(source):
+        windows: npt.NDArray[np.uint8] = np.lib.stride_tricks.sliding_window_view(source, LINE_BYTES)[at]
+        return windows
+    last: npt.NDArray[np.uint8] = source[np.minimum(at[:, None] + np.arange(LINE_BYTES), len(source) - 1)]
+    return last
 
 
 def _ways(
