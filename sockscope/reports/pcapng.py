@@ -15,12 +15,15 @@ from sockscope import __version__
 from sockscope.errors import DamagedInputError, UsageError
 from sockscope.model.calls import Call
 from sockscope.model.findings import Finding, Source
+from sockscope.model.ids import NO_ID
 from sockscope.model.packets import RawFrame
 from sockscope.model.report import Report
 from sockscope.model.tables import SessionTables
-from sockscope.model.tcp import SegmentMark, TcpFlag
+from sockscope.model.tcp import TcpFlag
 from sockscope.reports.escape import safe
 from sockscope.reports.export_file import Progress, no_progress, private_file
+from sockscope.reports.export_words import call_text, mark_words
+from sockscope.reports.format import holder_name, process_name
 from sockscope.reports.pcapng_blocks import (
     INBOUND,
     OUTBOUND,
@@ -36,21 +39,8 @@ MOST_TEXTS = 200_000
 _BATCH = 1 << 14
 _NAMELESS = "link type "
 """How an interface is called that has no name."""
-_TEXT_LENGTH = 400
 _TITLES = 100
 _FINDINGS_A_PACKET = 8
-_KINDS_OF_RETRANSMISSION = frozenset(
-    {SegmentMark.FAST_RETRANSMISSION, SegmentMark.SPURIOUS_RETRANSMISSION, SegmentMark.RTO}
-)
-_MARK_WORDS = {
-    SegmentMark.RTO: "retransmission after a timeout (RTO)",
-    SegmentMark.LOST_BEFORE: "bytes before it are missing",
-    SegmentMark.ACKED_UNSEEN: "acknowledges bytes that were not captured",
-    SegmentMark.DUPLICATE_ACK: "duplicate ACK",
-    SegmentMark.ZERO_WINDOW_PROBE_ACK: "ACK of a zero window probe",
-    SegmentMark.KEEP_ALIVE: "keep-alive",
-    SegmentMark.KEEP_ALIVE_ACK: "keep-alive ACK",
-}
 _SHOWS_MORE = int(TcpFlag.SYN | TcpFlag.FIN | TcpFlag.RST)
 
 
@@ -217,18 +207,14 @@ class _Commenter:
             return text
         row = self.tables.events.records[event]
         tgid, fd = int(row["tgid"]), int(row["args"][0]) & 0xFFFFFFFF
-        who = f"{self.tables.comm(tgid)}[{tgid}]"
+        who = safe(process_name(self.tables.comm(tgid), tgid))
         call = self.tables.events.call(event)
         if call in (Call.accept, Call.accept4) and row["ret"] >= 0:
             fd = int(row["ret"])
         if len(self.texts) < MOST_TEXTS:
-            text = self.tables.event_text(event)
-            if len(text) > _TEXT_LENGTH:
-                text = text[:_TEXT_LENGTH] + "…"
-            text = safe(f"{who} fd {fd}: {text}")
-            self.texts[event] = text
+            text = self.texts[event] = f"{who} fd {fd}: {call_text(self.tables, event)}"
             return text
-        return safe(f"{who} fd {fd}: {call.name}({fd}, …) = {int(row['ret'])}")
+        return f"{who} fd {fd}: {call.name}({fd}, …) = {int(row['ret'])}"
 
     def _owner(self, connection: int) -> str:
         """Whose packet it is, where no call is known."""
@@ -237,7 +223,7 @@ class _Commenter:
             row = self.report.connections[connection]
             fds = dict(row.connection.owners)
             named = [
-                f"{self.tables.comm(tgid)}[{tgid}]" + (f" fd {fds[tgid]}" if tgid in fds else "")
+                holder_name(self.tables.comm(tgid), tgid, fds.get(tgid, NO_ID))
                 for tgid in (row.processes or tuple(fds))[:3]
             ]
             text = self.owners[connection] = safe(", ".join(named))
@@ -246,9 +232,5 @@ class _Commenter:
     def _mark(self, mark: int) -> bytes:
         made = self.marks.get(mark)
         if made is None:
-            kinds = [each for each in SegmentMark if mark & each]
-            if any(each in _KINDS_OF_RETRANSMISSION for each in kinds):
-                kinds = [each for each in kinds if each is not SegmentMark.RETRANSMISSION]
-            words = ", ".join(_MARK_WORDS.get(each, str(each.name).lower().replace("_", " ")) for each in kinds)
-            made = self.marks[mark] = comment(f"sockscope: {words}")
+            made = self.marks[mark] = comment(f"sockscope: {mark_words(mark)}")
         return made

@@ -31,6 +31,7 @@ from sockscope.model.report import Report
 from sockscope.model.tables import SessionTables
 from sockscope.reports.escape import safe
 from sockscope.reports.export_file import Progress, no_progress, private_file
+from sockscope.reports.format import process_name
 from sockscope.reports.perfetto_calls import CallRows, Calls, lay_out
 from sockscope.reports.perfetto_connections import Connections, PacketRows, title
 from sockscope.reports.perfetto_names import Names, Tracks
@@ -130,7 +131,7 @@ def _about(finding: Finding) -> bytes:
     said: Sequence[tuple[str, str | int]] = (
         ("severity", finding.severity.label),
         ("confidence", str(finding.confidence)),
-        ("process", f"{finding.comm}[{finding.tgid}]"),
+        ("process", process_name(finding.comm, finding.tgid)),
         ("explanation", finding.explanation),
         ("remedy", finding.remedy),
         ("connections", len(finding.connections)),

@@ -13,7 +13,7 @@ from sockscope.model.calls import FD_IN_ARG0, FIRST_TASK_EVENT, GROUP_OF, KERNEL
 from sockscope.model.events import EventFlag, is_seeded
 from sockscope.model.report import Report
 from sockscope.model.tables import SessionTables
-from sockscope.reports.escape import safe
+from sockscope.reports.export_words import call_text
 from sockscope.reports.perfetto_lanes import lanes
 from sockscope.reports.perfetto_names import Names, Tracks
 from sockscope.reports.perfetto_wire import UNFINISHED, Int64s, Note, Rows, nested, number
@@ -21,7 +21,6 @@ from sockscope.reports.perfetto_wire import UNFINISHED, Int64s, Note, Rows, nest
 MOST_TEXTS = 100_000
 """So many calls are decoded; one takes 30 µs."""
 
-_TEXT_LENGTH = 400
 _PLACE_BITS = 33
 """A thread's number, one up."""
 _MOST_CALL = 1 << 16
@@ -177,10 +176,7 @@ class CallRows:
             if not wanted:
                 yield b""
                 continue
-            text = self._tables.event_text(event)
-            if len(text) > _TEXT_LENGTH:
-                text = text[:_TEXT_LENGTH] + "…"
-            yield nested(4, number(1, self._text) + nested(6, safe(text)))
+            yield nested(4, number(1, self._text) + nested(6, call_text(self._tables, event)))
 
 
 def _told(report: Report, tables: SessionTables, calls: Calls) -> npt.NDArray[np.bool_]:

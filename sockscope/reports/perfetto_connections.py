@@ -12,8 +12,10 @@ from sockscope.model.connections import Connection
 from sockscope.model.kernel import KernelStory
 from sockscope.model.report import ConnectionRow, Report
 from sockscope.model.tables import SessionTables
-from sockscope.model.tcp import SegmentMark, TcpFlag, TcpState
+from sockscope.model.tcp import TcpFlag, TcpState
 from sockscope.reports.escape import safe
+from sockscope.reports.export_words import mark_words
+from sockscope.reports.format import process_name
 from sockscope.reports.perfetto_lanes import lanes
 from sockscope.reports.perfetto_names import Names, Tracks
 from sockscope.reports.perfetto_wire import BEGIN, END, INSTANT, Int64s, Note, Rows, counters, note, track_event
@@ -106,7 +108,7 @@ class Connections:
             ("local", safe(str(one.local)) if one.local else ""),
             ("peer", safe(str(one.peer)) if one.peer else ""),
             ("far end", safe(row.far)),
-            ("processes", safe(", ".join(f"{self._tables.comm(tgid)}[{tgid}]" for tgid in row.processes[:9]))),
+            ("processes", safe(", ".join(process_name(self._tables.comm(t), t) for t in row.processes[:9]))),
             ("last state", state_name(one.state) if one.state else ""),
             ("wire", safe(row.wire)),
             ("findings", ", ".join(self._report.findings[index].rule for index in row.finding_indexes)),
@@ -196,7 +198,7 @@ class PacketRows:
         kinds, self._kind = np.unique(_kinds(tables), return_inverse=True)
         self._name = np.array([names.events.id(_kind_name(kind)) for kind in kinds.tolist()], np.int64)
         marks, self._mark = np.unique(tables.packet_marks, return_inverse=True)
-        self._marks = np.array([names.strings.id(_mark_words(mark)) for mark in marks.tolist()], np.int64)
+        self._marks = np.array([names.strings.id(mark_words(mark)) for mark in marks.tolist()], np.int64)
         self._category = names.categories.id("packet")
         self._notes = {name: names.notes.id(name) for name in ("connection", "payload bytes", "seq", "ack", "window")}
         self._segment = names.notes.id("segment")
@@ -250,7 +252,3 @@ def _kind_name(kind: int) -> str:
     else:
         name = _PROTOCOLS.get(protocol, f"protocol {protocol}")
     return ("-- ", "-> ", "<- ")[kind >> 16] + name
-
-
-def _mark_words(mark: int) -> str:
-    return ", ".join(str(each.name).lower().replace("_", " ") for each in SegmentMark if mark & each)

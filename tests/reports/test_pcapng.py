@@ -56,6 +56,15 @@ class TestComments:
         script.packet(SERVER, CLIENT, DATA, seq=5020, payload=b"unwritten", at=9_000_000)
         assert comments(annotated(script, tmp_path))[-1] == "nginx[100] fd 7"
 
+    def test_an_owner_without_a_descriptor(self, tmp_path: Path) -> None:
+        """netstat names none."""
+        report, tables = exported(leaking(), tmp_path)
+        (row,) = report.connections
+        row = replace(row, connection=replace(row.connection, owners=[(100, -1)]))
+        nobody = np.full(len(tables.packets), -1, np.int32)
+        write_pcapng(replace(report, connections=(row,)), replace(tables, packet_event=nobody), tmp_path / "out.pcapng")
+        assert comments(tmp_path / "out.pcapng")[3] == "nginx[100]"
+
     def test_findings_can_be_filtered(self, tmp_path: Path) -> None:
         path = annotated(leaking(), tmp_path)
         (found,) = tshark(path, "-Y", 'frame.comment contains "close-wait-leak"', "-T", "fields", "-e", "frame.number")
