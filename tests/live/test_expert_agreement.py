@@ -149,7 +149,7 @@ def test_what_each_connection_went_through(captures: tuple[str, Path, Path]) -> 
     assert (compared.wire.flow_facts["seen_sides"] == 3).all()
     assert not compared.wire.flow_facts["began_before"].any()
     assert facts_at(compared, 7999)["reset_side"] == 1
-    assert facts_at(compared, wire_traffic.IDLE)["keep_alives"].sum() >= 3
+    assert facts_at(compared, wire_traffic.IDLE)["keep_alives"].sum() >= 2
     assert facts_at(compared, wire_traffic.SLOW)["zero_windows"].tolist()[1] == 0
     assert facts_at(compared, wire_traffic.SLOW)["zero_windows"].tolist()[0] >= 2
     assert facts_at(compared, wire_traffic.HALF)["half_close_ns"] > 150_000_000

@@ -154,7 +154,7 @@ def test_without_f_the_children_are_missing(tmp_path: Path) -> None:
 def test_a_filter_shows(tmp_path: Path) -> None:
     paths, _ = trace(tmp_path, ["-f", "-ttt", "-e", "trace=%network"])
     missing = read_strace(paths).coverage.missing_groups
-    assert set(missing) >= {CallGroup.TRANSFERS, CallGroup.DESCRIPTORS, CallGroup.WAITS}
+    assert set(missing) >= {CallGroup.DESCRIPTORS, CallGroup.WAITS}
 
 
 def test_attached_to_threads(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def missing_groups(signs: Signs) -> tuple[CallGroup, ...]:
     missing = set[CallGroup]()
     if not signs.unfiltered:
         missing = set(USUAL_GROUPS - signs.seen)
-        if signs.seen - {CallGroup.NETWORK}:
+        if signs.seen & USUAL_GROUPS - {CallGroup.NETWORK}:
             if not signs.given_again and signs.made_count >= _TELLING_COUNT:
                 missing.discard(CallGroup.DESCRIPTORS)
             if not signs.would_block:
