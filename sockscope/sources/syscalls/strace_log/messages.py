@@ -11,10 +11,10 @@ from typing import Final
 from sockscope.model.constants import SCM_CREDENTIALS, SCM_RIGHTS, SOL_SOCKET
 from sockscope.model.events import Section
 from sockscope.sources.syscalls.strace_log.addresses import sockaddr
-from sockscope.sources.syscalls.strace_log.arguments import CUT, Change, Group, Value
+from sockscope.sources.syscalls.strace_log.arguments import CUT, Group, Value
 from sockscope.sources.syscalls.strace_log.parts import MAX_ELEMENTS, Parts
 from sockscope.sources.syscalls.strace_log.texts import Text
-from sockscope.sources.syscalls.strace_log.values import U64, number, whole
+from sockscope.sources.syscalls.strace_log.values import U64, after, number, signed32, whole
 
 _CONTROL_CAP: Final = 4096
 _CMSG: Final = struct.Struct("<Qii")
@@ -57,8 +57,7 @@ def iovecs(value: Value | None, ret: int | None, parts: Parts, *, receives: bool
 
 def message(value: Value | None, ret: int | None, parts: Parts, *, receives: bool) -> None:
     """A struct msghdr: SOCKADDR, IOV_TOTAL, PAYLOAD, CONTROL, MSG_FLAGS."""
-    if isinstance(value, Change):
-        value = value.after
+    value = after(value)
     failed = ret is None or ret < 0
     if not isinstance(value, Group) or value.opener != b"{" or (receives and failed):
         return
@@ -98,8 +97,7 @@ def control_messages(message_header: Group) -> bytes | None:
         # Strace 4 gives it no name: `msg_controllen=24, [{cmsg_len=20, ...}], msg_flags=0`.
         unnamed = (item for name, item in zip(message_header.names, message_header.items, strict=True) if not name)
         held = next((item for item in unnamed if isinstance(item, Group)), None)
-    if isinstance(held, Change):
-        held = held.after
+    held = after(held)
     if not isinstance(held, Group):
         return None
     raw = b""
@@ -122,20 +120,15 @@ def _cmsg(fields: Group) -> bytes:
     if length is None or not _CMSG.size <= length <= _CONTROL_CAP:
         length = _CMSG.size + len(data)
     body = data.ljust(length - _CMSG.size, b"\0")[: length - _CMSG.size]
-    raw = _CMSG.pack(length, _signed32(level), _signed32(kind)) + body
+    raw = _CMSG.pack(length, signed32(level), signed32(kind)) + body
     return raw.ljust((len(raw) + 7) & ~7, b"\0")
-
-
-def _signed32(value: int) -> int:
-    value &= 0xFFFF_FFFF
-    return value - (1 << 32) if value >> 31 else value
 
 
 def _cmsg_data(level: int, kind: int, value: Value | None) -> bytes:
     if isinstance(value, Text):
         return value.data
     if isinstance(value, Group) and level == SOL_SOCKET and kind == SCM_RIGHTS:
-        fds = [_signed32(whole(each)) for each in value.items[:1024] if each != CUT]
+        fds = [signed32(whole(each)) for each in value.items[:1024] if each != CUT]
         return struct.pack(f"<{len(fds)}i", *fds)
     if isinstance(value, Group) and level == SOL_SOCKET and kind == SCM_CREDENTIALS:
         return credentials(value)
@@ -151,8 +144,7 @@ def credentials(value: Group) -> bytes:
 
 def messages(value: Value | None, ret: int | None, parts: Parts, *, receives: bool) -> None:
     """`[{msg_hdr={..}, msg_len=5}, ...]`, or strace 4's `[{{..}, 5}]`: MMSG_LENS and the first one's parts."""
-    if isinstance(value, Change):
-        value = value.after
+    value = after(value)
     if not isinstance(value, Group) or value.opener != b"[":
         return
     held = [each for each in value.items[:MAX_ELEMENTS] if isinstance(each, Group) and each.items]

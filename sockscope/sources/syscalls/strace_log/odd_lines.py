@@ -33,8 +33,8 @@ class Found:
 
     Attributes:
         line: which line of the chunk ended the call.
-        exit_ns: -1: where the duration says it, or at the time of the line.
-        exact: the time of the line is that of the return.
+        joined: it came in two lines: the time of the second is that of the return.
+        unread: line, text, and why it was not understood.
     """
 
     line: list[int] = field(default_factory=list)

@@ -10,31 +10,19 @@ from typing import Final
 
 from sockscope.model.constants import SO_LINGER, SOCKET_OPTIONS, SOL_SOCKET, TIMEVAL_OPTIONS
 from sockscope.model.events import Section
+from sockscope.model.tcp import TcpState
 from sockscope.sources.syscalls.strace_log.addresses import sockaddr
-from sockscope.sources.syscalls.strace_log.arguments import CUT, Change, Group, Value
+from sockscope.sources.syscalls.strace_log.arguments import CUT, Group, Value
 from sockscope.sources.syscalls.strace_log.messages import credentials
 from sockscope.sources.syscalls.strace_log.parts import Parts
 from sockscope.sources.syscalls.strace_log.texts import Text
-from sockscope.sources.syscalls.strace_log.values import number, whole, word_number
+from sockscope.sources.syscalls.strace_log.values import U64, after, number, whole
 from sockscope.sources.syscalls.strace_log.waiting import seconds
 
 OPTION_CAP: Final = 256
 _SO_PEERCRED: Final = 17
 _TIMES: Final = frozenset(key for key, name in SOCKET_OPTIONS.items() if name in TIMEVAL_OPTIONS)
-_TCP_STATES: Final = (
-    b"TCP_ESTABLISHED",
-    b"TCP_SYN_SENT",
-    b"TCP_SYN_RECV",
-    b"TCP_FIN_WAIT1",
-    b"TCP_FIN_WAIT2",
-    b"TCP_TIME_WAIT",
-    b"TCP_CLOSE",
-    b"TCP_CLOSE_WAIT",
-    b"TCP_LAST_ACK",
-    b"TCP_LISTEN",
-    b"TCP_CLOSING",
-)
-"""From 1 on. Source: net/tcp_states.h."""
+_TCP_STATES: Final = {f"TCP_{state.name}".encode(): int(state) for state in TcpState}
 
 
 def option(level: int, name: int, value: Value | None, length: int | None, parts: Parts) -> None:
@@ -43,8 +31,7 @@ def option(level: int, name: int, value: Value | None, length: int | None, parts
     Args:
         length: bytes that the option has; None where not known.
     """
-    if isinstance(value, Change):
-        value = value.after
+    value = after(value)
     raw = _raw(level, name, value, length)
     if raw is None:
         return
@@ -83,23 +70,18 @@ def _raw(level: int, name: int, value: Value | None, length: int | None) -> byte
 
 def _numbers(value: Group, length: int | None) -> bytes | None:
     """`[1]`: an int, or what has the option's length; `[2, 3]`: several ints."""
-    found = [_named(each) for each in value.items[:64] if each != CUT]
+    found = [number(each) for each in value.items[:64] if each != CUT]
     known = [each for each in found if each is not None]
     if not known or len(known) < len(found):
         return None
     if len(known) == 1 and length is not None and length in (1, 2, 8):
-        return struct.pack("<Q", known[0] & 0xFFFF_FFFF_FFFF_FFFF)[:length]
+        return struct.pack("<Q", known[0] & U64)[:length]
     return b"".join(struct.pack("<I", each & 0xFFFF_FFFF) for each in known)
-
-
-def _named(value: Value) -> int | None:
-    return word_number(value) if isinstance(value, bytes) else number(value)
 
 
 def _tcp_info(value: Group) -> bytes | None:
     """The first byte alone: what follows is abbreviated, and a wrong layout would be worse than none."""
     state = value.field(b"tcpi_state")
-    if isinstance(state, bytes) and state in _TCP_STATES:
-        return bytes((_TCP_STATES.index(state) + 1,))
-    found = number(state)
+    found = _TCP_STATES.get(state) if isinstance(state, bytes) else None
+    found = number(state) if found is None else found
     return bytes((found,)) if found is not None and 0 <= found < 256 else None

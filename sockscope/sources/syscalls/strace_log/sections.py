@@ -18,7 +18,7 @@ from sockscope.sources.syscalls.strace_log.options import option
 from sockscope.sources.syscalls.strace_log.parts import Parts
 from sockscope.sources.syscalls.strace_log.signatures import Arguments
 from sockscope.sources.syscalls.strace_log.texts import Text
-from sockscope.sources.syscalls.strace_log.values import U64, before, number, whole, word_number
+from sockscope.sources.syscalls.strace_log.values import U64, after, before, number, whole, word_number
 
 
 class Shown(NamedTuple):
@@ -121,9 +121,7 @@ def _setsockopt(shown: Shown, parts: Parts) -> None:
 
 def _pair(place: int) -> Callable[[Shown, Parts], None]:
     def add(shown: Shown, parts: Parts) -> None:
-        value = shown.item(place)
-        if isinstance(value, Change):
-            value = value.after
+        value = after(shown.item(place))
         if not shown.succeeded or not isinstance(value, Group) or len(value.items) < 2:
             return
         first, second = (number(each) for each in value.items[:2])

@@ -12,6 +12,7 @@ from sockscope.model.calls import Call
 from sockscope.model.constants import SIGNAL_CODES
 from sockscope.model.events import EventFlag
 from sockscope.sources.syscalls.strace_log.encode import Encoded, NotUnderstood
+from sockscope.sources.syscalls.strace_log.values import U64
 
 _EXITED = re.compile(rb"\+\+\+ exited with (\d{1,3}) \+\+\+$")
 _KILLED = re.compile(rb"\+\+\+ killed by (SIG\w+)( \(core dumped\))? \+\+\+$")
@@ -93,9 +94,9 @@ def signal_number(name: bytes) -> int:
 def _code_number(name: bytes) -> int:
     text = name.decode("ascii", "replace")
     if text in _NAMED_CODES:
-        return _NAMED_CODES[text] & 0xFFFF_FFFF_FFFF_FFFF
+        return _NAMED_CODES[text] & U64
     try:
-        return int(text, 0) & 0xFFFF_FFFF_FFFF_FFFF
+        return int(text, 0) & U64
     except ValueError:
         return _SI_KERNEL
 

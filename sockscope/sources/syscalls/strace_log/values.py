@@ -142,6 +142,12 @@ def whole(value: Value | None) -> int:
     return number(value) or 0
 
 
+def signed32(value: int) -> int:
+    """The lower 32 bits as an int of C."""
+    value &= 0xFFFF_FFFF
+    return value - (1 << 32) if value >> 31 else value
+
+
 def pointer(value: Value | None) -> int:
     """An address; `UNSEEN_POINTER` where strace printed what lies there instead."""
     if value is None:

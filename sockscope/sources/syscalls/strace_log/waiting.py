@@ -12,7 +12,7 @@ from typing import Final
 from sockscope.model.events import Section
 from sockscope.sources.syscalls.strace_log.arguments import CUT, Group, Value, parse
 from sockscope.sources.syscalls.strace_log.parts import Parts
-from sockscope.sources.syscalls.strace_log.values import U64, before, number, whole
+from sockscope.sources.syscalls.strace_log.values import U64, before, number, signed32, whole
 
 _POLLFD: Final = struct.Struct("<iHH")
 _EPOLL_EVENT: Final = struct.Struct("<IQ")
@@ -43,7 +43,7 @@ def pollfds(value: Value | None, ret: int | None, told: Group | None, parts: Par
             continue
         own = revents.get(fd)
         ready = own.pop(0) if own else 0
-        packed.append(_POLLFD.pack(_signed32(fd), whole(each.field(b"events")) & 0xFFFF, ready))
+        packed.append(_POLLFD.pack(signed32(fd), whole(each.field(b"events")) & 0xFFFF, ready))
     if len(value.items) > _POLLFDS_CAP:
         parts.cut()
     if packed:
@@ -59,11 +59,6 @@ def _revents(told: Group | None) -> dict[int, list[int]]:
             if fd is not None and isinstance(each, Group):
                 found.setdefault(fd, []).append(whole(each.field(b"revents")) & 0xFFFF)
     return found
-
-
-def _signed32(value: int) -> int:
-    value &= 0xFFFF_FFFF
-    return value - (1 << 32) if value >> 31 else value
 
 
 def fd_sets(nfds: int, values: list[Value | None], ret: int | None, told: Group | None, parts: Parts) -> None:
