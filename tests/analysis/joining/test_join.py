@@ -111,6 +111,19 @@ def test_an_exit_that_took_its_time(script: Script) -> None:
     assert made.cookie == 2
 
 
+def test_a_socket_shown_after_an_exit_is_not_the_next_connections(script: Script) -> None:
+    """Between the same ends: each open file takes its own at once, before what is left is given to whoever has none."""
+    script.fork(A, B)
+    script.event(B, B, Call.accept4, fd=3, ret=7, sockaddr=CLIENT)
+    script.exit(B)
+    script.snapshot(at=script.now_ns + 5_000_000)
+    script.socket_row(SERVER, CLIENT, cookie=2, inode=12)
+    script.event(A, A, Call.accept4, fd=3, ret=7, sockaddr=CLIENT)
+    script.snapshot(at=script.now_ns + 5_000_000)
+    script.socket_row(SERVER, CLIENT, cookie=3, inode=13)
+    assert [made.cookie for made in script.session().connections] == [2, 3]
+
+
 def test_the_next_connection_between_the_same_ends_is_another(script: Script) -> None:
     script.event(A, A, Call.accept4, fd=3, ret=7, sockaddr=CLIENT)
     script.snapshot()
