@@ -22,22 +22,18 @@ class ListingCovers:
     Attributes:
         has_listeners: listening TCP sockets are among the rows (-l or -a).
         has_connections: connected TCP sockets are.
-        has_time_wait: so are those that are over, and with them all states (-a, without a filter).
         has_owners: processes are named (-p, and the right to see them).
-        has_inodes, has_timers, has_tcp_info: -e, -o, -i.
+        has_inodes, has_timers: -e, -o.
         has_limits: the backlog of listeners is told (ss does, netstat does not).
-        tcp, udp, unix: which kinds of sockets there are.
+        udp, unix: which kinds of sockets there are beside.
     """
 
     has_listeners: bool
     has_connections: bool
-    has_time_wait: bool
     has_owners: bool
     has_inodes: bool
     has_timers: bool
-    has_tcp_info: bool
     has_limits: bool
-    tcp: bool
     udp: bool
     unix: bool
 
@@ -67,13 +63,10 @@ def covers_of(rows: npt.NDArray[np.void], owned: Flags, by_netstat: Flags) -> Li
     return ListingCovers(
         has_listeners=in_all(listening),
         has_connections=in_all(tcp & ~listening),
-        has_time_wait=in_all(tcp & (rows["state"] == TcpState.TIME_WAIT)),
         has_owners=bool(owned[snapshots == every[-1]].any()) if len(every) else False,
         has_inodes=bool((told | without_inode(rows) | (rows["protocol"] == UNIX)).all()),
         has_timers=in_all(tcp & (rows["timer"] != 0)),
-        has_tcp_info=in_all(tcp & (rows["has_info"] != 0)),
         has_limits=not (by_netstat & listening).any(),
-        tcp=bool(tcp.any()),
         udp=bool((rows["protocol"] == UDP).any()),
         unix=bool((rows["protocol"] == UNIX).any()),
     )

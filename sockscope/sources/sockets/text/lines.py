@@ -87,7 +87,6 @@ class TextFile:
     first_text: str = ""
     line_count: int = 0
     other_count: int = 0
-    summary: bool = False
     notes: list[str] = field(default_factory=list)
 
 
@@ -100,7 +99,6 @@ class _Reader:
         self._lacks_state = False
         self._after_ss = False
         self._moment: Moment | None = None
-        self._first_row = len(table)
         self._section = Section(start=len(table))
 
     def read(self, lines: Iterator[str]) -> None:
@@ -166,7 +164,6 @@ class _Reader:
             self._after_ss = False
             return ""
         if line.startswith(_IDLE):
-            self.found.summary = True
             return ""
         if (
             netstat.begins(line)

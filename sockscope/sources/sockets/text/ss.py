@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import Final
 
 from sockscope.model.sockaddr import Family
-from sockscope.model.tcp import TcpState
 from sockscope.sources.sockets.text.ends import NO_ADDRESS, Ends
 from sockscope.sources.sockets.text.table import SocketTable, number
 from sockscope.sources.sockets.text.vocabulary import (
@@ -238,8 +237,3 @@ def is_header(line: str) -> bool:
 def lacks_state(header: str) -> bool:
     """`ss state …` with one state leaves it out of every row."""
     return "State" not in header
-
-
-def tcp_only_state(state: int) -> bool:
-    """A state that no UDP socket has."""
-    return state not in (TcpState.ESTABLISHED, TcpState.CLOSE)
