@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from sockscope.errors import UsageError
 
-SPILL_BYTES = 64 << 20
+SPILL_BYTES = 16 << 20
 """Arrays up to here stay in anonymous memory: most sessions need no file at all."""
 
 _FILL = bytes(1 << 20)
