@@ -5,7 +5,7 @@ Source: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -19,12 +19,9 @@ from sockscope.sources.packets.frames import Frames, concatenate
 from sockscope.sources.packets.merge import Part, merge
 from sockscope.sources.packets.odd_links import OddLinks
 from sockscope.sources.packets.offsets import Bytes
-from sockscope.sources.packets.opened import Opened, expect_capture, open_all
+from sockscope.sources.packets.opened import Opened, Progress, expect_capture, open_all
 from sockscope.sources.packets.pcap import PCAP_MAGICS, PcapScan
 from sockscope.sources.packets.pcapng import PCAPNG_MAGIC, Interface, PcapngScan
-
-Progress = Callable[[int, int], None]
-"""Called with bytes done, and bytes of all files as they lie on disk."""
 
 FRAMES_A_BATCH = 4096
 
@@ -115,7 +112,7 @@ def read_packets(path: Path, *, ports: frozenset[int] | None = None) -> PacketFi
         packets=Packets(records=part.records, raw=opened.data),
         damage="; ".join(part.damage) or None,
         kind="pcapng" if opened.data[:4].tobytes() == PCAPNG_MAGIC else "pcap",
-        interfaces=tuple(i.name or f"link type {i.link}" for i in part.interfaces),
+        interfaces=tuple(map(str, part.interfaces)),
         frame_count=read.frame_count,
         dropped_count=read.dropped_count,
         notes=tuple(part.notes),
@@ -142,7 +139,7 @@ def read_captures(
         packets=Packets(records=records, raw=opened.data),
         damage=tuple(f"{part.name}: {line}" for part in read.parts for line in part.damage),
         notes=tuple(f"{part.name}: {line}" for part in read.parts for line in part.notes),
-        interfaces=tuple(i.name or f"link type {i.link}" for i in interfaces),
+        interfaces=tuple(map(str, interfaces)),
         frame_count=read.frame_count,
         dropped_count=read.dropped_count,
     )

@@ -19,8 +19,8 @@ from sockscope.sources.packets.unpack import packing, unpack
 
 _HELP = "name a readable capture file"
 
-
 Progress = Callable[[int, int], None]
+"""Called with bytes done, and bytes of all files as they lie on disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Opened:
         data: shape (m,), uint8, their bytes, unpacked.
         spans: where each begins and ends in `data`.
         damage: of each, why it could not be unpacked to its end; None: it is whole, or was not compressed.
-        sizes: of each, bytes on disk. unpacked: of each, whether it was compressed.
+        sizes: of each, bytes on disk.
     """
 
     paths: tuple[Path, ...]
@@ -40,7 +40,6 @@ class Opened:
     spans: tuple[tuple[int, int], ...]
     damage: tuple[str | None, ...]
     sizes: tuple[int, ...]
-    unpacked: tuple[bool, ...]
 
     @property
     def disk_bytes(self) -> int:
@@ -75,7 +74,6 @@ def open_all(paths: Sequence[Path], progress: Progress | None = None) -> Opened:
                 raise UsageError(f"cannot read {path}: {error.strerror}", help_text=_HELP) from error
         sizes = tuple(os.fstat(file.fileno()).st_size for file in files)
         damage: list[str | None] = [None] * len(paths)
-        unpacked = [False] * len(paths)
         done = 0
         for number, (path, file) in enumerate(zip(paths, files, strict=True)):
             try:
@@ -93,20 +91,13 @@ def open_all(paths: Sequence[Path], progress: Progress | None = None) -> Opened:
                 raise UsageError(f"cannot read {path}: {error.strerror}", help_text=_HELP) from error
             done += sizes[number]
             files[number] = stack.enter_context(content.file)
-            damage[number], unpacked[number] = content.damage, True
+            damage[number] = content.damage
         try:
             space = load([file.fileno() for file in files])
         except OSError as error:
             names = ", ".join(map(str, paths))
             raise UsageError(f"cannot read {names}: {error.strerror}", help_text=_HELP) from error
-    return Opened(
-        paths=paths,
-        data=space.data,
-        spans=space.spans,
-        damage=tuple(damage),
-        sizes=sizes,
-        unpacked=tuple(unpacked),
-    )
+    return Opened(paths=paths, data=space.data, spans=space.spans, damage=tuple(damage), sizes=sizes)
 
 
 def expect_capture(path: Path, magic: bytes) -> None:

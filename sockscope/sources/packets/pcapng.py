@@ -41,6 +41,9 @@ class Interface:
     offset_s: int
     snap_bytes: int = 0
 
+    def __str__(self) -> str:
+        return self.name or f"link type {self.link}"
+
 
 class PcapngScan:
     """One pcapng file, all its sections; `sockscope.sources.packets.files.Scan` says what the members are.
