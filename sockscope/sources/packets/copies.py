@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from sockscope.sources.packets.frames import mixed
+
 
 def without_copies(records: npt.NDArray[np.void], ip_id: npt.NDArray[np.int32]) -> npt.NDArray[np.void]:
     """Drop the outgoing one where `-i any` shows one packet both leaving and arriving within a millisecond."""
@@ -20,8 +22,7 @@ def without_copies(records: npt.NDArray[np.void], ip_id: npt.NDArray[np.int32]) 
     words = np.ascontiguousarray(body).view("<u4").astype(np.uint64)
     key = ip_id.astype(np.uint64)
     for column in range(words.shape[1]):
-        key = (key ^ words[:, column]) * np.uint64(0x9E3779B97F4A7C15)
-        key ^= key >> np.uint64(29)
+        key = mixed(key, words[:, column])
     order = np.argsort(key, kind="stable")
     before, after = order[:-1], order[1:]
     near = np.abs(records["time_ns"][after] - records["time_ns"][before]) <= 1_000_000

@@ -6,15 +6,14 @@ cut short, or is not IP, or not what it says, is left out; none raises.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from sockscope.model.packets import PACKET_DTYPE
 from sockscope.sources.packets.copies import without_copies
-from sockscope.sources.packets.fragments import LATER, MORE, Fragments
+from sockscope.sources.packets.fragments import Fragments
 from sockscope.sources.packets.frames import Frames, Ints, Mask
+from sockscope.sources.packets.ip_layer import LATER, MORE, Ip
 from sockscope.sources.packets.left_out import LeftOut
 from sockscope.sources.packets.link_layers import COOKED, IPV4, IPV6, Locator, network_layer, odd_network_layer
 from sockscope.sources.packets.offsets import Bytes, unaligned
@@ -143,38 +142,6 @@ class Decoder:
         if np.isin(frames.link, COOKED).any():
             return out, np.where(v4, be16[np.where(v4, network + 4, 0)].astype(np.int32), 0)
         return out, np.zeros(0, np.int32)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ip:
-    """The IP layer of a batch: columns of the same length.
-
-    Attributes:
-        transport: first byte after the IP headers. length: bytes from there on, by the IP header.
-        protocol: what IP says follows. fragment: `LATER` bits: offset in units of 8 bytes; `MORE`: more follow.
-        id: of an IPv6 fragment.
-    """
-
-    transport: Ints
-    length: Ints
-    protocol: Ints
-    fragment: Ints
-    id: Ints
-
-    def has_ports(self, end: Ints) -> Mask:
-        """TCP or UDP, the first or only fragment, the ports captured."""
-        ported: Mask = (self.protocol == 6) | (self.protocol == 17)
-        ported &= ((self.fragment & LATER) == 0) & (self.transport + 4 <= end)
-        return ported
-
-    def pick(self, which: Mask) -> Ip:
-        return Ip(
-            transport=self.transport[which],
-            length=self.length[which],
-            protocol=self.protocol[which],
-            fragment=self.fragment[which],
-            id=self.id[which],
-        )
 
 
 def _ip(data: Bytes, be16: npt.NDArray[np.uint16], network: Ints, on_wire: Ints, end: Ints, v4: Mask) -> Ip:

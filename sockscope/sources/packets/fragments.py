@@ -6,31 +6,16 @@ Source: RFC 791 section 3.2 (same source, destination, protocol and identificati
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.sources.packets.frames import Ints, Mask
+from sockscope.sources.packets.frames import Ints, Mask, mixed
+from sockscope.sources.packets.ip_layer import LATER, MORE, Ip
 from sockscope.sources.packets.offsets import Bytes, unaligned
 
-LATER, MORE = 0x1FFF, 0x2000
 _UNIT_BYTES = 8
 _LIFETIME_NS = 30_000_000_000
 """How long Linux waits for the others (net.ipv4.ipfrag_time)."""
-
-
-class _Headers(Protocol):
-    """The columns of a batch; `sockscope.sources.packets.decode.Ip` says what they are."""
-
-    @property
-    def length(self) -> Ints: ...
-    @property
-    def protocol(self) -> Ints: ...
-    @property
-    def fragment(self) -> Ints: ...
-    @property
-    def id(self) -> Ints: ...
 
 
 class Fragments:
@@ -40,9 +25,7 @@ class Fragments:
         self._parts: list[npt.NDArray[np.int64]] = []
         """Shape (4, n) each: key, time, bytes up to its end, row (-1: a last fragment)."""
 
-    def add(
-        self, data: Bytes, time_ns: Ints, network: Ints, v4: Mask, ip: _Headers, fragmented: Ints, kept: Ints
-    ) -> None:
+    def add(self, data: Bytes, time_ns: Ints, network: Ints, v4: Mask, ip: Ip, fragmented: Ints, kept: Ints) -> None:
         """Remember those of a batch that begin or end a datagram.
 
         Args:
@@ -92,6 +75,5 @@ def _keys(data: Bytes, network: Ints, v4: Mask, protocol: Ints, identification: 
     key = np.where(v4, be16[network + 4], identification).astype(np.uint64) << np.uint64(8) | protocol.astype(np.uint64)
     for number in range(8):
         at = np.where(v4, network + 12 + 4 * (number % 2), network + 8 + 4 * number)
-        key = (key ^ be32[at]) * np.uint64(0x9E3779B97F4A7C15)
-        key ^= key >> np.uint64(29)
+        key = mixed(key, be32[at])
     return key.view(np.int64)

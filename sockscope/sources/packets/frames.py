@@ -50,6 +50,13 @@ class Frames:
         return replace(self, start=self.start + by) if by else self
 
 
+def mixed(key: npt.NDArray[np.uint64], word: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.uint64]:
+    """One more word of each row into its hash: shape (n,)."""
+    key = (key ^ word) * np.uint64(0x9E3779B97F4A7C15)
+    key ^= key >> np.uint64(29)
+    return key
+
+
 def concatenate(parts: Sequence[Frames]) -> Frames:
     """One after another."""
     if len(parts) == 1:
