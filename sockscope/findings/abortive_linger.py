@@ -106,7 +106,7 @@ class _Abort:
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a program: of those that did harm, where there are any."""
     records = session.events.records
-    options = records["args"][np.flatnonzero(records["call"] == Call.setsockopt)]
+    options = records["args"][np.flatnonzero(session.event_call == Call.setsockopt)]
     is_set = bool(((options[:, 1] == SOL_SOCKET) & (options[:, 2] == SO_LINGER)).any())
     if not session.info.packets.available and not len(session.kernel):
         if is_set:

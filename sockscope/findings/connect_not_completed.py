@@ -109,8 +109,8 @@ class _Case:
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a program, manner and peer."""
     records = session.events.records
-    begun = np.flatnonzero(records["ret"] == _EINPROGRESS)
-    begun = begun[(records["call"][begun] == Call.connect) & (session.event_open_file[begun] >= 0)]
+    begun = np.flatnonzero((session.event_call == Call.connect) & (session.event_open_file >= 0))
+    begun = begun[records["ret"][begun] == _EINPROGRESS]
     if not len(begun):
         return
     names, holdings = Names(session), Holdings(session)

@@ -155,7 +155,7 @@ def _candidates(session: Session, connections: Ids) -> Ids:
     records = session.events.records
     watched = np.zeros(len(session.connections) + 1, np.bool_)
     watched[connections] = True
-    rows = np.flatnonzero(_READS[records["call"]] & watched[session.event_connection])
+    rows = np.flatnonzero(_READS[session.event_call] & watched[session.event_connection])
     order = np.lexsort((session.effective_ns[rows], session.event_connection[rows]))
     rows = rows[order]
     calls, returned = records["call"][rows], records["ret"][rows]

@@ -118,7 +118,7 @@ class _Run:
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a process and cause."""
     records = session.events.records
-    waits = _WAITS[records["call"]]
+    waits = _WAITS[session.event_call]
     names = Names(session)
     tids, counts = np.unique(records["tid"][waits], return_counts=True)
     groups: defaultdict[tuple[int, _Why], list[_Run]] = defaultdict(list)

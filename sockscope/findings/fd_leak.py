@@ -175,9 +175,8 @@ def _last_uses(session: Session, files: list[OpenFile]) -> npt.NDArray[np.int64]
     """When each open file was used last: shape (open files,); -1: never; the session's end: a call is under way."""
     wanted = np.zeros(len(session.open_files) + 1, np.bool_)
     wanted[[file.id for file in files]] = True
-    records = session.events.records
-    rows = np.flatnonzero(wanted[session.event_open_file] & _USES[records["call"]])
-    when = np.where(records["exit_ns"][rows] < 0, session.info.ended_ns, session.effective_ns[rows])
+    rows = np.flatnonzero(wanted[session.event_open_file] & _USES[session.event_call])
+    when = np.where(session.events.records["exit_ns"][rows] < 0, session.info.ended_ns, session.effective_ns[rows])
     last = np.full(len(session.open_files), -1, np.int64)
     np.maximum.at(last, session.event_open_file[rows], when)
     return last
@@ -214,7 +213,7 @@ def _made(session: Session) -> dict[tuple[int, str], list[tuple[int, int]]]:
     """(tgid, origin in words) → when each of its sockets was made and went, also those that were closed."""
     made: defaultdict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
     touched = np.zeros(len(session.open_files) + 1, np.bool_)
-    touched[session.event_open_file[_USES[session.events.records["call"]]]] = True
+    touched[session.event_open_file[_USES[session.event_call]]] = True
     for file in session.open_files:
         if file.witnessed and file.kind is FileKind.SOCKET and not file.listening:
             origin = _origin(session, file, touched=bool(touched[file.id]))
@@ -276,7 +275,7 @@ def _comes_back(session: Session, numbers: Ids) -> bool:
     """Whether sockets of the group are used again after a rest, as those of a pool are."""
     member = np.zeros(len(session.open_files) + 1, np.bool_)
     member[numbers] = True
-    rows = np.flatnonzero(member[session.event_open_file] & _MOVES[session.events.records["call"]])
+    rows = np.flatnonzero(member[session.event_open_file] & _MOVES[session.event_call])
     files, when = session.event_open_file[rows], session.effective_ns[rows]
     order = np.lexsort((when, files))
     files, when = files[order], when[order]

@@ -94,7 +94,7 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
 
 def _users(session: Session) -> list[_User]:
     records = session.events.records
-    calls = records["call"]
+    calls = session.event_call
     ring_calls = np.flatnonzero((calls == Call.io_uring_setup) | (calls == Call.io_uring_enter))
     through = records["tgid"][(records["flags"] & EventFlag.URING) != 0]
     rings: defaultdict[int, set[int]] = defaultdict(set)

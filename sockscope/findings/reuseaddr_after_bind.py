@@ -72,7 +72,7 @@ class _Late:
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a program and address."""
     records = session.events.records
-    options = np.nonzero((records["call"] == Call.setsockopt) & (session.event_open_file >= 0))[0]
+    options = np.flatnonzero((session.event_call == Call.setsockopt) & (session.event_open_file >= 0))
     asked = records["args"][options, 1:3]
     options = options[(asked[:, 0] == SOL_SOCKET) & (asked[:, 1] == SO_REUSEADDR)]
     groups: defaultdict[tuple[str, Address], list[_Late]] = defaultdict(list)
@@ -132,9 +132,11 @@ def _finding(session: Session, found: list[_Late]) -> Finding:
 
 
 def _refused(session: Session, port: int) -> list[int]:
-    records = session.events.records
-    events = np.nonzero((records["call"] == Call.bind) & (records["ret"] == -EADDRINUSE))[0].tolist()
-    return [event for event in events if (address := bound_to(session, event)) is not None and address.port == port]
+    binds = np.flatnonzero(session.event_call == Call.bind)
+    events = binds[session.events.records["ret"][binds] == -EADDRINUSE]
+    return [
+        event for event in events.tolist() if (address := bound_to(session, event)) is not None and address.port == port
+    ]
 
 
 def _evidence(session: Session, late: _Late, refused: list[int]) -> Iterator[Evidence]:

@@ -90,7 +90,7 @@ class _Unwatched:
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a process."""
     records = session.events.records
-    selects = np.flatnonzero(_SELECTS[records["call"]])
+    selects = np.flatnonzero(_SELECTS[session.event_call])
     if not len(selects):
         return
     tgids = records["tgid"][selects]

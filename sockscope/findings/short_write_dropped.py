@@ -112,7 +112,7 @@ class _Lookups:
         self._times: dict[tuple[str, int], tuple[Ids, Ids]] = {}
         self.names = Names(session)
         rows = session.events.records
-        spliced = np.nonzero(rows["call"] == Call.splice)[0]
+        spliced = np.flatnonzero(session.event_call == Call.splice)
         self.spliced = set(zip(rows["tgid"][spliced].tolist(), rows["args"][spliced, 2].tolist(), strict=True))
         """(tgid, fd) that were spliced to: splice(2) is filed under where it takes from."""
 

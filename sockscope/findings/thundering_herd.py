@@ -101,7 +101,7 @@ class _Herd:
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a listener."""
     records = session.events.records
-    accepts = np.flatnonzero(_IS_ACCEPT[records["call"]])
+    accepts = np.flatnonzero(_IS_ACCEPT[session.event_call])
     files = session.event_open_file[accepts]
     refused = (records["ret"][accepts] == -EAGAIN) & (files >= 0)
     for file, count in zip(*(column.tolist() for column in np.unique(files[refused], return_counts=True)), strict=True):
@@ -122,7 +122,7 @@ def _herd(session: Session, listener: int, accepts: Ids) -> _Herd | None:
     if len(tids) < 2:
         return None
     order = session.order
-    rows = order[(IS_WAIT[records["call"]] & np.isin(records["tid"], tids))[order]]
+    rows = order[(IS_WAIT[session.event_call] & np.isin(records["tid"], tids))[order]]
     both = np.concatenate([rows, accepts])
     both = both[np.lexsort((records["exit_ns"][both], records["tid"][both]))]
     tid = records["tid"][both]

@@ -38,7 +38,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from sockscope.analysis.replay.control import CREATES
+from sockscope.analysis.replay.control import CREATES, by_call
 from sockscope.analysis.replay.decode import socket_address
 from sockscope.analysis.session import Session
 from sockscope.findings.shared.accept_queue import ACCEPTS
@@ -58,7 +58,7 @@ RULE = Rule(
 
 _EBADF = 9
 _NOT_FAILURES = np.array([-4, -11, -106, -114, -115])  # EINTR, EAGAIN, EISCONN, EALREADY, EINPROGRESS
-_SETS_UP = np.array([Call.bind, Call.listen, Call.connect], np.uint16)
+_SETS_UP = by_call([Call.bind, Call.listen, Call.connect])
 _MOVES = READS | WRITES
 _ON_MINUS_ONE = np.array(sorted((USES | FD_IN_ARG0) - {Call.close, Call.fcntl, Call.epoll_ctl}), np.uint16)
 _MAKES = np.array(sorted(CREATES), np.uint16)
@@ -94,8 +94,10 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
 
 def _on_sockets(session: Session) -> Iterator[_Case]:
     records = session.events.records
-    failed = np.isin(records["call"], _SETS_UP) & (records["ret"] < 0) & ~np.isin(records["ret"], _NOT_FAILURES)
-    for number in np.unique(session.event_open_file[failed & (session.event_open_file >= 0)]).tolist():
+    calls = np.flatnonzero(_SETS_UP[session.event_call] & (session.event_open_file >= 0))
+    returned = records["ret"][calls]
+    failed = calls[(returned < 0) & ~np.isin(returned, _NOT_FAILURES)]
+    for number in np.unique(session.event_open_file[failed]).tolist():
         file = session.open_files[number]
         if file.family in INET and file.socket_type == SOCK_STREAM and file.witnessed:
             yield from _on_socket(session, number)
@@ -125,10 +127,8 @@ def _on_socket(session: Session, number: int) -> Iterator[_Case]:
 
 def _on_minus_one(session: Session) -> Iterator[_Case]:
     records = session.events.records
-    bad = records["ret"] == -_EBADF
-    if not bad.any():
-        return
-    used = np.nonzero(bad & np.isin(records["call"], _ON_MINUS_ONE))[0]
+    bad = np.flatnonzero(records["ret"] == -_EBADF)
+    used = bad[np.isin(session.event_call[bad], _ON_MINUS_ONE)]
     used = used[(records["args"][used, 0] & np.uint64(0xFFFF_FFFF)) == 0xFFFF_FFFF]
     for tid in np.unique(records["tid"][used]).tolist():
         mine = session.events_of_tid(tid)

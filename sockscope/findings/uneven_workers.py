@@ -112,7 +112,8 @@ class _Skew:
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a listener."""
     records = session.events.records
-    accepts = np.flatnonzero(_IS_ACCEPT[records["call"]] & (session.event_open_file >= 0) & (records["ret"] >= 0))
+    accepts = np.flatnonzero(_IS_ACCEPT[session.event_call] & (session.event_open_file >= 0))
+    accepts = accepts[records["ret"][accepts] >= 0]
     accepts = accepts[np.argsort(session.effective_ns[accepts], kind="stable")]
     files = session.event_open_file[accepts]
     members: dict[int, Member] | None = None

@@ -34,6 +34,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from sockscope.analysis.replay.control import IS_WRITE
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.shared.evidence import (
     NS_PER_MS,
@@ -48,7 +49,7 @@ from sockscope.findings.shared.evidence import (
 )
 from sockscope.findings.shared.halves import last_sample_evidence, packet_evidence
 from sockscope.findings.shared.holding import served_by
-from sockscope.model.calls import WRITES, CallGroup
+from sockscope.model.calls import CallGroup
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.tcp import TcpFlag
 
@@ -69,9 +70,7 @@ _ONE_ANSWER, _AT_ONCE_NS = 10, 100 * NS_PER_MS
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a program."""
     records = session.events.records
-    failed = np.isin(records["ret"], (_EPIPE, _ECONNRESET)) & np.isin(
-        records["call"], np.array(sorted(WRITES), np.uint16)
-    )
+    failed = np.isin(records["ret"], (_EPIPE, _ECONNRESET)) & IS_WRITE[session.event_call]
     concerned = {int(number) for number in np.unique(session.event_connection[failed])} - {-1} - explained
     groups: defaultdict[str, list[tuple[int, Ids]]] = defaultdict(list)
     for connection in sorted(concerned):

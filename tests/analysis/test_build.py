@@ -68,6 +68,7 @@ def agrees_with_itself(session: Session) -> None:
     assert session.kernel_connection.max(initial=-1) < len(session.connections)
     for column in (session.event_connection, session.event_open_file, session.event_descriptor, session.event_table):
         assert column.shape == (count,)
+    assert session.event_call.tolist() == session.events.records["call"].tolist()
     assert session.event_connection.max(initial=-1) < len(session.connections)
     assert session.event_open_file.max(initial=-1) < len(session.open_files)
     assert ((session.event_connection >= 0) == (session.event_reason == Unassigned.ASSIGNED)).all()

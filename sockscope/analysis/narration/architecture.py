@@ -291,7 +291,7 @@ def _upstream(session: Session, team: Sequence[Member], served: Served) -> Itera
         return
     mine = np.flatnonzero((session.event_connection >= 0) & np.isin(records["tgid"], tgids))
     mine = mine[client[session.event_connection[mine]]]
-    asks = mine[IS_WRITE[records["call"][mine]] & (records["ret"][mine] > 0)]
+    asks = mine[IS_WRITE[session.event_call[mine]] & (records["ret"][mine] > 0)]
     if not len(asks):
         return
     times = np.sort(session.effective_ns[asks])
@@ -299,7 +299,7 @@ def _upstream(session: Session, team: Sequence[Member], served: Served) -> Itera
     while_open = np.searchsorted(times, served.ended_ns) > np.searchsorted(times, served.began_ns)
     if while_open.mean() < _MOST:
         return
-    got = int(records["ret"][mine[IS_READ[records["call"][mine]]]].clip(0).sum())
+    got = int(records["ret"][mine[IS_READ[session.event_call[mine]]]].clip(0).sum())
     gave = sum(session.connections[number].written_bytes for number in served.connection.tolist())
     upstream = np.unique(session.event_connection[asks]).tolist()
     peers = Counter(str(session.connections[number].peer or "?") for number in upstream)

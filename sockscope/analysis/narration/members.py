@@ -138,7 +138,7 @@ def _threads_of(records: npt.NDArray[np.void], rows: npt.NDArray[np.bool_] | Ids
 
 def _threads(session: Session, found: dict[int, Member]) -> None:
     records = session.events.records
-    call = records["call"]
+    call = session.event_call
     about_sockets = ((IS_SOCKET_CALL | IS_WAIT)[call] & ~is_seeded(records)) | (session.event_connection >= 0)
     for tgid, tid in _threads_of(records, records["tgid"] > 0):
         if tgid in found:
@@ -179,7 +179,7 @@ def _listeners(session: Session, found: dict[int, Member]) -> None:
 
 def _waits(session: Session, found: dict[int, Member]) -> None:
     records = session.events.records
-    call = records["call"]
+    call = session.event_call
     waits = np.flatnonzero(IS_WAIT[call])
     for name, calls in (
         ("epoll", _IS_EPOLL_WAIT),
@@ -245,7 +245,7 @@ def _owners(session: Session, file: OpenFile) -> set[int]:
 
 def _accepts(session: Session, found: dict[int, Member]) -> None:
     records = session.events.records
-    rows = np.flatnonzero(_IS_ACCEPT[records["call"]])
+    rows = np.flatnonzero(_IS_ACCEPT[session.event_call])
     picked, files = records[rows], session.event_open_file[rows]
     numbers = picked["args"][:, 0].astype(np.uint32).view(np.int32)
     _, firsts = np.unique(picked["tgid"].astype(np.int64) * _PAIR + files, return_index=True)
@@ -312,7 +312,7 @@ def _first_use(session: Session) -> Ids:
     """shape (connections,): the first read or write of each that moved something; -1: none."""
     records = session.events.records
     rows, bounds = session.events_of_all()
-    moved = (IS_READ | IS_WRITE)[records["call"][rows]] & (records["ret"][rows] > 0)
+    moved = (IS_READ | IS_WRITE)[session.event_call[rows]] & (records["ret"][rows] > 0)
     places = np.flatnonzero(moved)
     at = np.searchsorted(places, bounds[:-1])
     near = places[np.minimum(at, max(len(places) - 1, 0))] if len(places) else np.zeros(len(at), np.int64)
@@ -324,7 +324,7 @@ def _first_use(session: Session) -> Ids:
 def _births(session: Session) -> dict[int, int]:
     """tid → when its last beginning was seen."""
     records = session.events.records
-    rows = np.flatnonzero(records["call"] == Call.task_new)
+    rows = np.flatnonzero(session.event_call == Call.task_new)
     rows = rows[np.argsort(session.effective_ns[rows], kind="stable")]
     return dict(
         zip(records["args"][rows, 0].astype(np.int64).tolist(), session.effective_ns[rows].tolist(), strict=True)

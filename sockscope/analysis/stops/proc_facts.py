@@ -66,7 +66,7 @@ def named(session: Session, tgid: int) -> str:
 def signals_to(session: Session, numbers: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
     """Every such signal that came to a target process: (event, tgid, time), in time."""
     records = session.events.records
-    events: Ids = np.flatnonzero(records["call"] == Call.task_signal)
+    events: Ids = np.flatnonzero(session.event_call == Call.task_signal)
     events = events[np.isin(records["args"][events, 0], numbers)]
     events = events[np.argsort(session.effective_ns[events], kind="stable")]
     for event in events.tolist():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sockscope.analysis.replay.control import by_call
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.shared.accept_queue import ACCEPTS
 from sockscope.findings.shared.evidence import NS_PER_MS
@@ -16,8 +17,7 @@ from sockscope.model.ids import NO_ID
 
 _LONG_CALL_NS = 100 * NS_PER_MS
 
-_READS = np.array(sorted(READS), np.uint16)
-_WRITES = np.array(sorted(WRITES), np.uint16)
+_SERVES = by_call(READS | WRITES | {*ACCEPTS})
 _POLLS = np.array(sorted((Call.poll, Call.ppoll)), np.uint16)
 
 
@@ -98,8 +98,7 @@ class BlockedSends:
             mine = np.array([one.listener == listener for one in session.connections], np.bool_)
             used = (session.event_connection >= 0) & mine[session.event_connection]
             used |= session.event_open_file == listener
-            calls = session.events.records["call"]
-            used &= np.isin(calls, _READS) | np.isin(calls, _WRITES) | np.isin(calls, ACCEPTS)
+            used &= _SERVES[session.event_call]
             tids = set(np.unique(session.events.records["tid"][used]).tolist())
             seen = set(np.unique(session.events.records["tgid"][used]).tolist())
             holders = {session.tgid_of_table(one.table) for one in session.holders_of(listener)}

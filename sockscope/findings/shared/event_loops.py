@@ -73,7 +73,7 @@ def absences(session: Session, least_ns: int) -> list[Absence]:
     if not len(waits):
         return []
     records = session.events.records
-    epolls = _EPOLL_WAITS[records["call"][waits]]
+    epolls = _EPOLL_WAITS[session.event_call[waits]]
     keys = np.where(
         epolls, session.event_open_file[waits].astype(np.int64), _BY_THREAD | records["tid"][waits].astype(np.int64)
     )
@@ -121,8 +121,9 @@ def absences(session: Session, least_ns: int) -> list[Absence]:
 def _loop_waits(session: Session) -> Ids:
     """Waits but those for a single thing within a turn: polls of one descriptor that is no listener, and sleeps."""
     records = session.events.records
-    waits: Ids = np.flatnonzero(_WAITS[records["call"]] & ((records["flags"] & EventFlag.URING) == 0))
-    calls = records["call"][waits]
+    waits: Ids = np.flatnonzero(_WAITS[session.event_call])
+    waits = waits[(records["flags"][waits] & EventFlag.URING) == 0]
+    calls = session.event_call[waits]
     epolls = _EPOLL_WAITS[calls]
     if epolls.all():
         return waits[session.event_open_file[waits] >= 0]

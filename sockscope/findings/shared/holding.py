@@ -55,8 +55,7 @@ class Copy:
 
 def calls_of(session: Session, events: Ids) -> npt.NDArray[np.uint16]:
     """The call number of each event."""
-    calls: npt.NDArray[np.uint16] = session.events.records["call"][events]
-    return calls
+    return session.event_call[events]
 
 
 def uses_of(session: Session, events: Ids) -> Ids:

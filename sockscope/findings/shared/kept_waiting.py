@@ -104,7 +104,7 @@ class Arrivals:
         session = self._session
         records = session.events.records
         rows = np.flatnonzero(
-            (session.event_connection >= 0) & (records["exit_ns"] >= 0) & (records["call"] < FIRST_TASK_EVENT)
+            (session.event_connection >= 0) & (records["exit_ns"] >= 0) & (session.event_call < FIRST_TASK_EVENT)
         )
         self._span = (session.info.ended_ns - session.info.started_ns) // _NS_PER_TICK + 2
         keys = session.event_connection[rows] * np.int64(self._span) + self._ticks(records["exit_ns"][rows])

@@ -68,7 +68,7 @@ def wants_more(session: Session, writes: Ids) -> npt.NDArray[np.bool_]:
 
 def gathering_writes(session: Session) -> Ids:
     """Every write of the session that said MSG_MORE."""
-    calls = session.events.records["call"]
+    calls = session.event_call
     sends = np.flatnonzero((calls == Call.sendto) | (calls == Call.sendmsg))
     found: Ids = sends[wants_more(session, sends)]
     return found
@@ -78,6 +78,7 @@ def corked_connections(session: Session) -> Ids:
     """Connections on which TCP_CORK was set at some time."""
     records = session.events.records
     level, number = OPTIONS["TCP_CORK"]
-    fits = (records["call"] == Call.setsockopt) & (records["args"][:, 1] == level) & (records["args"][:, 2] == number)
-    found: Ids = np.unique(session.event_connection[fits & (session.event_connection >= 0)]).astype(np.int64)
+    rows = np.flatnonzero((session.event_call == Call.setsockopt) & (session.event_connection >= 0))
+    rows = rows[(records["args"][rows, 1] == level) & (records["args"][rows, 2] == number)]
+    found: Ids = np.unique(session.event_connection[rows]).astype(np.int64)
     return found

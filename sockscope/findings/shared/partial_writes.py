@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sockscope.analysis.replay.control import by_call
 from sockscope.analysis.session import Ids, Session
 from sockscope.model.calls import Call
 from sockscope.model.connections import Protocol
@@ -16,6 +17,7 @@ PLAIN = np.array([Call.write, Call.sendto], np.uint16)
 """One buffer: args[1] is its address, args[2] its length."""
 VECTORS = np.array([Call.writev, Call.sendmsg], np.uint16)
 """Several buffers: the length is in IOV_TOTAL."""
+_SIZED = by_call(map(Call, (*PLAIN, *VECTORS)))
 
 _HEADER_BYTES = 8
 
@@ -47,14 +49,15 @@ def partial_writes(session: Session) -> list[Partial]:
     records = session.events.records
     on_stream = np.zeros(len(session.connections) + 1, np.bool_)
     on_stream[[c.id for c in session.connections if c.protocol is not Protocol.UDP]] = True
-    took = (records["ret"] > 0) & (session.event_connection >= 0)
-    took &= on_stream[session.event_connection]
+    # A connection of -1 finds the last place, which is nobody's.
+    took = np.flatnonzero(_SIZED[session.event_call] & on_stream[session.event_connection])
     # Before a flight recorder's window only the last writes are known, not what followed each.
-    took &= records["exit_ns"] >= session.info.started_ns
-    plain = np.nonzero(took & np.isin(records["call"], PLAIN))[0]
+    took = took[(records["ret"][took] > 0) & (records["exit_ns"][took] >= session.info.started_ns)]
+    calls = session.event_call[took]
+    plain = took[np.isin(calls, PLAIN)]
     asked = records["args"][plain, 2].astype(np.int64)
     short = asked > records["ret"][plain]
-    vectors = np.nonzero(took & np.isin(records["call"], VECTORS))[0]
+    vectors = took[np.isin(calls, VECTORS)]
     totals = iov_totals(session.events, vectors)
     short_vectors = totals > records["ret"][vectors]
     rows = np.concatenate([plain[short], vectors[short_vectors]])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
+from sockscope.analysis.replay.control import by_call
 from sockscope.analysis.session import Ids, Session
 from sockscope.model.calls import Call
 from sockscope.model.event_rows import find_sections
@@ -12,8 +15,8 @@ from sockscope.model.events import Section
 SHARED = "/dev/shm/"
 SEMAPHORES = "/dev/shm/sem."
 
-_OPENS = np.array([Call.open, Call.openat, Call.openat2, Call.creat], np.uint16)
-_REMOVALS = np.array([Call.unlink, Call.unlinkat], np.uint16)
+_OPENS = (Call.open, Call.openat, Call.openat2, Call.creat)
+_REMOVALS = (Call.unlink, Call.unlinkat)
 _O_CREAT, _O_EXCL = 0o100, 0o200
 
 
@@ -53,12 +56,11 @@ def unlinked(session: Session, beginning: str) -> dict[str, list[int]]:
     return picked
 
 
-def _named(
-    session: Session, calls: np.ndarray[tuple[int], np.dtype[np.uint16]], beginning: str
-) -> list[tuple[int, str]]:
+def _named(session: Session, calls: Iterable[Call], beginning: str) -> list[tuple[int, str]]:
     records, blob = session.events.records, session.events.blob
     # A file server opens a file a request: all paths are compared at once.
-    rows: Ids = np.nonzero(np.isin(records["call"], calls) & (records["ret"] >= 0))[0]
+    rows: Ids = np.flatnonzero(by_call(calls)[session.event_call])
+    rows = rows[records["ret"][rows] >= 0]
     wanted = np.frombuffer(beginning.encode(), np.uint8)
     place, size = find_sections(session.events, rows, Section.PATH)
     long = (place >= 0) & (size >= len(wanted))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-
+from sockscope.analysis.replay.control import by_call
 from sockscope.analysis.replay.decode import text_of
 from sockscope.analysis.session import Session
 from sockscope.findings.shared.shared_files import SEMAPHORES, SHARED, made_anew, opened
@@ -16,7 +15,7 @@ from sockscope.model.facts import SegmentKind
 from sockscope.model.ids import NO_ID
 from sockscope.model.seed import FileKind
 
-_CALLS = np.array([Call.shmget, Call.shmat, Call.shmdt, Call.shmctl, Call.mmap], np.uint16)
+_CALLS = by_call([Call.shmget, Call.shmat, Call.shmdt, Call.shmctl, Call.mmap])
 _IPC_RMID, _IPC_CREAT = 0, 0o1000
 _HELD = 256
 """Attachments of a parent that are looked at, the latest, when it forks."""
@@ -100,7 +99,7 @@ class Segments:
     def _from_calls(self) -> None:
         session = self._session
         records = session.events.records
-        rows = session.order[np.isin(records["call"][session.order], _CALLS)]
+        rows = session.order[_CALLS[session.event_call[session.order]]]
         attached: dict[tuple[int, int], tuple[Segment, Use]] = {}
         for event in rows.tolist():
             row = records[event]

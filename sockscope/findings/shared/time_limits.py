@@ -58,14 +58,13 @@ def _waits(session: Session) -> tuple[Ids, Ids]:
     records = session.events.records
     limited = np.zeros(len(records), np.bool_)
     endless = np.zeros(len(records), np.bool_)
-    own = (records["flags"] & EventFlag.URING) == 0
     for call, at in _MILLISECONDS.items():
-        rows = np.flatnonzero((records["call"] == call) & own)
+        rows = _plain(session, call)
         limit = records["args"][rows, at].astype(np.int64).astype(np.int32)
         limited[rows[limit > 0]] = True
         endless[rows[limit < 0]] = True
     for call, at in _POINTERS.items():
-        rows = np.flatnonzero((records["call"] == call) & own)
+        rows = _plain(session, call)
         pointed = records["args"][rows, at] != 0
         limited[rows[pointed]] = True
         endless[rows[~pointed]] = True
@@ -74,10 +73,17 @@ def _waits(session: Session) -> tuple[Ids, Ids]:
     return np.flatnonzero(limited), in_order
 
 
+def _plain(session: Session, call: Call) -> Ids:
+    """Every such call that did not go through an io_uring."""
+    rows = np.flatnonzero(session.event_call == call)
+    found: Ids = rows[(session.events.records["flags"][rows] & EventFlag.URING) == 0]
+    return found
+
+
 def _timers(session: Session) -> set[int]:
     """Processes with a timerfd: made while watched, or before."""
     records = session.events.records
-    made = records["tgid"][records["call"] == Call.timerfd_create]
+    made = records["tgid"][session.event_call == Call.timerfd_create]
     found = session.seed.fds["tgid"][session.seed.fds["kind"] == FileKind.TIMERFD]
     return set(np.unique(np.concatenate([made, found])).tolist())
 
@@ -85,7 +91,8 @@ def _timers(session: Session) -> set[int]:
 def _alarms(session: Session) -> set[int]:
     """Processes that got SIGALRM, or have a handler for it."""
     records = session.events.records
-    got = records["tgid"][(records["call"] == Call.task_signal) & (records["args"][:, 0] == _SIGALRM)]
+    signals = np.flatnonzero(session.event_call == Call.task_signal)
+    got = records["tgid"][signals[records["args"][signals, 0] == _SIGALRM]]
     # The last sample of each: what a process caught before it executed its program says nothing.
     facts = session.facts.processes[::-1]
     facts = facts[np.unique(facts["tgid"], return_index=True)[1]]
