@@ -188,7 +188,7 @@ def _session_info(
             packets=packets,
             sockets=sockets or tables.info.sockets,
         )
-    first, last = _span(tables)
+    first, last = _span(tables, log)
     return SessionInfo(
         target=Target(ports=tuple(evidence.ports), files=evidence.names),
         started_realtime_ns=_started_realtime(evidence, log, first, last),
@@ -223,8 +223,11 @@ def _strands(source: str, count: int) -> tuple[Strand, ...]:
     return (Strand(source=source, start=0, stop=count),)
 
 
-def _span(tables: _Tables) -> tuple[int, int]:
+def _span(tables: _Tables, log: StraceLog | None) -> tuple[int, int]:
     """First and last moment on the session's clock: the log's, else the capture's, else the listings'."""
+    if log is not None and log.span_ns is not None and log.coverage.resolution_ns:
+        # Calls that are of no interest are no events, and yet show that strace was there.
+        return log.span_ns
     if len(tables.events):
         records = tables.events.records
         spans = [_times(records[part]) for part in pieces(len(records))]

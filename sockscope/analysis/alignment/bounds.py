@@ -161,7 +161,9 @@ def _most_agree(most: Ints, least: Ints) -> Fit | None:
     holding = len(most) - np.searchsorted(most, edges) + np.searchsorted(least, edges, "right")
     best = int(holding.max())
     if best < _AGREEING * (len(most) + len(least)):
-        return None
+        gap = int(least[-1] - most[0])
+        # Of a few, which is wrong is not to be told; by little, each may be.
+        return _between(int(most[0]) - gap, int(least[-1]) + gap) if gap <= _NEAR_NS else None
     where = np.flatnonzero(holding == best)
     low, high = int(edges[where[0]]), int(edges[where[-1]])
     # What contradicts the rest by little is as right as they are (times summed up from rounded steps, a clock that

@@ -21,10 +21,12 @@ from sockscope.model.events import Events
 from sockscope.model.info import Alignment, SessionInfo
 from sockscope.model.packets import Packets
 from sockscope.model.sockets import Sockets
+from sockscope.model.tcp import TcpFlag
 
 Ints = npt.NDArray[np.int64]
 
 NOTHING_TOLD = -1
+_STIRRING = int(TcpFlag.SYN | TcpFlag.FIN | TcpFlag.RST)
 _WORTH_A_NOTE_NS = 1_000_000
 _ONE_CLOCK_NS = 1_000_000
 """What strace and tcpdump on one machine may differ by: each stamps a little beside the moment itself."""
@@ -64,7 +66,7 @@ def lay(
         clocks: which rows have a clock of their own.
 
     Returns:
-        The info with alignments and notes, its beginning widened by what was moved; the packets' times; the socket rows.
+        The info with alignments and notes, its beginning widened by what was moved; the packets' times; the sockets.
     """
     complete_names(state, events, assignment)
     talks = Talks.of(state, events, assignment)
@@ -81,7 +83,24 @@ def lay(
         records = sockets.records.copy()
         records["time_ns"] = shown.times
         sockets = replace(sockets, records=records)
+    if info.syscalls.engine and clocks.packets:
+        info = replace(info, ended_ns=watched_until(info, packets, packet_ns, sockets))
     return info, packet_ns, sockets
+
+
+def watched_until(info: SessionInfo, packets: Packets, packet_ns: Ints, sockets: Sockets) -> int:
+    """When the session ends: a server that sits in a call writes no line of how long it does so.
+
+    While other evidence goes on after the log's last line, and nothing crosses the wire that the server would have sent
+    or have had to deal with, what the last lines say still holds. At the first such packet the log may have been over.
+    """
+    if info.apart_ns is None or not len(packets):
+        return info.ended_ns
+    until = max(int(packet_ns.max()), int(sockets.records["time_ns"].max(initial=0)))
+    records = packets.records
+    stirs = (records["payload_bytes"] > 0) | (records["flags"] & _STIRRING != 0)
+    later = packet_ns[stirs & (packet_ns > info.ended_ns + info.apart_ns + _WORTH_A_NOTE_NS)]
+    return max(info.ended_ns, int(later.min(initial=until)))
 
 
 def _told(info: SessionInfo, moved: Moved) -> SessionInfo:

@@ -52,6 +52,7 @@ class StraceLog:
         line_count: of all files. call_count: syscalls, also those that are of no interest.
         unread: the first 20 lines that were not understood. unread_count: all of them.
         notes: what the user should know, a line each.
+        span_ns: from the first line to the last, whatever they say: so long somebody watched at least.
     """
 
     events: Events
@@ -63,3 +64,4 @@ class StraceLog:
     unread: tuple[Unread, ...]
     unread_count: int
     notes: tuple[str, ...]
+    span_ns: tuple[int, int] | None = None

@@ -153,6 +153,7 @@ def _settle(table: Table, files: list[FileState], notes: list[str]) -> StraceLog
         unread=tuple(table.unread),
         unread_count=table.unread_count,
         notes=tuple(notes),
+        span_ns=table.span_ns,
     )
 
 

@@ -69,7 +69,8 @@ class _Known:
         number = len(self.seeds) + 1
         if kind == FileKind.SOCKET and inode:
             number = self._sockets.setdefault(inode, number)
-        self.seeds.append((self._first_ns, root, fd, kind, 0, 0, inode if kind == FileKind.SOCKET else 0, number))
+        # Nothing tells whether it is closed on exec; if it is not, its use after that will show it.
+        self.seeds.append((self._first_ns, root, fd, kind, 1, 0, inode if kind == FileKind.SOCKET else 0, number))
 
 
 def tell_names(parts: list[Rows], tasks: Tasks, comms: dict[int, bytes], first_ns: int) -> tuple[Seed, Rows]:

@@ -70,6 +70,7 @@ class Table:
         uses: USE_DTYPE pieces.
         comms: tid → name, from -Y.
         tids: who has a line at all, if only of calls that no row is made of.
+        span_ns: times of the first and last line, whatever it says, on the log's clock; None: there is no line.
     """
 
     def __init__(self, *, text_limit: int = TEXT_LIMIT) -> None:
@@ -81,6 +82,7 @@ class Table:
         self.comms: dict[int, bytes] = {}
         self.tids: set[int] = set()
         self.row_count = 0
+        self.span_ns: tuple[int, int] | None = None
         self.line_count = 0
         self.call_count = 0
         self.unread: list[Unread] = []
@@ -124,6 +126,7 @@ class Table:
         lines = split_lines(data, chunk, starts, ends, guess_layout(sample))
         self.comms.update(lines.comms)
         time_ns = file.clock.run(lines, self.line_count)
+        self._widen(time_ns, lines.duration_ns)
         tid = _name_threads(file, data, chunk, lines)
         self.tids.update(np.unique(tid).tolist())
         if not file.first_line:
@@ -146,6 +149,12 @@ class Table:
         self._encode(file, calls, found, tid, time_ns, lines.duration_ns)
         self.line_count += len(starts)
         file.line_count += len(starts)
+
+    def _widen(self, time_ns: Ids, duration_ns: Ids) -> None:
+        if len(time_ns):
+            first, last = int(time_ns.min()), int((time_ns + np.maximum(duration_ns, 0)).max())
+            known = self.span_ns or (first, last)
+            self.span_ns = min(known[0], first), max(known[1], last)
 
     def finish(self, file: FileState) -> None:
         """The file has ended: what has not returned never will."""
