@@ -6,7 +6,6 @@ names in place of numbers, addresses as text, and the connection that each row b
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,17 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.model.calls import Call
+from sockscope.model.columns import pieces
 from sockscope.model.events import is_seeded
 from sockscope.model.report import Report
-from sockscope.model.sockaddr import V4_MAPPED_PREFIX
+from sockscope.model.sockaddr import from_key
 from sockscope.model.tables import SessionTables
 from sockscope.model.tcp import TcpState
 from sockscope.reports.export_file import private_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-ROWS_AT_ONCE = 1 << 18
 
 
 def write_parquet(report: Report, tables: SessionTables, folder: Path) -> None:
@@ -64,12 +62,6 @@ def _write(path: Path, parts: Iterator[pa.Table] | Sequence[pa.Table]) -> None:
         finally:
             if writer is not None:
                 writer.close()
-
-
-def _spans(count: int) -> Iterator[slice]:
-    """At least one, so that an empty table has its columns, too."""
-    for begin in range(0, max(count, 1), ROWS_AT_ONCE):
-        yield slice(begin, min(begin + ROWS_AT_ONCE, count))
 
 
 def _moment(times: npt.NDArray[np.int64], shift: int) -> pa.Array:
@@ -114,17 +106,14 @@ def _hosts(packed: npt.NDArray[np.uint8]) -> pa.Array:
 
     keys = np.ascontiguousarray(packed).view("V16").reshape(-1)
     distinct, at = np.unique(keys, return_inverse=True)
-    texts = []
-    for key in distinct:
-        raw = key.tobytes()
-        texts.append(str(ipaddress.ip_address(raw[12:] if raw.startswith(V4_MAPPED_PREFIX) else raw)))
+    texts = [from_key(key.tobytes(), 0).host for key in distinct]
     return pa.DictionaryArray.from_arrays(pa.array(at.reshape(-1), pa.int32()), pa.array(texts, pa.string()))
 
 
 def _events(tables: SessionTables, shift: int) -> Iterator[pa.Table]:
     import pyarrow as pa
 
-    for span in _spans(len(tables.events)):
+    for span in pieces(len(tables.events)):
         # What only tells an address was never called.
         kept = np.flatnonzero(~is_seeded(tables.events.records[span])) + span.start
         rows = tables.events.records[kept]
@@ -153,7 +142,7 @@ def _events(tables: SessionTables, shift: int) -> Iterator[pa.Table]:
 def _packets(tables: SessionTables, shift: int) -> Iterator[pa.Table]:
     import pyarrow as pa
 
-    for span in _spans(len(tables.packets)):
+    for span in pieces(len(tables.packets)):
         rows = tables.packets.records[span]
         yield pa.table(
             {
@@ -178,7 +167,7 @@ def _sockets(tables: SessionTables, shift: int) -> Iterator[pa.Table]:
 
     plain = ("snapshot", "family", "protocol", "inode", "cookie", "uid", "recv_q", "send_q", "retransmits")
     told = ("rtt_us", "cwnd", "total_retrans", "unacked", "bytes_acked", "bytes_received")
-    for span in _spans(len(tables.sockets)):
+    for span in pieces(len(tables.sockets)):
         rows = tables.sockets.records[span]
         silent = rows["has_info"] == 0
         yield pa.table(

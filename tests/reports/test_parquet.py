@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from sockscope.errors import UsageError
+from sockscope.model import columns
 from sockscope.model.calls import Call
 from sockscope.model.events import EventFlag
 from sockscope.model.findings import Evidence, Finding, Source
 from sockscope.model.report import Report
 from sockscope.model.tables import SessionTables
 from sockscope.model.tcp import TcpFlag
-from sockscope.reports import parquet
 from sockscope.reports.parquet import write_parquet
 from tests.analysis.builders import REALTIME_OFFSET_NS, START_NS, Script
 from tests.reports.exported import CLIENT, SERVER, exported, leaking
@@ -140,7 +140,7 @@ def test_an_empty_session_has_all_columns(tmp_path: Path) -> None:
 def test_more_rows_than_are_made_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report, tables = exported(leaking(), tmp_path)
     whole = written(report, tables, tmp_path / "whole")
-    monkeypatch.setattr(parquet, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(columns, "PIECE_ROWS", 2)
     parts = written(report, tables, tmp_path / "parts")
     assert pq.ParquetFile(tmp_path / "parts" / "packets.parquet").num_row_groups == 4
     assert {name: table.to_pylist() for name, table in parts.items()} == {
