@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 from sockscope.sources.sockets.text.lines import TextFile
+from sockscope.sources.strangers import LONGEST_MAGIC, stranger
 
-_MAGIC = (
-    (b"\n\r\r\n", "a pcapng capture: give it as --pcap"),
-    (b"\xd4\xc3\xb2\xa1", "a pcap capture: give it as --pcap"),
-    (b"\xa1\xb2\xc3\xd4", "a pcap capture: give it as --pcap"),
-    (b"\x4d\x3c\xb2\xa1", "a pcap capture: give it as --pcap"),
-    (b"\xa1\xb2\x3c\x4d", "a pcap capture: give it as --pcap"),
-    (b"\x7fELF", "a program"),
-    (b"ARROW1", "an Arrow file"),
-)
 _BEGINNINGS = (
     ("{", "JSON"),
     ("[", "JSON"),
@@ -29,10 +21,9 @@ _BEGINNINGS = (
 def looks_like(file: TextFile) -> str:
     """In a few words."""
     with file.path.open("rb") as raw:
-        beginning = raw.read(8)
-    for magic, words in _MAGIC:
-        if beginning.startswith(magic):
-            return f"it looks like {words}"
+        other = stranger(raw.read(LONGEST_MAGIC))
+    if other is not None:
+        return f"it looks like {other.what}" + (f": {other.mend}" if other.mend else "")
     if not file.first_text:
         return "it is empty" if not file.sections else "it has headers only"
     for known, words in _BEGINNINGS:
@@ -41,7 +32,7 @@ def looks_like(file: TextFile) -> str:
     if "\x00" in file.first_text or file.first_text.count("\ufffd") > 3:
         return "it is no text"
     if "(" in file.first_text and ") = " in file.first_text:
-        return "it looks like an strace log: give it as --strace"
+        return "it looks like an strace log: give it with --strace"
     if file.unread:
         first = file.unread[0]
         return f"line {first.line_number}: {first.why}: {first.text[:80]!r}"

@@ -8,25 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sockscope.errors import DamagedInputError, UsageError
+from sockscope.sources.strangers import stranger
 
 CHUNK_BYTES = 2 << 20
 LONGEST_LINE_BYTES = 16 << 20
 """A line beyond this is no line of strace: it is cut into pieces, which are counted as not understood."""
 
 GZIP_MAGIC = b"\x1f\x8b"
-
-_STRANGERS = (
-    (b"\xd4\xc3\xb2\xa1", "a pcap capture", "give it with --pcap"),
-    (b"\xa1\xb2\xc3\xd4", "a pcap capture", "give it with --pcap"),
-    (b"\x4d\x3c\xb2\xa1", "a pcap capture", "give it with --pcap"),
-    (b"\xa1\xb2\x3c\x4d", "a pcap capture", "give it with --pcap"),
-    (b"\x0a\x0d\x0d\x0a", "a pcapng capture", "give it with --pcap"),
-    (b"BZh", "compressed by bzip2", "unpack it first: bunzip2 -k FILE"),
-    (b"\xfd7zXZ\x00", "compressed by xz", "unpack it first: unxz -k FILE"),
-    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "unpack it first: unzstd FILE"),
-    (b"PK\x03\x04", "a zip archive", "unpack it first: unzip FILE"),
-    (b"\x7fELF", "a program or library", "give the file that strace -o wrote"),
-)
 
 
 @dataclass(slots=True)
@@ -51,9 +39,10 @@ def refuse_strangers(path: Path, head: bytes) -> None:
     Raises:
         DamagedInputError: the first bytes are those of another kind of file.
     """
-    for magic, what, mend in _STRANGERS:
-        if head.startswith(magic):
-            raise DamagedInputError(f"{path} is no strace log but {what}", help_text=mend)
+    known = stranger(head)
+    if known is not None:
+        help_text = known.mend or "give the file that strace -o wrote"
+        raise DamagedInputError(f"{path} is no strace log but {known.what}", help_text=help_text)
     if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
         raise DamagedInputError(
             f"{path} is no strace log but a web page", help_text="the download may have failed: fetch the log itself"

@@ -245,6 +245,9 @@ def test_gzip_and_cut_gzip(tmp_path: Path) -> None:
     [
         (b"", "empty"),
         (b"\x0a\x0d\x0d\x0a\x1c\x00\x00\x00\x4d\x3c\x2b\x1a", "pcapng"),
+        (b"\x34\xcd\xb2\xa1" + bytes(40), "--pcap"),
+        (b"\xfd7zXZ\x00" + bytes(40), "unxz"),
+        (b"ARROW1\0\0", "Arrow"),
         (b'1 read(3, "x", 1) = 1\n', "strace"),
         (b"COMMAND PID USER FD\n", "lsof"),
         (b"Total: 39\nTCP: 34 (estab 7)\n", "ss -s"),

@@ -185,9 +185,7 @@ def test_a_filtered_log_says_what_it_lacks(tmp_path: Path) -> None:
 
 
 def test_a_child_that_only_sleeps_is_followed(tmp_path: Path) -> None:
-    log = read(
-        tmp_path, b"7 fork() = 8\n8 pause( <detached ...>\n8 getppid() = 7\n"
-    )
+    log = read(tmp_path, b"7 fork() = 8\n8 pause( <detached ...>\n8 getppid() = 7\n")
     assert CallGroup.TASKS not in log.coverage.missing_groups
     assert len(rows(log, Call.task_new)) == 1
 
@@ -315,6 +313,7 @@ strace: [ Process PID=77 runs in 32 bit mode. ]
     [
         (b"\xd4\xc3\xb2\xa1" + bytes(40), "pcap"),
         (b"\x0a\x0d\x0d\x0a" + bytes(40), "pcapng"),
+        (b"\x7fELF" + bytes(40), "program"),
         (b"<!DOCTYPE html><html></html>", "web page"),
         (gzip.compress(b"<html>nothing</html>"), "web page"),
         (b"BZh91AY", "bzip2"),
