@@ -55,6 +55,7 @@ from sockscope.findings.shared.evidence import (
 from sockscope.findings.shared.halves import arrived_bytes, flow_of, packet_evidence, shutdown_event
 from sockscope.findings.shared.holding import Copy, Holdings, payload_moves, tcp_connections
 from sockscope.model.calls import USUAL_GROUPS, Call, CallGroup
+from sockscope.model.columns import rows_of
 from sockscope.model.connections import Connection, Role
 from sockscope.model.descriptors import Process
 from sockscope.model.events import Section
@@ -109,12 +110,11 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
 def _terminations(session: Session) -> dict[int, int]:
     """tgid → its first SIGTERM (event id)."""
     records = session.events.records
-    rows = session.order[
-        (records["call"][session.order] == Call.task_signal)
-        & (records["args"][session.order, 0] == _SIGTERM)
-        # A thread may wake its own process with it (Apache's event MPM does): nobody asked it to end.
-        & (records["args"][session.order, 2] != records["tgid"][session.order].astype(np.uint64))
-    ]
+    order = session.order
+    told = order[rows_of(order, lambda rows: session.event_call[rows] == Call.task_signal)]
+    told = told[records["args"][told, 0] == _SIGTERM]
+    # A thread may wake its own process with it (Apache's event MPM does): nobody asked it to end.
+    rows = told[records["args"][told, 2] != records["tgid"][told].astype(np.uint64)]
     found: dict[int, int] = {}
     for event in map(int, rows):
         found.setdefault(int(records["tgid"][event]), event)

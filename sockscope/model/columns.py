@@ -50,9 +50,9 @@ def group_pieces(bounds: Ids, most: int | None = None) -> Iterator[tuple[int, in
         first = end
 
 
-def rows_of(records: npt.NDArray[np.void], test: Callable[[npt.NDArray[np.void]], npt.NDArray[np.bool_]]) -> Ids:
-    """Rows that pass a test: shape (k,), ascending. The test is given pieces of the table."""
-    found = [np.flatnonzero(test(records[part])) + part.start for part in pieces(len(records))]
+def rows_of(table: npt.NDArray[Any], test: Callable[[npt.NDArray[Any]], npt.NDArray[np.bool_]]) -> Ids:
+    """Rows that pass a test: shape (k,), ascending. The test is given pieces of the table (or of a column)."""
+    found = [np.flatnonzero(test(table[part])) + part.start for part in pieces(len(table))]
     return np.concatenate(found)
 
 

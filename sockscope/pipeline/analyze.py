@@ -16,9 +16,10 @@ from sockscope.analysis.narration.idle import idle_words
 from sockscope.analysis.narration.kernel_story import coverage
 from sockscope.analysis.narration.summary import summarise_all
 from sockscope.analysis.narration.wire_words import wire_words_all
-from sockscope.analysis.session import Session
+from sockscope.analysis.session import Ids, Session
 from sockscope.analysis.stops.stops import stops
 from sockscope.findings.run import run_rules
+from sockscope.model.columns import group_pieces, rows_of
 from sockscope.model.events import EventFlag, Unassigned
 from sockscope.model.findings import Finding
 from sockscope.model.kernel import KernelCoverage
@@ -78,8 +79,8 @@ def _rows(session: Session, findings: Sequence[Finding], guard: Guard) -> tuple[
         for connection in finding.connections:
             found.setdefault(connection, []).append(index)
     events, bounds = session.events_of_all()
-    ringed = session.events.records["flags"][events] & EventFlag.URING != 0
-    uring_counts = np.diff(np.append(0, np.cumsum(ringed))[bounds]).tolist()
+    ringed = rows_of(events, lambda rows: session.events.records["flags"][rows] & EventFlag.URING != 0)
+    uring_counts = np.diff(np.searchsorted(ringed, bounds)).tolist()
     packet_counts = np.diff(session.packets_of_flows()[1]).tolist()
     nothing = [""] * len(session.connections)
     summaries = guard.part("the summaries", lambda: summarise_all(session), nothing)
@@ -119,7 +120,18 @@ def _far_ends(session: Session) -> list[str]:
 def _processes(session: Session) -> list[tuple[int, ...]]:
     """Of each connection the processes that touched it, in order, each once."""
     events, bounds = session.events_of_all()
-    count = len(session.connections)
+    return [
+        processes
+        for first, stop in group_pieces(bounds)
+        for processes in _processes_of(
+            session, events[bounds[first] : bounds[stop]], bounds[first : stop + 1] - bounds[first]
+        )
+    ]
+
+
+def _processes_of(session: Session, events: Ids, bounds: Ids) -> list[tuple[int, ...]]:
+    """The same of some connections: `bounds`, shape (connections + 1,), is where the events of each begin."""
+    count = len(bounds) - 1
     connection = np.repeat(np.arange(count), np.diff(bounds))
     both = (connection << 32) | session.events.records["tgid"][events].astype(np.int64) & 0xFFFFFFFF
     # Most events follow one of the same process: sorting is for the others.

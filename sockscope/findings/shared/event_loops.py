@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.replay.control import by_call
-from sockscope.analysis.session import Ids, Session
+from sockscope.analysis.session import Grouping, Ids, Session
 from sockscope.findings.shared.readiness import Names, Ready, asked_of
 from sockscope.model.calls import EPOLL_WAITS, FIRST_TASK_EVENT, WAITS, Call
+from sockscope.model.columns import pieces, rows_of
 from sockscope.model.descriptors import Descriptor
 from sockscope.model.event_rows import find_sections, words_at
 from sockscope.model.events import EventFlag, Section
@@ -72,56 +73,76 @@ def absences(session: Session, least_ns: int) -> list[Absence]:
     waits = _loop_waits(session)
     if not len(waits):
         return []
-    records = session.events.records
-    epolls = _EPOLL_WAITS[session.event_call[waits]]
-    keys = np.where(
-        epolls, session.event_open_file[waits].astype(np.int64), _BY_THREAD | records["tid"][waits].astype(np.int64)
-    )
-    began, ended = spans(session, waits)
-    # Nearly in order as they stand: two stable sorts are cheap.
-    order = np.argsort(began, kind="stable")
-    order = order[np.argsort(keys[order], kind="stable")]
-    waits, keys, began, ended = waits[order], keys[order], began[order], ended[order]
-    group = np.cumsum(np.append(False, keys[1:] != keys[:-1]))
-    # One running maximum for all groups: each group's times lie above those of the one before.
-    low, reach = int(began.min()), session.info.ended_ns - int(began.min()) + 1
-    shift = group * reach - low
-    latest = np.maximum.accumulate(shift + np.minimum(ended, session.info.ended_ns)) - shift
-    last = np.append(group[1:] != group[:-1], True)
-    back = np.append(began[1:], 0)
-    back[last] = session.info.ended_ns
-    found = np.flatnonzero(back - latest >= least_ns)
-    starts = np.flatnonzero(np.append(True, last[:-1]))
-    stops = np.append(starts[1:], len(waits))
+    loops, groups = _by_loop(session, waits)
     made: list[Absence] = []
-    loops: dict[int, Loop | None] = {}
     watching = _Watching(session)
-    for at in found.tolist():
-        number = int(group[at])
-        if number not in loops:
-            first, stop = int(starts[number]), int(stops[number])
-            loops[number] = _loop(session, waits[first:stop], int(keys[at]), watching)
-        loop = loops[number]
+    for key in loops:
+        mine = _in_time(session, waits[groups.of(key)])
+        found = list(_away(session, mine, least_ns))
+        loop = _loop(session, mine, key, watching) if found else None
         if loop is None:
             continue
-        begun = int(latest[at])
-        returned = int(starts[number]) + int(np.flatnonzero(ended[starts[number] : at + 1] == begun)[-1])
-        made.append(
+        made += [
             Absence(
                 loop=loop,
-                wait=int(waits[returned]),
-                began_ns=begun,
-                ended_ns=int(back[at]),
-                back=NO_ID if last[at] else int(waits[at + 1]),
+                wait=int(mine[returned]),
+                began_ns=began_ns,
+                ended_ns=ended_ns,
+                back=int(mine[at + 1]) if at + 1 < len(mine) else NO_ID,
             )
-        )
+            for at, returned, began_ns, ended_ns in found
+        ]
     return made
+
+
+def _by_loop(session: Session, waits: Ids) -> tuple[list[int], Grouping]:
+    """Whose the waits are: an epoll instance's, else a thread's; and by these the places in `waits`."""
+    records = session.events.records
+    found: set[int] = set()
+    keys, places = (session.columns(len(waits), np.int64) for _ in range(2))
+    for part in pieces(len(waits)):
+        mine = waits[part]
+        epolls = _EPOLL_WAITS[records["call"][mine]]
+        files, threads = session.event_open_file[mine].astype(np.int64), records["tid"][mine].astype(np.int64)
+        keys[part] = np.where(epolls, files, _BY_THREAD | threads)
+        places[part] = np.arange(part.start, part.stop)
+        found.update(np.unique(keys[part]).tolist())
+    return sorted(found), Grouping(keys, places, session.columns)
+
+
+def _in_time(session: Session, waits: Ids) -> Ids:
+    """By when they began: mostly they stand so."""
+    began, _ = spans(session, waits)
+    return waits if (began[1:] >= began[:-1]).all() else waits[np.argsort(began, kind="stable")]
+
+
+def _away(session: Session, waits: Ids, least_ns: int) -> Iterator[tuple[int, int, int, int]]:
+    """Times between the last wait's return and the next wait, where they are long.
+
+    Args:
+        waits: of one loop, in order of their beginning.
+
+    Yields:
+        Place of the last wait that had begun, and of the one that returned last; when that was; when the next began.
+    """
+    final_ns = session.info.ended_ns
+    reached, by = np.iinfo(np.int64).min, 0
+    for part in pieces(len(waits)):
+        began, ended = spans(session, waits[part.start : part.stop + 1])
+        count = part.stop - part.start
+        ended = np.minimum(ended[:count], final_ns)
+        latest = np.maximum(np.maximum.accumulate(ended), reached)
+        returned = np.maximum.accumulate(np.where(ended == latest, np.arange(part.start, part.stop), by))
+        back = np.append(began[1:], final_ns) if len(began) == count else began[1:]
+        for at in np.flatnonzero(back - latest >= least_ns).tolist():
+            yield part.start + at, int(returned[at]), int(latest[at]), int(back[at])
+        reached, by = int(latest[-1]), int(returned[-1])
 
 
 def _loop_waits(session: Session) -> Ids:
     """Waits but those for a single thing within a turn: polls of one descriptor that is no listener, and sleeps."""
     records = session.events.records
-    waits: Ids = np.flatnonzero(_WAITS[session.event_call])
+    waits: Ids = rows_of(session.event_call, lambda calls: _WAITS[calls])
     waits = waits[(records["flags"][waits] & EventFlag.URING) == 0]
     calls = session.event_call[waits]
     epolls = _EPOLL_WAITS[calls]

@@ -11,6 +11,7 @@ from sockscope.analysis.session import Ids, Session
 from sockscope.findings.shared.evidence import NS_PER_MS, from_event, from_proc, program, since_start, who
 from sockscope.findings.shared.readiness import asked_of
 from sockscope.model.calls import EPOLL_WAITS, READS, WAITS, WRITES, Call
+from sockscope.model.columns import rows_of
 from sockscope.model.connections import Connection, Protocol
 from sockscope.model.descriptors import Descriptor, Ended, How
 from sockscope.model.events import EventFlag
@@ -193,7 +194,8 @@ _STOPPING = np.array([1, 2, 3, 15], np.uint64)  # SIGHUP, SIGINT, SIGQUIT, SIGTE
 def _stops(session: Session) -> dict[int, int]:
     """tgid → when a process that ended was told to: what it closes from there on, it closes because it ends."""
     records = session.events.records
-    told = np.flatnonzero((records["call"] == Call.task_signal) & np.isin(records["args"][:, 0], _STOPPING))
+    told = rows_of(session.event_call, lambda calls: calls == Call.task_signal)
+    told = told[np.isin(records["args"][told, 0], _STOPPING)]
     found: dict[int, int] = {}
     for event in told:
         tgid = int(records["tgid"][event])
