@@ -28,7 +28,7 @@ class SessionTables:
         packet_event: shape (packets,), the event that its bytes came from or went to, or that it began or ended the
             connection by; -1: not known, or nobody's.
         socket_connection: shape (socket rows,).
-        exchanges: EXCHANGE_DTYPE. flow_facts: FLOW_FACT_DTYPE. connection_flow: shape (connections,), its row there.
+        exchanges: EXCHANGE_DTYPE.
         event_text: an event decoded, as timelines write it: `recvfrom(7, "GET /"..., 1024) = 78`; not escaped.
         comm: a process's name.
         frames: the captured frames of packet rows, in the order given, read from the files again; empty where the
@@ -47,8 +47,6 @@ class SessionTables:
     sockets: Sockets
     socket_connection: Int32s
     exchanges: npt.NDArray[np.void]
-    flow_facts: npt.NDArray[np.void]
-    connection_flow: Int32s
     event_text: Callable[[int], str]
     comm: Callable[[int], str]
     frames: Callable[[Int64s], Iterator[RawFrame]]

@@ -34,8 +34,6 @@ def session_tables(session: Session) -> SessionTables:
         sockets=session.sockets,
         socket_connection=session.socket_connection,
         exchanges=session.exchanges,
-        flow_facts=session.flow_facts,
-        connection_flow=np.array([each.flow for each in session.connections], np.int32),
         event_text=lambda event: describe(session.events, event),
         comm=session.comm,
         frames=lambda rows: _frames(session, rows),

@@ -1,7 +1,7 @@
 """Every table of a session as a Parquet file: for DuckDB, pandas, polars, and whatever else reads them.
 
-Columns are the model's (`model/events.py`, `packets.py`, `sockets.py`, `exchanges.py`, `flow_facts.py`), with
-names in place of numbers, addresses as text, and the connection that each row belongs to.
+Columns are the model's (`model/events.py`, `packets.py`, `sockets.py`, `exchanges.py`), with names in place of
+numbers, addresses as text, and the connection that each row belongs to.
 """
 
 from __future__ import annotations
