@@ -1,6 +1,6 @@
 """Compressed files unpacked into an unnamed temporary file, a piece at a time, within a bound.
 
-gzip: RFC 1952 (members may follow one another); bzip2, xz by the standard library; zstd and lz4 frames by Arrow.
+bzip2 and xz by the standard library; zstd and lz4 frames by Arrow.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import lzma
 import os
 import shutil
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from sockscope.errors import DamagedInputError, UsageError
+from sockscope.sources.gunzip import GZIP_MAGIC, PackDamage, gunzip
 
 MOST_BYTES = 64 << 30
 """No capture that people keep compressed grows beyond this."""
@@ -26,7 +26,7 @@ SPARE_BYTES = 256 << 20
 """Of the disk are left to others."""
 
 _MAGICS = {
-    b"\x1f\x8b": "gzip",
+    GZIP_MAGIC: "gzip",
     b"BZh": "bzip2",
     b"\xfd7zXZ\x00": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
@@ -46,10 +46,6 @@ class Unpacked:
 
     file: BinaryIO
     damage: str | None
-
-
-class _Damaged(Exception):
-    """The compressed bytes end early or are not what they should be."""
 
 
 def packing(magic: bytes) -> str | None:
@@ -91,7 +87,7 @@ def unpack(
         while True:
             try:
                 piece = next(pieces, None)
-            except _Damaged as error:
+            except PackDamage as error:
                 damage = f"{kind}: {error}; {size} bytes could be unpacked"
                 break
             if piece is None:
@@ -137,34 +133,7 @@ class _Decompressor(Protocol):
 
 
 def _gzip(file: BinaryIO) -> Iterator[bytes]:
-    waiting = file.read(_READ_BYTES)
-    while waiting:
-        member = zlib.decompressobj(wbits=31)
-        while not member.eof:
-            try:
-                piece = member.decompress(waiting, _PIECE_BYTES)
-            except zlib.error as error:
-                # zlib keeps to itself what it had made of these bytes: less than a piece is lost.
-                raise _Damaged(f"damaged near byte {file.tell() - len(waiting)}") from error
-            if piece:
-                yield piece
-            waiting = member.unconsumed_tail or (b"" if member.eof else file.read(_READ_BYTES))
-            if not waiting and not member.eof:
-                rest = member.flush(_PIECE_BYTES)
-                if rest:
-                    yield rest
-                raise _Damaged(f"cut at byte {file.tell()}")
-        # Tapes and downloads are padded with zeros (gzip(1)); anything else that is no member is garbage.
-        waiting = member.unused_data.lstrip(b"\0")
-        while not waiting:
-            more = file.read(_READ_BYTES)
-            if not more:
-                return
-            waiting = more.lstrip(b"\0")
-        if len(waiting) < 2:
-            waiting += file.read(_READ_BYTES)
-        if not waiting.startswith(b"\x1f\x8b"):
-            raise _Damaged(f"something else follows from byte {file.tell() - len(waiting)} on")
+    return gunzip(iter(lambda: file.read(_READ_BYTES), b""), _PIECE_BYTES)
 
 
 def _streams(file: BinaryIO, make: Callable[[], _Decompressor]) -> Iterator[bytes]:
@@ -176,14 +145,14 @@ def _streams(file: BinaryIO, make: Callable[[], _Decompressor]) -> Iterator[byte
             try:
                 piece = stream.decompress(waiting, _PIECE_BYTES)
             except (OSError, ValueError, lzma.LZMAError, MemoryError) as error:
-                raise _Damaged(f"damaged near byte {file.tell() - len(waiting)}") from error
+                raise PackDamage(f"damaged near byte {file.tell() - len(waiting)}") from error
             waiting = b""
             if piece:
                 yield piece
             if stream.needs_input and not stream.eof:
                 waiting = file.read(_READ_BYTES)
                 if not waiting:
-                    raise _Damaged(f"cut at byte {file.tell()}")
+                    raise PackDamage(f"cut at byte {file.tell()}")
         waiting = stream.unused_data.lstrip(b"\0") or file.read(_READ_BYTES).lstrip(b"\0")
 
 
@@ -205,7 +174,7 @@ def _by_arrow(file: BinaryIO, codec: str) -> Iterator[bytes]:
             try:
                 piece = stream.read(_READ_BYTES)
             except (OSError, pa.ArrowException) as error:
-                raise _Damaged(f"damaged or cut near byte {again.tell()}") from error
+                raise PackDamage(f"damaged or cut near byte {again.tell()}") from error
             if not piece:
                 return
             yield piece

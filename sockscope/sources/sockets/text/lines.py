@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from sockscope.errors import UsageError
+from sockscope.sources.gunzip import GZIP_MAGIC
 from sockscope.sources.sockets.text import netstat, ss
 from sockscope.sources.sockets.text.ends import Ends
 from sockscope.sources.sockets.text.table import MOST_ROWS, SocketTable
@@ -26,7 +27,6 @@ from sockscope.sources.sockets.text.vocabulary import (
 
 _LONGEST_LINE = 1 << 20
 _MOST_BYTES = 4 << 30
-_GZIP_MAGIC = b"\x1f\x8b"
 _MOST_SECTIONS = 100_000
 """One a second for more than a day."""
 UNREAD_KEPT = 20
@@ -222,7 +222,7 @@ def read_file(path: Path, table: SocketTable, ends: Ends) -> TextFile:
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[str]]:
     with path.open("rb") as raw:
-        packed = raw.peek(2)[:2] == _GZIP_MAGIC
+        packed = raw.peek(2)[:2] == GZIP_MAGIC
         stream = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
         yield TextIOWrapper(stream, "utf-8", errors="replace", newline="\n")
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from sockscope.errors import DamagedInputError, UsageError
+from sockscope.sources.gunzip import GZIP_MAGIC, CutShort, PackDamage, gunzip
 from sockscope.sources.strangers import stranger
 
 CHUNK_BYTES = 2 << 20
 LONGEST_LINE_BYTES = 16 << 20
 """A line beyond this is no line of strace: it is cut into pieces, which are counted as not understood."""
-
-GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(slots=True)
@@ -74,62 +73,38 @@ def read_chunks(path: Path, progress: Progress, chunk_bytes: int = CHUNK_BYTES) 
 def _blocks(path: Path, progress: Progress, chunk_bytes: int) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
-            head = file.read(chunk_bytes)
-            progress.add(len(head))
+            rest = _counted(iter(lambda: file.read(chunk_bytes), b""), progress)
+            head = next(rest, b"")
+            blocks = chain([head], rest)
             if head.startswith(GZIP_MAGIC):
-                yield from _unpacked(path, head, iter(lambda: file.read(chunk_bytes), b""), progress, chunk_bytes)
+                yield from _unpacked(path, blocks, progress, chunk_bytes)
                 return
             refuse_strangers(path, head)
-            while head:
-                yield head
-                head = file.read(chunk_bytes)
-                progress.add(len(head))
+            yield from blocks
     except OSError as error:
         raise UsageError(
             f"cannot read {path}: {error.strerror or error}", help_text="check its name and rights"
         ) from error
 
 
-def _unpacked(
-    path: Path, packed: bytes, rest: Iterator[bytes], progress: Progress, chunk_bytes: int
-) -> Iterator[bytes]:
-    """What a gzip file holds, member after member, never more than `chunk_bytes` at once."""
+def _counted(blocks: Iterator[bytes], progress: Progress) -> Iterator[bytes]:
+    for block in blocks:
+        progress.add(len(block))
+        yield block
+
+
+def _unpacked(path: Path, blocks: Iterator[bytes], progress: Progress, chunk_bytes: int) -> Iterator[bytes]:
     any_yet = False
-    member = None
-    while True:
-        if member is None:
-            while len(packed) < len(GZIP_MAGIC):
-                more = next(rest, b"")
-                progress.add(len(more))
-                if not more:
-                    return
-                packed += more
-            if not packed.startswith(GZIP_MAGIC):
-                return  # padding behind the last member
-            member = zlib.decompressobj(wbits=31)
-        try:
-            data = member.decompress(packed, chunk_bytes)
-        except zlib.error as error:
-            if not any_yet:
-                raise DamagedInputError(
-                    f"{path} looks like gzip but cannot be unpacked: {error}", help_text="fetch or copy it again"
-                ) from error
-            progress.damage = f"the gzip data is damaged ({error}): what follows is lost"
-            return
-        if data:
+    try:
+        for data in gunzip(blocks, chunk_bytes):
             if not any_yet:
                 refuse_strangers(path, data[:64])
             any_yet = True
             yield data
-        if member.eof:
-            packed = member.unused_data
-            member = None
-            continue
-        packed = member.unconsumed_tail
-        if packed or len(data) == chunk_bytes:
-            continue
-        packed = next(rest, b"")
-        progress.add(len(packed))
-        if not packed:
-            progress.damage = "the gzip data ends early: what follows is lost"
-            return
+    except PackDamage as error:
+        if not any_yet:
+            raise DamagedInputError(
+                f"{path} looks like gzip but cannot be unpacked: {error}", help_text="fetch or copy it again"
+            ) from error
+        what = "ends early" if isinstance(error, CutShort) else "is damaged"
+        progress.damage = f"the gzip data {what} ({error}): what follows is lost"

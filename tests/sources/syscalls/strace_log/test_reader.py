@@ -127,7 +127,18 @@ def test_a_damaged_gzip_gives_its_head(tmp_path: Path) -> None:
     (tmp_path / "log.gz").write_bytes(packed[: len(packed) // 2])
     log = read_strace([tmp_path / "log.gz"])
     assert len(log.events) > 10
-    assert any("ends early" in note for note in log.notes)
+    assert any(f"ends early (cut at byte {len(packed) // 2})" in note for note in log.notes)
+
+
+@pytest.mark.parametrize("chunk_bytes", [2, 3, 1000])
+def test_a_gzip_with_something_behind_it(tmp_path: Path, chunk_bytes: int) -> None:
+    packed = gzip.compress(SERVER)
+    for tail, said in ((bytes(100), ""), (b"garbage", f"something else follows from byte {len(packed)} on")):
+        (tmp_path / "log.gz").write_bytes(packed + tail)
+        log = read_strace([tmp_path / "log.gz"], chunk_bytes=chunk_bytes)
+        assert same(log.events, read(tmp_path, SERVER).events)
+        assert any("gzip" in note for note in log.notes) == bool(said)
+        assert said in " ".join(log.notes)
 
 
 def test_progress_ends_at_all_bytes(tmp_path: Path) -> None:
