@@ -14,6 +14,10 @@ from sockscope.model.seed import FileKind
 from sockscope.model.sockaddr import Family
 from sockscope.model.sockets import Sockets
 
+_INET = (Family.INET, Family.INET6)
+_MESSAGES = (int(Call.recvfrom), int(Call.recvmsg), int(Call.sendto), int(Call.sendmsg))
+_DATAGRAM = 2
+
 
 def unix_peers(sockets: Sockets) -> dict[int, int]:
     """inode → inode of the other end, both ways, of every connected unix socket shown."""
@@ -32,6 +36,7 @@ def complete_open_files(state: ReplayState, events: Events, sockets: Sockets, as
     for the calls on a file or a connection shall take it for one.
     """
     complete_names(state, events, assignment)
+    _from_messages(state, events, assignment)
     _from_owners(state, sockets)
     assignment.forget(rows_of(events.records, is_seeded))
 
@@ -56,6 +61,25 @@ def complete_names(state: ReplayState, events: Events, assignment: Assignment) -
                 file.local = found
         else:
             file.peer = found
+
+
+def _from_messages(state: ReplayState, events: Events, assignment: Assignment) -> None:
+    """A message that has an address is a datagram: of a stream the kernel gives none with it."""
+    unknown = [
+        one.id
+        for one in state.open_files
+        if one.kind is FileKind.SOCKET and not one.socket_type and one.family in _INET
+    ]
+    if not unknown:
+        return
+    asked = np.zeros(len(state.open_files) + 1, np.bool_)
+    asked[unknown] = True
+    rows = np.flatnonzero(np.isin(events.records["call"], _MESSAGES) & asked[assignment.open_file])
+    rows = rows[events.records["ret"][rows] >= 0]
+    files, firsts = np.unique(assignment.open_file[rows], return_index=True)
+    for file, row in zip(files.tolist(), rows[firsts].tolist(), strict=True):
+        if socket_address(events.blob_of(row)) is not None:
+            state.open_files[file].socket_type = _DATAGRAM
 
 
 def _from_owners(state: ReplayState, sockets: Sockets) -> None:
