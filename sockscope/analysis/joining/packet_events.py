@@ -18,14 +18,13 @@ import numpy.typing as npt
 
 from sockscope.analysis.replay.assign import moved_bytes
 from sockscope.analysis.session import Ids, Session
-from sockscope.analysis.wire.streams import stream_offsets
+from sockscope.analysis.wire.streams import Reach, stream_offsets
 from sockscope.model.calls import Call
 from sockscope.model.constants import SOL_TCP
 from sockscope.model.ids import NO_ID
 from sockscope.model.tcp import TcpFlag
 
 _TCP_ULP = 31
-_OFFSET_LIMIT = 1 << 38
 _SKEW_NS = 1_000_000
 """So far the clocks of calls and packets may be off before the order of two times says anything."""
 
@@ -119,12 +118,8 @@ def _mover(session: Session, moved: Ids, connection: Ids, offset: Ids) -> Ids:
     total = np.cumsum(moved[events])
     heads = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
     before = np.append(0, total)[heads]
-    end = np.minimum(total - np.repeat(before, np.diff(np.append(heads, len(events)))), _OFFSET_LIMIT)
-    span = int(end.max()) + 1
-    place = np.searchsorted(owner * span + end, connection * span + np.clip(offset, 0, span - 1), side="right")
-    place = np.minimum(place, len(events) - 1)
-    good = (owner[place] == connection) & (end[place] > offset) & (offset >= 0)
-    found: Ids = np.where(good, events[place], NO_ID)
+    end = total - np.repeat(before, np.diff(np.append(heads, len(events))))
+    found: Ids = np.where(offset >= 0, Reach.of(owner, end, events).reached(connection, offset + 1), NO_ID)
     return found
 
 
