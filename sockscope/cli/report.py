@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sockscope.cli.output import Output
+from sockscope.cli.output import Output, show_connection
 from sockscope.errors import UsageError
 
 EXAMPLES = (
@@ -34,8 +34,6 @@ def report(
 
     session = load_session(recording)
     if connection is not None:
-        from sockscope.cli.output import show_connection
-
         code = show_connection(session, connection)
         if dissect:
             from rich.console import Console
