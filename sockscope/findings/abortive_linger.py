@@ -43,9 +43,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Session
+from sockscope.findings.shared.close_resets import is_fresh, last_write, reset_by_close
 from sockscope.findings.shared.evidence import (
-    GRACE_NS,
-    NS_PER_MS,
     from_event,
     from_proc,
     kept,
@@ -57,9 +56,9 @@ from sockscope.findings.shared.evidence import (
     who,
 )
 from sockscope.findings.shared.halves import arrived_bytes, flow_of, packet_evidence
-from sockscope.findings.shared.holding import Copy, Holdings, payload_moves, served_by, tcp_connections
+from sockscope.findings.shared.holding import Copy, Holdings, served_by, tcp_connections
 from sockscope.findings.shared.linger import SO_LINGER, SOL_SOCKET, Linger, linger_of
-from sockscope.findings.shared.told import reset, told_by_kernel, when
+from sockscope.findings.shared.told import reset, told_by_kernel
 from sockscope.model.calls import Call, CallGroup
 from sockscope.model.connections import Connection, Role
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
@@ -72,10 +71,6 @@ RULE = Rule(
     summary="SO_LINGER 0: close resets the connection and throws away what was not sent",
     groups=frozenset({CallGroup.NETWORK, CallGroup.DESCRIPTORS, CallGroup.TRANSFERS}),
 )
-
-_PROMPTLY_NS = 50 * NS_PER_MS
-_EARLY_NS = NS_PER_MS
-"""A packet may be stamped a little before the close that caused it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +92,8 @@ class _Abort:
     last_write: int
 
     def severity(self, session: Session) -> Severity:
-        closed_ns = self.copy.descriptor.closed_ns or 0
-        fresh = self.last_write >= 0 and closed_ns - int(session.effective_ns[self.last_write]) < GRACE_NS
-        harms = fresh and self.lost_bytes > 0 and self.connection.role is not Role.CLIENT
-        return Severity.WARNING if harms else Severity.INFO
+        harms = self.lost_bytes > 0 and self.connection.role is not Role.CLIENT
+        return Severity.WARNING if harms and is_fresh(session, self.last_write, self.copy) else Severity.INFO
 
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
@@ -115,8 +108,7 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
     holdings = Holdings(session)
     groups: defaultdict[str, list[_Abort]] = defaultdict(list)
     for connection in tcp_connections(session):
-        rst_ns = _rst_ns(session, connection)
-        case = _judge(session, holdings, connection, rst_ns, is_set=is_set) if rst_ns is not None else None
+        case = _judge(session, holdings, connection, is_set=is_set)
         if case is not None and connection.id not in explained:
             groups[program(session, case.copy.tgid)].append(case)
     for name, cases in groups.items():
@@ -125,30 +117,16 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
         yield _finding(session, worst, severity, served_by(session, name))
 
 
-def _rst_ns(session: Session, connection: Connection) -> int | None:
-    """When its first RST went out, of ours, with no FIN of ours and no RST of the peer before."""
-    flow = flow_of(session, connection)
-    if flow is None:
-        return None if session.info.packets.available else when(session, reset(session, connection, sent=True))
-    rst_ns = flow.rst_ns[connection.local_side]
-    before = flow.fin_ns[connection.local_side], flow.rst_ns[1 - connection.local_side]
-    return None if rst_ns is None or any(at is not None and at <= rst_ns for at in before) else rst_ns
-
-
-def _judge(session: Session, holdings: Holdings, connection: Connection, rst_ns: int, *, is_set: bool) -> _Abort | None:
-    held = holdings.copies(connection.open_file)
-    if not held:
+def _judge(session: Session, holdings: Holdings, connection: Connection, *, is_set: bool) -> _Abort | None:
+    found = reset_by_close(session, holdings, connection)
+    if found is None:
         return None
-    last = max(held, key=lambda copy: copy.descriptor.closed_ns or session.info.ended_ns)
-    closed_ns = last.descriptor.closed_ns
-    if closed_ns is None or not last.given_up or not -_EARLY_NS <= rst_ns - closed_ns <= _PROMPTLY_NS:
-        return None
+    last, rst_ns = found
     linger = linger_of(session, connection) if is_set else None
-    if linger is None and not _must_have_been_set(session, connection, closed_ns):
+    if linger is None and not _must_have_been_set(session, connection, last.descriptor.closed_ns or 0):
         return None
     if linger is not None and not linger.aborts:
         return None
-    _, writes = payload_moves(session, session.events_of(connection.id))
     lost, unsent = _lost(session, connection, rst_ns)
     return _Abort(
         connection=connection,
@@ -157,7 +135,7 @@ def _judge(session: Session, holdings: Holdings, connection: Connection, rst_ns:
         rst_ns=rst_ns,
         lost_bytes=lost,
         unsent_bytes=unsent,
-        last_write=int(writes[-1]) if len(writes) else -1,
+        last_write=last_write(session, connection),
     )
 
 

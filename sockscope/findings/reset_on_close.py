@@ -37,9 +37,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Session
+from sockscope.findings.shared.close_resets import is_fresh, last_write, reset_by_close
 from sockscope.findings.shared.evidence import (
-    GRACE_NS,
-    NS_PER_MS,
     from_event,
     from_packet,
     from_proc,
@@ -69,9 +68,6 @@ RULE = Rule(
     groups=frozenset({CallGroup.NETWORK, CallGroup.DESCRIPTORS, CallGroup.TRANSFERS, CallGroup.TASKS}),
 )
 
-_PROMPTLY_NS = 50 * NS_PER_MS
-_EARLY_NS = NS_PER_MS
-"""A packet may be stamped a little before the close that caused it."""
 _TLS_ALERT = 0x15
 _ALERT_BYTES = 64
 
@@ -87,8 +83,7 @@ class _Reset:
     """-1: nothing was written."""
 
     def severity(self, session: Session) -> Severity:
-        closed_ns = self.copy.descriptor.closed_ns or 0
-        fresh = self.last_write >= 0 and closed_ns - int(session.effective_ns[self.last_write]) < GRACE_NS
+        fresh = is_fresh(session, self.last_write, self.copy)
         return Severity.WARNING if fresh and self.connection.role is not Role.CLIENT else Severity.INFO
 
 
@@ -105,36 +100,24 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
 
 
 def _judge(session: Session, holdings: Holdings, connection: Connection) -> _Reset | None:
+    found = reset_by_close(session, holdings, connection)
+    if found is None or _lingers(session, connection):
+        return None
+    last, rst_ns = found
     flow = flow_of(session, connection)
-    rst_ns = flow.rst_ns[connection.local_side] if flow else None
-    if flow is None or rst_ns is None:
-        return None
-    held = holdings.copies(connection.open_file)
-    if not held:
-        return None
-    fin_ns, peer_rst_ns = flow.fin_ns[connection.local_side], flow.rst_ns[1 - connection.local_side]
-    if any(at is not None and at <= rst_ns for at in (fin_ns, peer_rst_ns)):
-        return None
-    last = max(held, key=lambda copy: copy.descriptor.closed_ns or session.info.ended_ns)
-    closed_ns = last.descriptor.closed_ns
-    if closed_ns is None or not last.given_up:
-        return None
-    if not -_EARLY_NS <= rst_ns - closed_ns <= _PROMPTLY_NS or _lingers(session, connection):
-        return None
-    if not connection.witnessed or flow.syn_ns is None:
+    if not connection.witnessed or flow is None or flow.syn_ns is None:
         return None
     arrived = arrived_bytes(session, connection, rst_ns)
     unread = arrived - connection.read_bytes
     if unread <= 0 or _is_tls_alert(session, connection, unread):
         return None
-    _, writes = payload_moves(session, session.events_of(connection.id))
     return _Reset(
         connection=connection,
         copy=last,
         rst_ns=rst_ns,
         unread_bytes=unread,
         arrived_bytes=arrived,
-        last_write=int(writes[-1]) if len(writes) else -1,
+        last_write=last_write(session, connection),
     )
 
 
