@@ -40,7 +40,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Session
-from sockscope.findings.shared.binding import EADDRINUSE, INET, binds_of, bound_to, reuse_events
+from sockscope.findings.shared.binding import INET, binds_of, bound_to, refused_addresses, reuse_events
 from sockscope.findings.shared.evidence import (
     from_event,
     from_proc,
@@ -70,8 +70,6 @@ RULE = Rule(
     bears_loss=True,
 )
 
-_TRIES = np.array([Call.bind, Call.listen], np.uint16)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Cause:
@@ -94,13 +92,12 @@ class _Cause:
 
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a program and address."""
-    records = session.events.records
-    refused = np.nonzero((records["ret"] == -EADDRINUSE) & np.isin(records["call"], _TRIES))[0]
+    tgids = session.events.records["tgid"]
     groups: defaultdict[tuple[str, Address], list[int]] = defaultdict(list)
-    for event in refused[np.argsort(session.effective_ns[refused], kind="stable")].tolist():
+    for event in refused_addresses(session).tolist():
         address = bound_to(session, event)
         if address is not None:
-            groups[program(session, int(records["tgid"][event])), address].append(event)
+            groups[program(session, int(tgids[event])), address].append(event)
     if groups:
         # Who holds the port without a use for it is the cause, and a finding of its own.
         told = {event for one in held_listeners(session) for event in one.refused.tolist()}

@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 
+from sockscope.analysis.replay.control import by_call
 from sockscope.analysis.replay.decode import socket_address
 from sockscope.analysis.session import Ids, Session
 from sockscope.model.calls import Call
@@ -18,6 +19,7 @@ INET = (Family.INET, Family.INET6)
 
 SOL_SOCKET = 1
 SO_REUSEADDR = 2
+_TRIES = by_call([Call.bind, Call.listen])
 
 
 def bound_to(session: Session, event: int) -> Address | None:
@@ -26,6 +28,13 @@ def bound_to(session: Session, event: int) -> Address | None:
         return socket_address(session.events.blob_of(event))
     file = int(session.event_open_file[event])
     return session.open_files[file].local if file >= 0 else None
+
+
+def refused_addresses(session: Session) -> Ids:
+    """Every bind and listen that failed with EADDRINUSE, in time."""
+    tries = np.flatnonzero(_TRIES[session.event_call])
+    refused: Ids = tries[session.events.records["ret"][tries] == -EADDRINUSE]
+    return refused[np.argsort(session.effective_ns[refused], kind="stable")]
 
 
 def reuse_events(session: Session, open_file: int) -> Ids:

@@ -8,14 +8,11 @@ import numpy as np
 
 from sockscope.analysis.session import Ids, Session
 from sockscope.findings.shared.accept_queue import ACCEPTS
-from sockscope.findings.shared.binding import EADDRINUSE, INET, SOCK_STREAM, bound_to
+from sockscope.findings.shared.binding import INET, SOCK_STREAM, bound_to, refused_addresses
 from sockscope.findings.shared.evidence import GRACE_NS, program
 from sockscope.findings.shared.holding import Copy, Holdings, exec_after, handed_on, is_standard_stream
-from sockscope.model.calls import Call
 from sockscope.model.descriptors import How, OpenFile
 from sockscope.model.seed import FileKind
-
-_TRIES = np.array([Call.bind, Call.listen], np.uint16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,13 +152,10 @@ def _keeps(session: Session, copy: Copy, gone_ns: int | None) -> bool:
 
 
 def _refused(session: Session, file: OpenFile, gone_ns: int | None, until_ns: int) -> Ids:
-    records = session.events.records
-    failed = np.flatnonzero((records["ret"] == -EADDRINUSE) & np.isin(records["call"], _TRIES))
-    if gone_ns is None or file.local is None or not len(failed):
-        return failed[:0]
-    failed = failed[np.argsort(session.effective_ns[failed], kind="stable")]
-    fits = []
-    for event in failed.tolist():
+    fits: list[int] = []
+    if gone_ns is None or file.local is None:
+        return np.array(fits, np.int64)
+    for event in refused_addresses(session).tolist():
         address = bound_to(session, event)
         same = address is not None and address.family in INET and address.port == file.local.port
         if same and gone_ns <= int(session.effective_ns[event]) <= until_ns:
