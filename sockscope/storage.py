@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from sockscope.errors import UsageError
 
-SPILL_BYTES = 16 << 20
+SPILL_BYTES = 8 << 20
 """Arrays up to here stay in anonymous memory: most sessions need no file at all."""
 
 _FILL = bytes(1 << 20)
@@ -52,30 +52,29 @@ def allocate(count: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             # Without its blocks a full disk would be a SIGBUS at some store later on.
-            _reserve(file, size)
+            _reserve(file, 0, size)
             return _mapped(file, size, kind)
     except OSError as error:
         raise _no_room(folder, size, error) from error
 
 
 class Growing:
-    """An array made piece by piece, in memory while it is small.
+    """An array that grows at its end, in memory while it is small, then in place in a file.
 
     Args:
         dtype: of its elements.
     """
 
     def __init__(self, dtype: npt.DTypeLike) -> None:
-        self._dtype = np.dtype(dtype)
-        self._parts: list[npt.NDArray[Any]] = []
+        self._room: npt.NDArray[Any] = np.empty(0, dtype)
+        self._count = 0
         self._file: IO[bytes] | None = None
-        self._size = 0
 
     def __len__(self) -> int:
-        return self._size // self._dtype.itemsize
+        return self._count
 
     def append(self, part: npt.NDArray[Any]) -> None:
-        """Add elements; the array is kept, not copied, until there is a file.
+        """Copy elements to the end.
 
         Args:
             part: shape (k,), of the array's dtype.
@@ -83,57 +82,58 @@ class Growing:
         Raises:
             UsageError: the disk has no room for it.
         """
-        if not len(part):
-            return
-        self._size += len(part) * self._dtype.itemsize
-        self._parts.append(part)
-        if self._file is None and self._size <= SPILL_BYTES:
-            return
-        folder = temporary_folder()
-        try:
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
-            for each in self._parts:
-                data = np.ascontiguousarray(each).view(np.uint8).data
-                while len(data):
-                    data = data[self._file.write(data) :]
-        except OSError as error:
-            self.close()
-            raise _no_room(folder, self._size, error) from error
-        self._parts.clear()
+        count = self._count + len(part)
+        if count > len(self._room):
+            self._reach(count + count // 8)
+        self._room[self._count : count] = part
+        self._count = count
 
     def whole(self) -> npt.NDArray[Any]:
-        """All elements, shape (n,), to be written to as well; nothing can be added any more."""
-        if self._file is None:
-            parts, self._parts = self._parts, []
-            if len(parts) == 1 and parts[0].flags.writeable:
-                return parts[0]
-            return np.concatenate(parts) if parts else np.zeros(0, self._dtype)
-        found = _mapped(self._file, self._size, self._dtype)
-        self.close()
-        return found
+        """All elements so far, shape (n,), to be written to as well. A view: void once something is added."""
+        return self._room[: self._count]
 
     def close(self) -> None:
-        """Let go of the file; what `whole` gave stays."""
-        self._parts.clear()
+        """Let go of the file; what `whole` gave stays, and nothing can be added any more."""
         if self._file is not None:
             self._file.close()
-            self._file = None
+
+    def _reach(self, count: int) -> None:
+        dtype, old = self._room.dtype, self.whole()
+        size = count * dtype.itemsize
+        if size <= SPILL_BYTES:
+            self._room = np.empty(count, dtype)
+            self._room[: self._count] = old
+            return
+        folder = temporary_folder()
+        file = self._file
+        try:
+            if file is None:
+                file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+            _reserve(file, self._room.nbytes if self._file is not None else 0, size)
+            self._room = _mapped(file, size, dtype)
+        except OSError as error:
+            if file is not None:
+                file.close()
+            raise _no_room(folder, size, error) from error
+        if self._file is None:
+            self._room[: self._count] = old
+            self._file = file
 
 
 def _mapped(file: IO[bytes], size: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     return np.frombuffer(mmap.mmap(file.fileno(), size), dtype)
 
 
-def _reserve(file: IO[bytes], size: int) -> None:
+def _reserve(file: IO[bytes], begin: int, end: int) -> None:
     try:
-        os.posix_fallocate(file.fileno(), 0, size)
+        os.posix_fallocate(file.fileno(), begin, end - begin)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
             raise
         # A file system (or a libc) that cannot reserve: zeros do.
-        for at in range(0, size, len(_FILL)):
-            file.write(_FILL[: min(len(_FILL), size - at)])
+        file.seek(begin)
+        for at in range(begin, end, len(_FILL)):
+            file.write(_FILL[: min(len(_FILL), end - at)])
         file.flush()
 
 

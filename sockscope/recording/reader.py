@@ -218,7 +218,10 @@ class _EventTable:
             except _WRONG_CONTENT as error:
                 raise _not_of_a_recording(self._path, error) from error
         blob = self._blob.whole() if self._whole is None else self._whole
-        return Events(records=self._records.whole(), blob=blob)
+        events = Events(records=self._records.whole(), blob=blob)
+        self._records.close()
+        self._blob.close()
+        return events
 
     def _take(self, batch: pa.RecordBatch) -> None:
         index = batch.schema.get_field_index("call")
@@ -231,7 +234,7 @@ class _EventTable:
         shift = -begin
         if end > begin and self._whole is None:
             shift += len(self._blob)
-            self._blob.append(np.frombuffer(bytes_buffer, np.uint8)[begin:end].copy())
+            self._blob.append(np.frombuffer(bytes_buffer, np.uint8)[begin:end])
         elif end > begin and self._whole is not None:
             shift = bytes_buffer.address - self._whole.ctypes.data
             if not 0 <= shift <= len(self._whole) - end:
