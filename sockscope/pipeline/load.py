@@ -28,6 +28,7 @@ from sockscope.sources.packets.files import read_captures
 if TYPE_CHECKING:
     from sockscope.sources.sockets.text.reader import SocketText
     from sockscope.sources.syscalls.strace_log.reader import StraceLog
+    from sockscope.sources.unread import UnreadLine
 
 Progress = Callable[[str, int, int], None]
 """What is being read, bytes done, bytes of all."""
@@ -134,8 +135,7 @@ def _read_logs(evidence: Evidence, tables: _Tables, progress: Progress | None) -
     told = None if progress is None else lambda done, whole: progress(_names(evidence.straces), done, whole)
     log = read_strace(evidence.straces, progress=told)
     tables.events, tables.seed = log.events, log.seed
-    first = [(u.file, u.line_number, u.text) for u in log.unread]
-    tables.notes += [*log.notes, *_unread_notes(log.unread_count, first)]
+    tables.notes += [*log.notes, *_unread_notes(log.unread_count, log.unread)]
     return log
 
 
@@ -167,8 +167,7 @@ def _read_listings(evidence: Evidence, tables: _Tables) -> SocketText | None:
     tables.sockets = text.sockets
     if evidence.recording is None:
         tables.facts = text.facts
-    first = [(u.file, u.line_number, u.text) for u in text.unread]
-    tables.notes += [*text.notes, *_unread_notes(text.unread_count, first)]
+    tables.notes += [*text.notes, *_unread_notes(text.unread_count, text.unread)]
     return text
 
 
@@ -256,15 +255,15 @@ def _names(paths: Sequence[Path]) -> str:
     return paths[0].name if len(paths) == 1 else f"{paths[0].name} and {len(paths) - 1} more"
 
 
-def _unread_notes(count: int, first: list[tuple[str, int, str]]) -> list[str]:
+def _unread_notes(count: int, kept: Sequence[UnreadLine]) -> list[str]:
     """How many lines were not understood, and where the first of them stand."""
     if not count:
         return []
-    file, number, text = first[0]
+    first = kept[0]
     many = "1 line was" if count == 1 else f"{count} lines were"
-    others = ", ".join(str(line) for name, line, _ in first[1:6] if name == file)
+    others = ", ".join(str(line.line_number) for line in kept[1:6] if line.file == first.file)
     more = f" (then line {others}{' …' if count > 6 else ''})" if others else ""
-    return [f"{many} not understood, the first in {file} line {number}: {text[:80]!r}{more}"]
+    return [f"{many} not understood, the first in {first.file} line {first.line_number}: {first.text[:80]!r}{more}"]
 
 
 def _io_uring_notes(engine: str, events: Events) -> list[str]:

@@ -24,33 +24,16 @@ from sockscope.sources.sockets.text.vocabulary import (
     OTHER_NETSTAT_PROTOCOLS,
     STATES,
 )
+from sockscope.sources.unread import UNREAD_KEPT, UNREAD_LENGTH, UnreadLine
 
 _LONGEST_LINE = 1 << 20
 _MOST_BYTES = 4 << 30
 _MOST_SECTIONS = 100_000
 """One a second for more than a day."""
-UNREAD_KEPT = 20
-_KEPT_CHARACTERS = 200
 _SS_WORDS = frozenset([*STATES, *NETIDS, *OTHER_NETIDS])
 _NETSTAT_WORDS = frozenset([*NETSTAT_PROTOCOLS, *OTHER_NETSTAT_PROTOCOLS])
 _IDLE = ("Total:", "TCP:", "Transport", "RAW", "UDP", "TCP ", "INET", "FRAG", "INET ")
 """What `ss -s` prints."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnreadLine:
-    """A line that could not be read.
-
-    Attributes:
-        file: its name. line_number: from 1.
-        text: at most 200 characters of it.
-        why: what is wrong with it.
-    """
-
-    file: str
-    line_number: int
-    text: str
-    why: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,7 +92,7 @@ class _Reader:
             if not words:
                 self._after_ss = self._after_ss and raw[:1] == "\t"
                 continue
-            found.first_text = found.first_text or line[:_KEPT_CHARACTERS]
+            found.first_text = found.first_text or line[:UNREAD_LENGTH]
             if table.full:
                 found.notes.append(f"{found.path.name}: only the first {MOST_ROWS} sockets were read, to line {number}")
                 break
@@ -120,7 +103,7 @@ class _Reader:
             if why:
                 found.unread_count += 1
                 if len(found.unread) < UNREAD_KEPT:
-                    text = line[:_KEPT_CHARACTERS]
+                    text = line[:UNREAD_LENGTH]
                     found.unread.append(UnreadLine(file=found.path.name, line_number=number, text=text, why=why))
             found.line_count = number
         self._end_section()

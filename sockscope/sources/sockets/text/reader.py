@@ -19,11 +19,12 @@ from sockscope.model.sockets import OWNER_DTYPE, STAND_IN_INODE, Sockets
 from sockscope.model.tcp import TcpState
 from sockscope.sources.sockets.text.covers import ListingCovers, coverage_of, covers_of, without_inode
 from sockscope.sources.sockets.text.ends import WILDCARD_FAMILY, Ends
-from sockscope.sources.sockets.text.lines import UNREAD_KEPT, TextFile, UnreadLine, read_file
+from sockscope.sources.sockets.text.lines import TextFile, read_file
 from sockscope.sources.sockets.text.looks import looks_like
 from sockscope.sources.sockets.text.snapshots import Listing, listings_of
 from sockscope.sources.sockets.text.table import UNTOLD_INODE, SocketTable
 from sockscope.sources.sockets.text.vocabulary import TCP, UDP, UNTOLD_PROTOCOL
+from sockscope.sources.unread import UNREAD_KEPT, UnreadLine
 
 Rows = npt.NDArray[np.void]
 

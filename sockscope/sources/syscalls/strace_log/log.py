@@ -8,6 +8,7 @@ from enum import StrEnum
 from sockscope.model.events import Events
 from sockscope.model.info import SyscallCoverage
 from sockscope.model.seed import Seed
+from sockscope.sources.unread import UnreadLine
 
 
 class LogClock(StrEnum):
@@ -24,22 +25,6 @@ class LogClock(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unread:
-    """A line that says nothing to us.
-
-    Attributes:
-        file: its name as given. line_number: from 1.
-        text: the line, at most 200 characters of it.
-        why: what is wrong with it.
-    """
-
-    file: str
-    line_number: int
-    text: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StraceLog:
     """One or several strace logs, read.
 
@@ -50,7 +35,7 @@ class StraceLog:
         seed: what -y and -yy say of descriptors that were open before the log begins, and the processes there then.
         coverage: engine "strace"; which groups of calls are missing, and how fine the times are.
         line_count: of all files. call_count: syscalls, also those that are of no interest.
-        unread: the first 20 lines that were not understood. unread_count: all of them.
+        unread: the first `UNREAD_KEPT` lines that were not understood. unread_count: all of them.
         notes: what the user should know, a line each.
         span_ns: from the first line to the last, whatever they say: so long somebody watched at least.
     """
@@ -61,7 +46,7 @@ class StraceLog:
     coverage: SyscallCoverage
     line_count: int
     call_count: int
-    unread: tuple[Unread, ...]
+    unread: tuple[UnreadLine, ...]
     unread_count: int
     notes: tuple[str, ...]
     span_ns: tuple[int, int] | None = None

@@ -17,14 +17,14 @@ from sockscope.model.calls import Call, CallGroup
 from sockscope.model.events import Events
 from sockscope.model.info import SyscallCoverage
 from sockscope.sources.syscalls.strace_log.chunks import CHUNK_BYTES, Progress, read_chunks
-from sockscope.sources.syscalls.strace_log.log import LogClock, StraceLog, Unread
+from sockscope.sources.syscalls.strace_log.log import LogClock, StraceLog
 from sockscope.sources.syscalls.strace_log.missing import Signs, missing_groups
 from sockscope.sources.syscalls.strace_log.seeding import tell_names
 from sockscope.sources.syscalls.strace_log.table import FileState, Table
 from sockscope.sources.syscalls.strace_log.tasks import Evidence, Tasks
 from sockscope.sources.syscalls.strace_log.templates import TEXT_LIMIT
 
-__all__ = ["LogClock", "StraceLog", "Unread", "read_strace"]
+__all__ = ["LogClock", "StraceLog", "read_strace"]
 
 Rows = npt.NDArray[np.void]
 

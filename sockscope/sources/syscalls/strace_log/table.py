@@ -11,11 +11,12 @@ import numpy.typing as npt
 from sockscope.model.calls import FIRST_TASK_EVENT
 from sockscope.model.events import EVENT_DTYPE, EventFlag
 from sockscope.sources.syscalls.strace_log.halves import Pairs, in_order_of, join_halves
-from sockscope.sources.syscalls.strace_log.log import LogClock, Unread
+from sockscope.sources.syscalls.strace_log.log import LogClock
 from sockscope.sources.syscalls.strace_log.odd_lines import NO_RESTART, Found, Threads
 from sockscope.sources.syscalls.strace_log.prefix import NO_TID, Lines, guess_layout, split_lines
 from sockscope.sources.syscalls.strace_log.templates import FIRST_UNREAD, NAME_DTYPE, TEXT_LIMIT, UNTRACED, Templates
 from sockscope.sources.syscalls.strace_log.times import Clock
+from sockscope.sources.unread import UNREAD_KEPT, UNREAD_LENGTH, UnreadLine
 
 Ids = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.void]
@@ -23,8 +24,6 @@ Rows = npt.NDArray[np.void]
 USE_DTYPE = np.dtype([*NAME_DTYPE.descr, ("row", "<i8"), ("time_ns", "<i8"), ("tid", "<i4")])
 """A descriptor is used under a name that its thread did not last use for it, or was made."""
 
-UNREAD_SHOWN = 20
-UNREAD_TEXT_BYTES = 200
 _SAMPLE_LINES = 64
 _PAD = bytes(64)
 
@@ -85,7 +84,7 @@ class Table:
         self.span_ns: tuple[int, int] | None = None
         self.line_count = 0
         self.call_count = 0
-        self.unread: list[Unread] = []
+        self.unread: list[UnreadLine] = []
         self.unread_count = 0
         self._last_row: dict[int, int] = {}
         self._last_name: dict[int, int] = {}
@@ -130,7 +129,7 @@ class Table:
         tid = _name_threads(file, data, chunk, lines)
         self.tids.update(np.unique(tid).tolist())
         if not file.first_line:
-            file.first_line = next((line for line in sample if line.strip()), b"")[:UNREAD_TEXT_BYTES]
+            file.first_line = next((line for line in sample if line.strip()), b"")[:UNREAD_LENGTH]
         regular, odd, pairs = _sort_out(data, chunk, lines, tid)
         found = Found()
         take_odd = file.threads.take
@@ -262,15 +261,16 @@ class Table:
     def _note_unread(self, file: FileState, ids: Ids, line: Ids, texts: list[bytes], found: Found) -> None:
         unread = np.flatnonzero(ids <= FIRST_UNREAD)
         self.unread_count += len(unread) + len(found.unread)
-        if len(self.unread) >= UNREAD_SHOWN:
+        if len(self.unread) >= UNREAD_KEPT:
             return
         told = [
             (int(line[at]), texts[at], self.templates.reasons[FIRST_UNREAD - int(ids[at])])
-            for at in unread[:UNREAD_SHOWN].tolist()
+            for at in unread[:UNREAD_KEPT].tolist()
         ]
-        for number, text, why in sorted([*told, *found.unread[:UNREAD_SHOWN]])[: UNREAD_SHOWN - len(self.unread)]:
-            shown = text[:UNREAD_TEXT_BYTES].decode("utf-8", "backslashreplace")
-            self.unread.append(Unread(file=file.name, line_number=file.line_count + number + 1, text=shown, why=why))
+        for number, text, why in sorted([*told, *found.unread[:UNREAD_KEPT]])[: UNREAD_KEPT - len(self.unread)]:
+            shown = text[:UNREAD_LENGTH].decode("utf-8", "backslashreplace")
+            at = file.line_count + number + 1
+            self.unread.append(UnreadLine(file=file.name, line_number=at, text=shown, why=why))
 
 
 def _lines_of(data: bytes) -> tuple[Ids, Ids, npt.NDArray[np.uint8]]:
