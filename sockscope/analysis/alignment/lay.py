@@ -133,8 +133,11 @@ def move_sockets(talks: Talks, packets: Packets, packet_ns: Ints, sockets: Socke
         room = align_snapshots(sockets.records[rows], talks, sides)
         alignment = _placed(strand, room, clocks.guessed)
         times[rows] += alignment.offset_ns
+        if not (len(talks) or flows):
+            # Alone: there is nothing to lie beside.
+            continue
         alignments.append(alignment)
-        if alignment.uncertainty_ns < 0 and (len(talks) or flows) and (clocks.guessed or room is None):
+        if alignment.uncertainty_ns < 0 and (clocks.guessed or room is None):
             notes.append(f"{strand.source}: {alignment.basis}: its times were taken as they stand")
     return Moved(times=times, alignments=tuple(alignments), notes=tuple(notes))
 

@@ -25,6 +25,8 @@ def unseen_end(session: Session) -> str:
     A write that took bytes sends a segment, or the window is closed. The release of the last reference sends FIN or
     RST, and a read returns 0 only after the peer's FIN.
     """
+    if not session.info.syscalls.engine:
+        return ""
     joined = [one for one in session.connections if one.protocol is Protocol.TCP and one.flow >= 0]
     if not joined:
         return ""
@@ -34,10 +36,8 @@ def unseen_end(session: Session) -> str:
         after = _sent(session, joined, last + apart + _SLACK_NS) + _closed(session, joined, last + apart + _SLACK_NS)
         if after:
             until = max(after)
-            times = f"{len(after)} times" if len(after) > 1 else "once"
-            return (
-                f"the capture ends {(until - last) / 1e9:.3g} s before the log, which sent or closed {times} after it"
-            )
+            calls = f"the last of {len(after)} calls" if len(after) > 1 else "a call"
+            return f"the capture ends {(until - last) / 1e9:.3g} s before {calls} that sent or closed something"
     untold = sum(_ended_unseen(session, one) for one in joined)
     if untold:
         which = "a connection whose end" if untold == 1 else f"{untold} connections whose ends"

@@ -12,6 +12,7 @@ import numpy as np
 from sockscope.analysis.narration.members import Member, Served, members_of, numbered_waits, served_of
 from sockscope.analysis.replay.control import IS_READ, IS_WRITE
 from sockscope.analysis.session import Session
+from sockscope.model.calls import CallGroup
 from sockscope.model.connections import Protocol, Role
 from sockscope.model.descriptors import How
 from sockscope.model.sockaddr import Family
@@ -161,7 +162,9 @@ def _waiting(session: Session, team: list[Member], served: Served) -> Iterator[s
     asks = set.intersection(*(one.asks for one in team))
     if asks:
         yield f"waits in {' or '.join(sorted(asks))} until somebody connects, then accepts"
-    elif all(one.watched and not one.asks and not one.epolls and not one.rings for one in team):
+    elif CallGroup.WAITS not in session.info.syscalls.missing_groups and all(
+        one.watched and not one.asks and not one.epolls and not one.rings for one in team
+    ):
         yield "waits in accept itself until somebody connects"
 
 

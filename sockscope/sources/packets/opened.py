@@ -117,6 +117,10 @@ def _guess(magic: bytes) -> str:
         return "it looks like JSON; name the capture itself"
     if magic == b"PK\x03\x04":
         return "it is a zip archive: unzip it first"
+    if magic[:1] == b"<":
+        return "it looks like HTML: the download may have failed, fetch the capture itself"
+    if magic.strip().isalnum() and magic.isascii():
+        return "it is text: strace's goes to --strace, that of ss and netstat to --ss"
     return "write one with tcpdump -w or dumpcap"
 
 

@@ -17,6 +17,8 @@ MOST_ROWS = 2_000_000
 """Beyond that no listing is honest, and memory ends."""
 
 _BLOCK_ROWS = 16_384
+_MOST = (1 << 31) - 1
+"""No process and no descriptor has a higher number."""
 _LIMITS = {
     name: (1 << 8 * kind.itemsize) - 1
     for name, (kind, *_) in (SOCKET_DTYPE.fields or {}).items()
@@ -95,6 +97,7 @@ class SocketTable:
 
     def hold(self, tgid: int, fd: int, comm: str) -> None:
         """A process holds the last row's socket."""
+        tgid, fd = min(tgid, _MOST), min(fd, _MOST)
         self.comms[tgid] = comm
         for column, value in zip(self._holders, (len(self) - 1, tgid, fd), strict=True):
             column.append(value)
