@@ -36,7 +36,6 @@ class Told:
 
     Attributes:
         connections: (local, peer) of the target's TCP connections, as a server.
-        unread: lines or files that could not be understood.
     """
 
     findings: tuple[Finding, ...]
@@ -46,7 +45,8 @@ class Told:
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, report: Report) -> Told:
+    def of(cls, report: Report, port: int) -> Told:
+        """Of all that is told, the connections to one port: tcpdump is asked for no other."""
         served = (row.connection for row in report.connections if row.connection.role is Role.SERVER)
         return cls(
             findings=report.findings,
@@ -55,6 +55,7 @@ class Told:
                 (str(each.local), str(each.peer))
                 for each in served
                 if each.protocol is Protocol.TCP and each.local is not None and each.peer is not None
+                if each.local.port == port
             ),
             alignments=report.info.alignments,
             notes=report.info.notes,
@@ -127,7 +128,10 @@ def _both(pid: int, port: int, folder: Path, act: Callable[[], None]) -> Both:
     if trouble:
         raise trouble[0]
     evidence = Evidence(straces=[notes / "s.log"], captures=[notes / "c.pcap"], listings=[notes / "ss.txt"])
-    return Both(live=Told.of(make_report(load_session(folder))), by_hand=Told.of(make_report(load_session(evidence))))
+    return Both(
+        live=Told.of(make_report(load_session(folder)), port),
+        by_hand=Told.of(make_report(load_session(evidence)), port),
+    )
 
 
 @contextmanager
