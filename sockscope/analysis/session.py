@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sockscope.analysis.wire.flow_table import Flows
 from sockscope.model.columns import Columns, in_memory, pieces
-from sockscope.model.connections import Connection, Flow
+from sockscope.model.connections import Connection
 from sockscope.model.descriptors import Descriptor, EpollInterest, FilesTable, OpenFile, Process
 from sockscope.model.events import Events
 from sockscope.model.exchanges import EXCHANGE_DTYPE
@@ -117,7 +118,7 @@ class Session:
     open_files: list[OpenFile] = field(default_factory=list)
     interests: list[EpollInterest] = field(default_factory=list)
     connections: list[Connection] = field(default_factory=list)
-    flows: list[Flow] = field(default_factory=list)
+    flows: Flows = field(default_factory=Flows)
     kernel: npt.NDArray[np.void] = field(default_factory=lambda: np.zeros(0, KERNEL_EVENT_DTYPE))
     kernel_connection: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     exchanges: npt.NDArray[np.void] = field(default_factory=lambda: np.zeros(0, EXCHANGE_DTYPE))

@@ -43,6 +43,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sockscope.analysis.session import Ids, Session
+from sockscope.analysis.wire.columns import NEVER
 from sockscope.findings.shared.accept_queue import accepts_of, doing_at, held_at
 from sockscope.findings.shared.evidence import (
     NS_PER_MS,
@@ -183,10 +184,9 @@ class _Ignored:
 def _unanswered(session: Session) -> list[_Ignored]:
     """Clients whose SYN or whose ACK of the SYN-ACK came to nothing, at least the first time."""
     ended = session.info.ended_ns
-    wanted = np.zeros(len(session.flows), np.bool_)
-    for flow in session.flows:
-        repeated = flow.retransmission_count[0] or flow.retransmission_count[1]
-        wanted[flow.id] = flow.syn_ns is not None and bool(repeated or flow.synack_ns is None)
+    columns = session.flows.columns
+    repeated = columns.retransmission_count.any(axis=1)
+    wanted = (columns.syn_ns != NEVER) & (repeated | (columns.synack_ns == NEVER))
     if not wanted.any():
         return []
     wire = Wire.of(session, wanted)

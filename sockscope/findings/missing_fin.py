@@ -38,7 +38,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from sockscope.analysis.session import Session
+from sockscope.analysis.wire.columns import NEVER
 from sockscope.findings.shared.evidence import (
     GRACE_NS,
     NS_PER_S,
@@ -139,7 +143,10 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
     for cases in waiting.values():
         yield _waiting_finding(session, cases)
     unseen: defaultdict[tuple[str, bool], list[_Unseen]] = defaultdict(list)
+    halved = _halved(session).tolist()
     for connection in session.connections:
+        if connection.flow >= 0 and not halved[connection.flow]:
+            continue
         followed = connection.open_file >= 0 and sees_closes
         if followed or connection.never_accepted or connection.protocol is not Protocol.TCP:
             continue
@@ -200,6 +207,16 @@ def _blocked_read(session: Session, connection: Connection, copy: Copy) -> int:
     limits = (rows["call"] == Call.setsockopt) & (rows["args"][:, 1] == _SOL_SOCKET)
     limited = any(int(option) in _SO_RCVTIMEO for option in rows["args"][limits, 2])
     return -1 if limited else last
+
+
+def _halved(session: Session) -> npt.NDArray[np.bool_]:
+    """Flows of which one side alone sent FIN, and nobody RST; where packets are missing, all: shape (flows,)."""
+    flows = session.flows.columns
+    if not session.info.packets.whole:
+        return np.ones(len(session.flows), np.bool_)
+    ended = flows.fin_ns != NEVER
+    halved: npt.NDArray[np.bool_] = (ended[:, 0] != ended[:, 1]) & (flows.rst_ns == NEVER).all(axis=1)
+    return halved
 
 
 def _half_over(session: Session, connection: Connection) -> _Unseen | None:

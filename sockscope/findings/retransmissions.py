@@ -147,7 +147,7 @@ def _owned(session: Session) -> Iterator[tuple[Connection, int, int]]:
 
 def _on_the_wire(session: Session) -> Iterator[_Lossy]:
     """Those whose own side repeated segments, while the peer had room."""
-    if not any(sum(flow.retransmission_count) for flow in session.flows):
+    if not session.flows.columns.retransmission_count.any():
         return
     suspects = [
         (one, tgid, fd)

@@ -12,7 +12,6 @@ from sockscope.analysis.narration.describe import describe
 from sockscope.analysis.session import Session
 from sockscope.model.ids import NO_ID
 from sockscope.model.packets import RawFrame
-from sockscope.model.sockaddr import encode_key
 from sockscope.model.tables import Int32s, Int64s, SessionTables
 from sockscope.sources.packets.files import read_frames_of
 
@@ -55,14 +54,14 @@ def _local_is_source(session: Session, packet_connection: Int32s) -> npt.NDArray
     rows = np.flatnonzero(packet_connection >= 0)
     if not len(rows):
         return out
-    ends = [session.flows[c.flow].ends[c.local_side] if c.flow >= 0 else None for c in session.connections]
-    keys = b"".join(bytes(16) if end is None else encode_key(end) for end in ends)
-    local = np.frombuffer(keys, np.uint8).reshape(-1, 16).view("V16").reshape(-1)
-    ports = np.array([0 if end is None else end.port for end in ends], np.uint16)
     connection = packet_connection[rows]
+    end = np.array([(c.flow, c.local_side) for c in session.connections], np.int64)[connection]
+    columns = session.flows.columns
+    local = columns.key[end[:, 0], end[:, 1]].view("V16").reshape(-1)
+    ports = columns.port[end[:, 0], end[:, 1]]
     picked = session.packets.records[rows]
     source = np.ascontiguousarray(picked["src"]).view("V16").reshape(-1)
-    out[rows] = (source == local[connection]) & (picked["sport"] == ports[connection])
+    out[rows] = (source == local) & (picked["sport"] == ports)
     return out
 
 

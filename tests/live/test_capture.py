@@ -81,7 +81,7 @@ def settle() -> None:
 
 
 def flows_of(found: PacketFile) -> list[Flow]:
-    return build_flows(found.packets, monotonic_ns(found.packets, ()))[0]
+    return list(build_flows(found.packets, monotonic_ns(found.packets, ()))[0])
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +9,8 @@ import numpy.typing as npt
 
 from sockscope.analysis.alignment.talks import Key
 from sockscope.analysis.wire.columns import NEVER
+from sockscope.analysis.wire.flow_table import Flows
 from sockscope.analysis.wire.streams import Carried
-from sockscope.model.connections import Flow
 from sockscope.model.packets import Packets
 
 Ints = npt.NDArray[np.int64]
@@ -30,7 +29,7 @@ class Sides:
         carried: which bytes passed when.
     """
 
-    flows: Sequence[Flow]
+    flows: Flows
     opened_ns: Ints
     syn_ns: Ints
     synack_ns: Ints
@@ -44,14 +43,12 @@ class Sides:
         return 2 * len(self.flows)
 
     @classmethod
-    def of(cls, packets: Packets, packet_ns: Ints, flows: Sequence[Flow], packet_flow: npt.NDArray[np.int32]) -> Sides:
+    def of(cls, packets: Packets, packet_ns: Ints, flows: Flows, packet_flow: npt.NDArray[np.int32]) -> Sides:
         """Of a capture and its flows."""
-        syn = _times([one.syn_ns for one in flows])
-        synack = _times([one.synack_ns for one in flows])
-        established = _times([one.established_ns for one in flows])
+        columns = flows.columns
+        syn, synack, established = columns.syn_ns, columns.synack_ns, columns.established_ns
         opened = np.where(established != NEVER, established, np.where(synack != NEVER, synack, syn))
-        fins = np.stack([_times([one.fin_ns[side] for one in flows]) for side in (0, 1)], axis=1).reshape(-1)
-        sent = np.array([one.payload_bytes for one in flows], np.int64).reshape(-1)
+        fins, sent = columns.fin_ns.reshape(-1), columns.payload_bytes.reshape(-1)
         return cls(
             flows=flows,
             opened_ns=np.repeat(opened, 2),
@@ -73,10 +70,6 @@ class Sides:
             for local, peer in ((first, second), (second, first)):
                 found.append((peer.packed if host else b"", peer.port if peer_port else 0, local.port if port else 0))
         return found
-
-
-def _times(values: list[int | None]) -> Ints:
-    return np.array([NEVER if one is None else one for one in values], np.int64)
 
 
 def _swapped(values: Ints) -> Ints:

@@ -18,7 +18,7 @@ from sockscope.analysis.alignment.candidates import expanded
 from sockscope.analysis.alignment.sides import Sides
 from sockscope.analysis.alignment.talks import Talks
 from sockscope.analysis.wire.columns import NEVER
-from sockscope.model.sockaddr import V4_MAPPED_PREFIX, encode_key
+from sockscope.model.sockaddr import V4_MAPPED_PREFIX
 from sockscope.model.tcp import TcpState
 
 Ints = npt.NDArray[np.int64]
@@ -157,20 +157,12 @@ def _states(rows: npt.NDArray[np.void], which: Ints, spans: _Spans) -> tuple[Int
 def _of_sides(sides: Sides | None) -> _Spans | None:
     if sides is None:
         return None
-    peers, ports = [], []
-    for flow in sides.flows:
-        for local, peer in (flow.ends, flow.ends[::-1]):
-            peers.append(encode_key(peer))
-            ports.append((peer.port, local.port))
-    port = np.array(ports, np.int64).reshape(-1, 2)
-    keys = _keys(np.frombuffer(b"".join(peers), np.uint8).reshape(-1, 16), port[:, 0], port[:, 1])
+    columns = sides.flows.columns
+    local, peer = columns.port.reshape(-1), columns.port[:, ::-1].reshape(-1)
+    keys = _keys(columns.key[:, ::-1].reshape(-1, 16), peer.astype(np.int64), local.astype(np.int64))
     opened, ours, theirs = sides.opened_ns, sides.our_fin_ns, sides.their_fin_ns
-    reset = np.repeat(
-        np.array([min((at for at in one.rst_ns if at is not None), default=NEVER) for one in sides.flows], np.int64), 2
-    )
-    acked = np.array([NEVER if at is None else at for one in sides.flows for at in one.fin_acked_ns], np.int64).reshape(
-        -1
-    )
+    reset = np.repeat(columns.rst_ns.min(axis=1), 2)
+    acked = columns.fin_acked_ns.reshape(-1)
     both = np.where((ours == NEVER) | (theirs == NEVER), _ALWAYS, np.maximum(ours, theirs))
     since = {
         TcpState.ESTABLISHED: opened,

@@ -20,7 +20,6 @@ from sockscope.analysis.wire.streams import Reach, stream_offsets
 from sockscope.model.calls import Call
 from sockscope.model.columns import group_pieces, rows_of
 from sockscope.model.ids import NO_ID
-from sockscope.model.sockaddr import encode_key
 from sockscope.model.tcp import TcpFlag
 
 _SOL_TCP, _TCP_ULP = 6, 31
@@ -204,12 +203,12 @@ def _from_local(session: Session, rows: Ids, flow: Ids) -> npt.NDArray[np.bool_]
     for one in session.connections:
         if one.flow >= 0:
             sides[one.flow] = one.local_side
-    ends = [one.ends[side] for one, side in zip(session.flows, sides.tolist(), strict=True)]
-    port = np.array([end.port for end in ends], np.uint16)[flow]
+    columns = session.flows.columns
+    every = np.arange(len(sides))
+    port = columns.port[every, sides][flow]
     local: npt.NDArray[np.bool_] = records["sport"][rows] == port
     same = np.flatnonzero(records["sport"][rows] == records["dport"][rows])
     if len(same):
-        which, place = np.unique(flow[same], return_inverse=True)
-        keys = np.frombuffer(b"".join(encode_key(ends[one]) for one in which.tolist()), np.uint8).reshape(-1, 16)
-        local[same] = (records["src"][rows[same]] == keys[place.reshape(-1)]).all(axis=1)
+        keys = columns.key[every, sides][flow[same]]
+        local[same] = (records["src"][rows[same]] == keys).all(axis=1)
     return local

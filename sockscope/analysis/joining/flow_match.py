@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
+
 from sockscope.analysis.joining.socket_rows import EndKey, end_key
+from sockscope.analysis.wire.columns import NEVER, Ints
+from sockscope.analysis.wire.flow_table import Flows
 from sockscope.model.connections import Connection, Flow, Protocol, Role
 from sockscope.model.ids import NO_ID
 from sockscope.model.sockaddr import Address
@@ -27,10 +32,10 @@ class FlowMatcher:
         apart_ns: how far packets and calls may be apart; None: nothing tells, and those with calls get none.
 
     Attributes:
-        claimed: (flow, local side) that a connection has.
+        claimed: (flow, local side) that a connection with more than packets has.
     """
 
-    def __init__(self, flows: Sequence[Flow], apart_ns: int | None = 0) -> None:
+    def __init__(self, flows: Flows, apart_ns: int | None = 0) -> None:
         self.flows = flows
         self._joins = apart_ns is not None
         self._slack_ns = max(CLOCK_SLACK_NS, apart_ns or 0)
@@ -66,25 +71,33 @@ class FlowMatcher:
             found[flow.ends[1].port].append((flow.first_ns, flow.id, 1))
         return dict(found)
 
-    @cached_property
-    def _answered(self) -> set[Address]:
-        """Ends that took a connection whose handshake was seen."""
-        return {flow.ends[1] for flow in self.flows if _has_handshake(flow)}
+    def server_sides(self) -> Ints:
+        """Of each flow which side took the connection: of one that began before the capture, the likelier."""
+        columns = self.flows.columns
+        shaken = (columns.syn_ns != NEVER) | (columns.synack_ns != NEVER)
+        sides = np.ones(len(shaken), np.int64)
+        rest = np.flatnonzero(~shaken)
+        if not len(rest):
+            return sides
+        distinct, end, counts = np.unique(columns.number, return_inverse=True, return_counts=True)
+        end = end.reshape(-1, 2)
+        # Ends that took a connection whose handshake was seen; and a server has many, a client one.
+        answered = np.zeros(len(distinct), np.bool_)
+        answered[end[shaken, 1]] = True
+        sides[rest] = columns.port[rest, 1] <= columns.port[rest, 0]
+        for rank in (counts, answered.astype(np.int64)):
+            one, other = rank[end[rest]].T
+            sides[rest] = np.where(one != other, other > one, sides[rest])
+        return sides
 
-    @cached_property
-    def _ends_seen(self) -> Counter[Address]:
-        """How many flows each end has: a server's many, a client's one."""
-        return Counter(end for flow in self.flows for end in flow.ends)
-
-    def server_side(self, flow: Flow) -> int:
-        """Which side took the connection: of one that began before the capture, the likelier."""
-        if _has_handshake(flow):
-            return 1
-        one, other = flow.ends
-        for rank in (self._answered.__contains__, self._ends_seen.__getitem__):
-            if rank(one) != rank(other):
-                return 1 if rank(other) > rank(one) else 0
-        return 1 if other.port <= one.port else 0
+    def unclaimed(self, sides: Ints) -> npt.NDArray[np.bool_]:
+        """Which of all flows nobody has on these sides of theirs: shape (flows,), as `sides`."""
+        free = np.ones((len(self.flows), 2), np.bool_)
+        if self.claimed:
+            taken = np.array(list(self.claimed), np.int64)
+            free[taken[:, 0], taken[:, 1]] = False
+        found: npt.NDArray[np.bool_] = free[np.arange(len(self.flows)), sides]
+        return found
 
     def of_ends(self, made: Connection, ports: Iterable[int], began_ns: int) -> bool:
         """The youngest flow between its ends that had begun by then; ports: those its local one may be."""
@@ -147,24 +160,34 @@ class FlowMatcher:
         made.last_ns = max(made.last_ns, flow.last_ns)
         return True
 
-    def alone(self, flow: Flow, side: int, number: int) -> Connection:
-        """A connection of which only the wire knows."""
-        self.claimed.add((flow.id, side))
-        return Connection(
-            id=number,
-            protocol=Protocol.TCP,
-            role=Role.SERVER,
-            local=flow.ends[side],
-            peer=flow.ends[1 - side],
-            first_ns=flow.first_ns,
-            last_ns=flow.last_ns,
-            flow=flow.id,
-            local_side=side,
-        )
-
-
-def _has_handshake(flow: Flow) -> bool:
-    return flow.syn_ns is not None or flow.synack_ns is not None
+    def alone(self, flows: Ints, sides: Ints, first_id: int) -> list[Connection]:
+        """Connections of which only the wire knows: shape (k,) each, their flows and which sides are local."""
+        columns = self.flows.columns
+        return [
+            Connection(
+                id=number,
+                protocol=Protocol.TCP,
+                role=Role.SERVER,
+                local=local,
+                peer=peer,
+                first_ns=first_ns,
+                last_ns=last_ns,
+                flow=flow,
+                local_side=side,
+            )
+            for number, (local, peer, first_ns, last_ns, flow, side) in enumerate(
+                zip(
+                    self.flows.ends_of(flows, sides),
+                    self.flows.ends_of(flows, 1 - sides),
+                    columns.first_ns[flows].tolist(),
+                    columns.last_ns[flows].tolist(),
+                    flows.tolist(),
+                    sides.tolist(),
+                    strict=True,
+                ),
+                first_id,
+            )
+        ]
 
 
 def _fits(wanted: Address | None, local: Address) -> bool:

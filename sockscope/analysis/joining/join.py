@@ -6,7 +6,7 @@ before it, addresses come again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +22,8 @@ from sockscope.analysis.joining.socket_rows import (
     end_key,
 )
 from sockscope.analysis.replay.state import ReplayState
-from sockscope.model.connections import Connection, Flow, Protocol, Role
+from sockscope.analysis.wire.flow_table import Flows
+from sockscope.model.connections import Connection, Protocol, Role
 from sockscope.model.descriptors import Ended, How, OpenFile
 from sockscope.model.ids import NO_ID
 from sockscope.model.info import SessionInfo
@@ -59,7 +60,7 @@ def join(
     state: ReplayState,
     info: SessionInfo,
     groups: SocketGroups,
-    flows: Sequence[Flow],
+    flows: Flows,
     moved: npt.NDArray[np.bool_],
 ) -> Join:
     """Make the connections: of open files, then of sockets no process owns, then of flows alone.
@@ -362,21 +363,19 @@ def _row_role(work: Join, port: int) -> Role:
 
 def _of_flows(work: Join) -> None:
     """Flows to the target's ports that nothing else explains."""
-    for flow in work.wire.flows:
-        side = 1
-        if work.ports:
-            if flow.ends[1].port not in work.ports:
-                if flow.ends[0].port not in work.ports:
-                    continue
-                side = 0
-        elif work.has_syscalls:
-            return
-        else:
-            side = work.wire.server_side(flow)
-            if (flow.id, 1 - side) in work.wire.claimed:
-                continue
-        if (flow.id, side) not in work.wire.claimed:
-            work.connections.append(work.wire.alone(flow, side, len(work.connections)))
+    wire = work.wire
+    if work.ports:
+        port = wire.flows.columns.port
+        served = np.isin(port, np.array(sorted(work.ports), np.int64))
+        sides = np.where(served[:, 1], 1, 0)
+        wanted = served.any(axis=1)
+    elif work.has_syscalls:
+        return
+    else:
+        sides = wire.server_sides()
+        wanted = wire.unclaimed(1 - sides)
+    flows = np.flatnonzero(wanted & wire.unclaimed(sides))
+    work.connections += wire.alone(flows, sides[flows], len(work.connections))
 
 
 # --- common -------------------------------------------------------------------------------------------------

@@ -36,13 +36,13 @@ def sum_up(
         written += np.bincount(mine, weights=put[rows], minlength=count).astype(np.int64)
         np.maximum.at(last, mine, np.maximum(when, events.records["exit_ns"][part][rows]))
         np.minimum.at(first, mine, when)
-    lasts, firsts = last.tolist(), first.tolist()
-    reads, writes = read.tolist(), written.tolist()
-    for made in connections:
-        made.read_bytes = reads[made.id]
-        made.written_bytes = writes[made.id]
-        made.last_ns = max(made.last_ns, lasts[made.id])
-        made.first_ns = min(made.first_ns, firsts[made.id])
+    # Of a capture alone no connection has events.
+    moved = np.flatnonzero(first <= last)
+    columns = (each[moved].tolist() for each in (read, written, first, last))
+    for number, read_bytes, written_bytes, first_ns, last_ns in zip(moved.tolist(), *columns, strict=True):
+        made = connections[number]
+        made.read_bytes, made.written_bytes = read_bytes, written_bytes
+        made.first_ns, made.last_ns = min(made.first_ns, first_ns), max(made.last_ns, last_ns)
     if not joined.has_syscalls:
         _bytes_on_wire(joined)
     _ends_of_file(joined, events, order, event_connection)
@@ -52,10 +52,11 @@ def sum_up(
 
 def _bytes_on_wire(joined: Join) -> None:
     """Nobody saw the reads and writes: what crossed the wire is what is known."""
+    sent = joined.wire.flows.columns.payload_bytes.tolist()
     for made in joined.connections:
         if made.flow >= 0:
-            sent = joined.wire.flows[made.flow].payload_bytes
-            made.read_bytes, made.written_bytes = sent[1 - made.local_side], sent[made.local_side]
+            one, other = sent[made.flow]
+            made.read_bytes, made.written_bytes = (one, other) if made.local_side else (other, one)
 
 
 def _gone_unseen(joined: Join) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from sockscope.analysis.session import Session
 from sockscope.analysis.stops.steps import Members
+from sockscope.analysis.wire.columns import NEVER
 from sockscope.model.calls import Call
 from sockscope.model.connections import Connection, Protocol, Role
 from sockscope.model.stops import StopClients
@@ -81,11 +82,7 @@ def _saw(session: Session, connection: Connection) -> str:
 
 def _refused(session: Session, ports: set[int], since_ns: int) -> int:
     """Attempts to connect to these ports that got an RST for an answer."""
-    return sum(
-        flow.syn_ns is not None
-        and flow.syn_ns >= since_ns
-        and flow.synack_ns is None
-        and flow.rst_ns[1] is not None
-        and flow.ends[1].port in ports
-        for flow in session.flows
-    )
+    flows = session.flows.columns
+    asked = (flows.syn_ns >= since_ns) & (flows.syn_ns != NEVER)
+    refused = (flows.synack_ns == NEVER) & (flows.rst_ns[:, 1] != NEVER)
+    return int((asked & refused & np.isin(flows.port[:, 1], list(ports))).sum())

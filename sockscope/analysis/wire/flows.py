@@ -8,19 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.analysis.wire.columns import NEVER, Ints, copies, distinct_bytes, first_times, last_times
+from sockscope.analysis.wire.columns import Ints, copies, distinct_bytes, first_times, last_times
 from sockscope.analysis.wire.facts import count_facts, first_resets
+from sockscope.analysis.wire.flow_table import FlowColumns, Flows
 from sockscope.analysis.wire.marks import Marks, mark_segments
 from sockscope.analysis.wire.openings import Handshakes, fins, handshakes
 from sockscope.analysis.wire.segments import Segments
-from sockscope.model.connections import Flow
 from sockscope.model.flow_facts import FLOW_FACT_DTYPE
 from sockscope.model.packets import Packets
-from sockscope.model.sockaddr import Address
 from sockscope.model.tcp import TcpFlag
 
 _TCP = 6
-_NEVER = int(NEVER)
 
 
 def monotonic_ns(packets: Packets, clock_samples: Sequence[tuple[int, int]]) -> Ints:
@@ -57,7 +55,7 @@ class WireTables:
         flow_facts: shape (flows,), FLOW_FACT_DTYPE.
     """
 
-    flows: list[Flow]
+    flows: Flows
     packet_flow: npt.NDArray[np.int32]
     packet_marks: Marks
     flow_facts: npt.NDArray[np.void]
@@ -79,7 +77,7 @@ def build_wire(packets: Packets, packet_ns: Ints) -> WireTables:
     rows = np.flatnonzero((records["protocol"] == _TCP) & (records["sport"] > 0) & (records["dport"] > 0))
     if not len(rows):
         none = np.zeros(0, FLOW_FACT_DTYPE)
-        return WireTables(flows=[], packet_flow=packet_flow, packet_marks=packet_marks, flow_facts=none)
+        return WireTables(flows=Flows(), packet_flow=packet_flow, packet_marks=packet_marks, flow_facts=none)
     when = packet_ns[rows]
     if (when[1:] < when[:-1]).any():
         rows = rows[np.argsort(when, kind="stable")]
@@ -92,119 +90,49 @@ def build_wire(packets: Packets, packet_ns: Ints) -> WireTables:
     marks = mark_segments(table, shake.rtt_ns)
     fin_ns, fin_acked_ns = fins(table)
     facts = count_facts(table, marks, shake, fin_ns)
-    flows = _make(table, shake, (fin_ns, fin_acked_ns), facts)
+    flows = Flows(_columns(table, shake, (fin_ns, fin_acked_ns), facts))
     place = table.order if whole else rows[table.order]
     packet_flow[place] = table.flow
     packet_marks[place] = marks
     return WireTables(flows=flows, packet_flow=packet_flow, packet_marks=packet_marks, flow_facts=facts)
 
 
-def build_flows(packets: Packets, packet_ns: Ints) -> tuple[list[Flow], npt.NDArray[np.int32]]:
+def build_flows(packets: Packets, packet_ns: Ints) -> tuple[Flows, npt.NDArray[np.int32]]:
     """The flows of `build_wire`, and each packet's."""
     wire = build_wire(packets, packet_ns)
     return wire.flows, wire.packet_flow
 
 
-def _make(table: Segments, shake: Handshakes, ends_ns: tuple[Ints, Ints], facts: npt.NDArray[np.void]) -> list[Flow]:
-    """The Flow objects, from columns."""
+def _columns(
+    table: Segments, shake: Handshakes, ends_ns: tuple[Ints, Ints], facts: npt.NDArray[np.void]
+) -> FlowColumns:
     flows = table.flow_count
     gids = flows * 2
     fin_ns, fin_acked_ns = ends_ns
-    rst_ns = first_resets(table)
     data = np.flatnonzero(table.length > 0)
-    last_payload_ns = last_times(table.gid[data], table.when[data], gids)
+    gid = table.gid[data]
     # A SYN's own number comes before its data (TCP Fast Open).
     first_byte = table.seq[data] + table.has(TcpFlag.SYN)[data].astype(np.uint32)
-    distinct = distinct_bytes(table.gid[data], first_byte, table.length[data], gids)
-    columns = zip(
-        range(flows),
-        _ends(table),
-        first_times(table.flow, table.when, flows).tolist(),
-        last_times(table.flow, table.when, flows).tolist(),
-        _pairs(np.bincount(table.gid, minlength=gids)),
-        _pairs(distinct),
-        _times(shake.syn),
-        _times(shake.synack),
-        _times(shake.established),
-        _time_pairs(fin_ns),
-        _time_pairs(fin_acked_ns),
-        _time_pairs(rst_ns),
-        _time_pairs(last_payload_ns),
-        _pairs(facts["retransmissions"].ravel()),
-        _pairs(facts["zero_windows"].ravel()),
-        strict=True,
-    )
-    return [
-        Flow(
-            id=number,
-            ends=ends,
-            first_ns=first_ns,
-            last_ns=last_ns,
-            packet_count=packet_count,
-            payload_bytes=payload_bytes,
-            syn_ns=syn,
-            synack_ns=synack,
-            established_ns=established,
-            fin_ns=fin,
-            fin_acked_ns=fin_acked,
-            rst_ns=rst,
-            last_payload_ns=last_payload,
-            retransmission_count=retransmitted,
-            zero_window_count=zero_window,
-        )
-        for (
-            number,
-            ends,
-            first_ns,
-            last_ns,
-            packet_count,
-            payload_bytes,
-            syn,
-            synack,
-            established,
-            fin,
-            fin_acked,
-            rst,
-            last_payload,
-            retransmitted,
-            zero_window,
-        ) in columns
-    ]
-
-
-def _pairs(values: npt.NDArray[np.integer]) -> list[tuple[int, int]]:
-    if not values.any():
-        return [(0, 0)] * (len(values) // 2)
-    return list(zip(values[0::2].tolist(), values[1::2].tolist(), strict=True))
-
-
-def _times(values: Ints) -> list[int | None]:
-    if (values != NEVER).all():
-        return list(values.tolist())
-    return [None if v == _NEVER else v for v in values.tolist()]
-
-
-def _time_pairs(values: Ints) -> list[tuple[int | None, int | None]]:
-    if (values == NEVER).all():
-        return [(None, None)] * (len(values) // 2)
-    return list(zip(_times(values[0::2]), _times(values[1::2]), strict=True))
-
-
-def _ends(table: Segments) -> list[tuple[Address, Address]]:
-    """The sides' addresses; flows that share an end share its object."""
     rows = table.first_row
-    known: dict[int, Address] = {}
-    found: list[list[Address]] = []
-    for is_source in (table.opener_is_source, ~table.opener_is_source):
-        numbers = np.where(is_source, table.source[rows], table.destination[rows])
-        keys = np.where(is_source[:, None], table.records["src"][rows], table.records["dst"][rows])
-        ports = np.where(is_source, table.records["sport"][rows], table.records["dport"][rows])
-        raw = np.ascontiguousarray(keys).tobytes()
-        side = []
-        for at, (number, port) in enumerate(zip(numbers.tolist(), ports.tolist(), strict=True)):
-            address = known.get(number)
-            if address is None:
-                address = known[number] = Address.inet(raw[at * 16 : at * 16 + 16], port)
-            side.append(address)
-        found.append(side)
-    return list(zip(*found, strict=True))
+    # Side 0 is the source of the first packet, or its destination.
+    swap = (np.arange(2) == table.opener_is_source[:, None]).astype(np.int64)
+    every = np.arange(flows)[:, None]
+    first = table.records[rows]
+    return FlowColumns(
+        number=np.stack([table.source[rows], table.destination[rows]], axis=1)[every, swap],
+        key=np.stack([first["src"], first["dst"]], axis=1)[every, swap],
+        port=np.stack([first["sport"], first["dport"]], axis=1)[every, swap],
+        first_ns=first_times(table.flow, table.when, flows),
+        last_ns=last_times(table.flow, table.when, flows),
+        packet_count=np.bincount(table.gid, minlength=gids).reshape(-1, 2),
+        payload_bytes=distinct_bytes(gid, first_byte, table.length[data], gids).reshape(-1, 2),
+        syn_ns=shake.syn,
+        synack_ns=shake.synack,
+        established_ns=shake.established,
+        fin_ns=fin_ns.reshape(-1, 2),
+        fin_acked_ns=fin_acked_ns.reshape(-1, 2),
+        rst_ns=first_resets(table).reshape(-1, 2),
+        last_payload_ns=last_times(gid, table.when[data], gids).reshape(-1, 2),
+        retransmission_count=facts["retransmissions"].astype(np.int64),
+        zero_window_count=facts["zero_windows"].astype(np.int64),
+    )

@@ -5,17 +5,15 @@ Source: RFC 9293 section 3.4 (sequence numbers).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.wire.columns import Ints, Mask
-from sockscope.model.connections import Flow
+from sockscope.analysis.wire.flow_table import Flows
 from sockscope.model.ids import NO_ID
 from sockscope.model.packets import Packets
-from sockscope.model.sockaddr import encode_key
 from sockscope.model.tcp import TcpFlag
 
 OFFSET_LIMIT = 1 << 38
@@ -87,9 +85,7 @@ class Carried:
     when: Ints
 
     @classmethod
-    def of(
-        cls, packets: Packets, packet_ns: Ints, packet_flow: npt.NDArray[np.int32], flows: Sequence[Flow]
-    ) -> Carried:
+    def of(cls, packets: Packets, packet_ns: Ints, packet_flow: npt.NDArray[np.int32], flows: Flows) -> Carried:
         """Of all flows.
 
         Args:
@@ -124,15 +120,14 @@ class Carried:
         return cls(reach=reach, from_start=from_start, direction=direction, end=end, size=size, when=when)
 
 
-def _sent_by_second(packets: Packets, rows: Ints, flow: npt.NDArray[np.int32], flows: Sequence[Flow]) -> Mask:
+def _sent_by_second(packets: Packets, rows: Ints, flow: npt.NDArray[np.int32], flows: Flows) -> Mask:
     """Which packets side 1 of their flow sent: shape (k,)."""
-    port = np.array([one.ends[0].port for one in flows], np.uint16)[flow]
+    port = flows.columns.port[flow, 0]
     source = packets.records["sport"][rows]
     second: Mask = source != port
     same = np.flatnonzero(source == packets.records["dport"][rows])
     if len(same):
         which, place = np.unique(flow[same], return_inverse=True)
-        ends = b"".join(encode_key(flows[one].ends[0]) for one in which.tolist())
-        keys = np.frombuffer(ends, np.uint8).reshape(-1, 16)
-        second[same] = (packets.records["src"][rows[same]] != keys[place.reshape(-1)]).any(axis=1)
+        keys = flows.columns.key[which, 0][place.reshape(-1)]
+        second[same] = (packets.records["src"][rows[same]] != keys).any(axis=1)
     return second

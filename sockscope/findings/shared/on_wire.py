@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from sockscope.analysis.session import Ids, Session
 from sockscope.model.connections import Connection
-from sockscope.model.sockaddr import encode_key
 from sockscope.model.tcp import TcpFlag
 
 Mask = npt.NDArray[np.bool_]
@@ -66,15 +65,13 @@ class Wire:
 
 def _sides(session: Session, rows: Ids, flow: Ids) -> npt.NDArray[np.int8]:
     """Ports tell most ends apart; addresses are looked at where both ports are the same."""
-    count = len(session.flows)
-    first = np.fromiter((one.ends[0].port for one in session.flows), np.int64, count)
-    second = np.fromiter((one.ends[1].port for one in session.flows), np.int64, count)
+    columns = session.flows.columns
+    first, second = columns.port.T
     records = session.packets.records
     side: npt.NDArray[np.int8] = (records["sport"][rows] != first[flow]).astype(np.int8)
     for number in np.flatnonzero(first == second).tolist():
         own = np.flatnonzero(flow == number)
-        key = np.frombuffer(encode_key(session.flows[number].ends[0]), np.uint8)
-        side[own] = (records["src"][rows[own]] != key).any(axis=1)
+        side[own] = (records["src"][rows[own]] != columns.key[number, 0]).any(axis=1)
     return side
 
 

@@ -46,7 +46,7 @@ Closures = dict[tuple[int, int], list[Closure]]
 
 def on_the_wire(session: Session) -> Closures:
     """Every closure that packets show; one that nothing ended lasts to the end of the session."""
-    told = np.array([sum(flow.zero_window_count) > 0 for flow in session.flows], np.bool_)
+    told = session.flows.columns.zero_window_count.sum(axis=1) > 0
     found: Closures = {}
     if not told.any():
         return found

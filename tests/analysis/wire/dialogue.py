@@ -83,7 +83,7 @@ class Wire:
         assert [f.id for f in flows] == list(range(len(flows)))
         for flow in flows:
             assert int((packet_flow == flow.id).sum()) == sum(flow.packet_count)
-        return flows
+        return list(flows)
 
     def flow(self) -> Flow:
         (flow,) = self.flows()

@@ -147,8 +147,8 @@ def test_only_tcp_makes_flows() -> None:
     wire = Wire().say(0, "", protocol=17)
     packets = wire.packets()
     flows, packet_flow = build_flows(packets, packets.records["time_ns"].copy())
-    assert (flows, packet_flow.tolist()) == ([], [-1])
-    assert build_flows(Packets.empty(), np.zeros(0, np.int64))[0] == []
+    assert (list(flows), packet_flow.tolist()) == ([], [-1])
+    assert not build_flows(Packets.empty(), np.zeros(0, np.int64))[0]
 
 
 def test_retransmissions_and_distinct_bytes() -> None:
