@@ -13,20 +13,30 @@ _EVERY_S = 0.2
 
 
 class Line:
-    """Shows how far it is, on a terminal alone; `clear` takes it away."""
+    """One line that is written over, on a terminal alone; `clear` takes it away.
+
+    Attributes:
+        wanted: standard error is a terminal.
+    """
 
     def __init__(self) -> None:
         self._began = self._last = time.monotonic()
         self._shown = False
-        self._wanted = sys.stderr.isatty()
+        self.wanted = sys.stderr.isatty()
+
+    def put(self, text: str) -> None:
+        """Show this in place of what is shown."""
+        if self.wanted:
+            self._shown = True
+            print(f"\r\x1b[Ksockscope: {text}", end="", file=sys.stderr, flush=True)
 
     def show(self, what: str, done: int, whole: int) -> None:
+        """How far it is; nothing at first, and not all too often."""
         now = time.monotonic()
-        if not self._wanted or now - self._began < _AFTER_S or now - self._last < _EVERY_S:
+        if now - self._began < _AFTER_S or now - self._last < _EVERY_S:
             return
-        self._last, self._shown = now, True
-        share = f"{100 * done // whole} %" if whole > 0 else f"{done}"
-        print(f"\r\x1b[Ksockscope: {what}: {share}", end="", file=sys.stderr, flush=True)
+        self._last = now
+        self.put(f"{what}: {100 * done // whole} %" if whole > 0 else f"{what}: {done}")
 
     def clear(self) -> None:
         if self._shown:

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from sockscope.cli.output import Output
+from sockscope.cli.progress import Line
 from sockscope.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -53,14 +54,14 @@ def watch(
         _dumping(watcher) if flying else nullcontext(),
     ):
         watcher.on_note = _say_note
-        if show_progress and sys.stderr.isatty():
-            watcher.on_progress = _progress_line(options)
+        line = Line()
+        if show_progress and line.wanted:
+            watcher.on_progress = _progress_line(options, line)
         elif show_progress:
             watcher.on_ready = _say_when_ready
         recorded = record(options, folder, watcher)
         done()
-        if show_progress and sys.stderr.isatty():
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        line.clear()
         code = output.emit(load_session(recorded.folder, info=recorded.info))
         if keep is not None:
             print(f"sockscope: recording kept in {recorded.folder}", file=sys.stderr)
@@ -127,18 +128,15 @@ def _say_when_ready(tgids: tuple[int, ...], seed: Seed) -> None:
     print(f"sockscope: watching {many} {', '.join(map(str, tgids))}", file=sys.stderr, flush=True)
 
 
-def _progress_line(options: RecordOptions) -> Callable[[Progress], None]:
+def _progress_line(options: RecordOptions, line: Line) -> Callable[[Progress], None]:
     total = f" of {options.duration_s:g} s" if options.duration_s else " s, Ctrl-C ends"
 
     def show(progress: Progress) -> None:
         lost = f", {progress.lost_count} lost" if progress.lost_count else ""
         processes = "1 process" if progress.process_count == 1 else f"{progress.process_count} processes"
-        print(
-            f"\r\x1b[Ksockscope: watching {processes}: {progress.elapsed_s:.0f}{total},"
-            f" {progress.event_count} events{lost}, {progress.snapshot_count} snapshots",
-            end="",
-            file=sys.stderr,
-            flush=True,
+        line.put(
+            f"watching {processes}: {progress.elapsed_s:.0f}{total},"
+            f" {progress.event_count} events{lost}, {progress.snapshot_count} snapshots"
         )
 
     return show
