@@ -55,6 +55,7 @@ from sockscope.findings.shared.evidence import (
 )
 from sockscope.findings.shared.holding import uses_of
 from sockscope.model.calls import WAITS, Call
+from sockscope.model.columns import rows_of
 from sockscope.model.descriptors import Descriptor
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 from sockscope.model.ids import NO_ID
@@ -90,7 +91,7 @@ class _Unwatched:
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a process."""
     records = session.events.records
-    selects = np.flatnonzero(_SELECTS[session.event_call])
+    selects = rows_of(session.event_call, lambda calls: _SELECTS[calls])
     if not len(selects):
         return
     tgids = records["tgid"][selects]

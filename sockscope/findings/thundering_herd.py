@@ -48,6 +48,7 @@ from sockscope.analysis.session import Ids, Session
 from sockscope.findings.shared.accept_queue import ACCEPTS, EAGAIN
 from sockscope.findings.shared.evidence import NS_PER_MS, NS_PER_S, from_event, kept, listed, plural, who
 from sockscope.model.calls import EPOLL_WAITS, CallGroup
+from sockscope.model.columns import rows_of
 from sockscope.model.events import EventFlag
 from sockscope.model.findings import Confidence, Evidence, Finding, Rule, Severity, Skip
 
@@ -101,7 +102,7 @@ class _Herd:
 def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Skip]:
     """One finding a listener."""
     records = session.events.records
-    accepts = np.flatnonzero(_IS_ACCEPT[session.event_call])
+    accepts = rows_of(session.event_call, lambda calls: _IS_ACCEPT[calls])
     files = session.event_open_file[accepts]
     refused = (records["ret"][accepts] == -EAGAIN) & (files >= 0)
     for file, count in zip(*(column.tolist() for column in np.unique(files[refused], return_counts=True)), strict=True):

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from sockscope.analysis.narration.describe_values import epoll_entries, fd_sets, poll_entries
 from sockscope.analysis.narration.describe_view import View
@@ -13,6 +14,7 @@ from sockscope.analysis.narration.describe_words import duration, ready_fds, tim
 from sockscope.analysis.replay.control import by_call
 from sockscope.analysis.session import Ids, Session
 from sockscope.model.calls import EPOLL_WAITS, FIRST_TASK_EVENT, READS, WAITS, Call
+from sockscope.model.columns import rows_of
 from sockscope.model.events import EventFlag, Section
 from sockscope.model.seed import FileKind
 
@@ -55,6 +57,16 @@ def idle_words(session: Session) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def _timed_out(records: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Waits that ended because their time was over."""
+    found: npt.NDArray[np.bool_] = (
+        _IS_WAIT[records["call"]] & (records["ret"] == 0) & (records["flags"] & EventFlag.ENTERED_ONLY == 0)
+    )
+    # A wait with no time limit set to 0 comes back at once: that is looking, not resting.
+    found &= (records["exit_ns"] - records["enter_ns"] > 1_000_000) | (records["enter_ns"] < 0)
+    return found
+
+
 def _habit(session: Session, tid: int) -> str:
     rows = session.events_of_tid(tid)
     records = session.events.records
@@ -64,12 +76,7 @@ def _habit(session: Session, tid: int) -> str:
     rows = rows[records["flags"][rows] & EventFlag.URING == 0]
     if not len(rows):
         return ""
-    idle = rows[_IS_WAIT[records["call"][rows]]]
-    picked = records[idle]
-    timed_out = (picked["ret"] == 0) & (picked["flags"] & EventFlag.ENTERED_ONLY == 0)
-    # A wait with no time limit set to 0 comes back at once: that is looking, not resting.
-    timed_out &= (picked["exit_ns"] - picked["enter_ns"] > 1_000_000) | (picked["enter_ns"] < 0)
-    idle = idle[timed_out]
+    idle = rows[rows_of(rows, lambda part: _timed_out(records[part]))]
     if len(idle) >= _AT_LEAST:
         # The same call with the same limit again and again: the most frequent one stands for the thread.
         recent = [View.of(session.events, row) for row in idle[-_LOOKED_AT:].tolist()]

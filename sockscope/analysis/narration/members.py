@@ -15,6 +15,7 @@ from sockscope.analysis.narration.describe_view import View
 from sockscope.analysis.replay.control import IS_READ, IS_SOCKET_CALL, IS_WAIT, IS_WRITE, by_call
 from sockscope.analysis.session import Ids, Session
 from sockscope.model.calls import EPOLL_WAITS, WAITS, Call
+from sockscope.model.columns import pieces, rows_of
 from sockscope.model.connections import Role
 from sockscope.model.descriptors import Descriptor, How, OpenFile
 from sockscope.model.events import EventFlag, Section, is_seeded
@@ -137,23 +138,36 @@ def _threads_of(records: npt.NDArray[np.void], rows: npt.NDArray[np.bool_] | Ids
 
 
 def _threads(session: Session, found: dict[int, Member]) -> None:
-    records = session.events.records
-    call = session.event_call
-    about_sockets = ((IS_SOCKET_CALL | IS_WAIT)[call] & ~is_seeded(records)) | (session.event_connection >= 0)
-    for tgid, tid in _threads_of(records, records["tgid"] > 0):
+    # tid → tgid, the last that had it.
+    everybody: dict[int, int] = {}
+    active: dict[int, int] = {}
+    waiters: dict[int, int] = {}
+    ringers: dict[int, int] = {}
+    about_sockets = IS_SOCKET_CALL | IS_WAIT
+    for part in pieces(len(session.events)):
+        records, call = session.events.records[part], session.event_call[part]
+        about = (about_sockets[call] & ~is_seeded(records)) | (session.event_connection[part] >= 0)
+        rings = (call == Call.io_uring_enter) | (records["flags"] & EventFlag.URING != 0)
+        for owner, rows in (
+            (everybody, records["tgid"] > 0),
+            (active, about),
+            (waiters, _IS_CHILD_WAIT[call]),
+            (ringers, rings),
+        ):
+            owner.update((tid, tgid) for tgid, tid in _threads_of(records, rows))
+    for tid, tgid in sorted(everybody.items()):
         if tgid in found:
             found[tgid].tids.add(tid)
     busy: defaultdict[int, set[int]] = defaultdict(set)
-    for tgid, tid in _threads_of(records, about_sockets):
+    for tid, tgid in active.items():
         busy[tgid].add(tid)
     for one in found.values():
         one.quiet = len(one.tids - busy[one.tgid])
-    for tgid, _ in _threads_of(records, _IS_CHILD_WAIT[call]):
+    for tgid in waiters.values():
         if tgid in found:
             found[tgid].reaps = True
-    rings = (call == Call.io_uring_enter) | (records["flags"] & EventFlag.URING != 0)
     seeded = session.seed.fds["tgid"][session.seed.fds["kind"] == FileKind.IO_URING]
-    for tgid in {*np.unique(seeded).tolist(), *(tgid for tgid, _ in _threads_of(records, rings))}:
+    for tgid in {*np.unique(seeded).tolist(), *ringers.values()}:
         if tgid in found:
             found[tgid].rings = True
 
@@ -245,7 +259,7 @@ def _owners(session: Session, file: OpenFile) -> set[int]:
 
 def _accepts(session: Session, found: dict[int, Member]) -> None:
     records = session.events.records
-    rows = np.flatnonzero(_IS_ACCEPT[session.event_call])
+    rows = rows_of(session.event_call, lambda calls: _IS_ACCEPT[calls])
     picked, files = records[rows], session.event_open_file[rows]
     numbers = picked["args"][:, 0].astype(np.uint32).view(np.int32)
     _, firsts = np.unique(picked["tgid"].astype(np.int64) * _PAIR + files, return_index=True)
@@ -312,8 +326,8 @@ def _first_use(session: Session) -> Ids:
     """shape (connections,): the first read or write of each that moved something; -1: none."""
     records = session.events.records
     rows, bounds = session.events_of_all()
-    moved = (IS_READ | IS_WRITE)[session.event_call[rows]] & (records["ret"][rows] > 0)
-    places = np.flatnonzero(moved)
+    moves = IS_READ | IS_WRITE
+    places = rows_of(rows, lambda part: moves[session.event_call[part]] & (records["ret"][part] > 0))
     at = np.searchsorted(places, bounds[:-1])
     near = places[np.minimum(at, max(len(places) - 1, 0))] if len(places) else np.zeros(len(at), np.int64)
     inside = (at < len(places)) & (near < bounds[1:])

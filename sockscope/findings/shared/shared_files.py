@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from sockscope.analysis.replay.control import by_call
-from sockscope.analysis.session import Ids, Session
+from sockscope.analysis.session import Session
 from sockscope.model.calls import Call
+from sockscope.model.columns import rows_of
 from sockscope.model.event_rows import find_sections
 from sockscope.model.events import Section
 
@@ -59,7 +60,8 @@ def unlinked(session: Session, beginning: str) -> dict[str, list[int]]:
 def _named(session: Session, calls: Iterable[Call], beginning: str) -> list[tuple[int, str]]:
     records, blob = session.events.records, session.events.blob
     # A file server opens a file a request: all paths are compared at once.
-    rows: Ids = np.flatnonzero(by_call(calls)[session.event_call])
+    table = by_call(calls)
+    rows = rows_of(session.event_call, lambda part: table[part])
     rows = rows[records["ret"][rows] >= 0]
     wanted = np.frombuffer(beginning.encode(), np.uint8)
     place, size = find_sections(session.events, rows, Section.PATH)
