@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from sockscope import storage
 from sockscope.model.calls import FIRST_TASK_EVENT
 from sockscope.model.events import EVENT_DTYPE, EventFlag
 from sockscope.sources.syscalls.strace_log.halves import Pairs, in_order_of, join_halves
@@ -75,7 +76,7 @@ class Table:
     def __init__(self, *, text_limit: int = TEXT_LIMIT) -> None:
         self.blob = bytearray()
         self.templates = Templates(self.blob, text_limit=text_limit)
-        self._records = np.empty(0, EVENT_DTYPE)
+        self._records = storage.Growing(EVENT_DTYPE)
         self._bounds = [0]
         self.uses: list[Rows] = []
         self.comms: dict[int, bytes] = {}
@@ -95,23 +96,21 @@ class Table:
 
     def parts(self) -> list[Rows]:
         """The events, a piece a chunk, in the order of the log; tgid is 0. Views: void once events are added."""
-        return [self._records[a:b] for a, b in pairwise(self._bounds)]
+        records = self._records.whole()
+        return [records[a:b] for a, b in pairwise(self._bounds)]
 
     def records(self, extra: list[Rows]) -> Rows:
         """All events, and these behind them. The table is of no use any more."""
         for part in extra:
             self._append(part)
-        self._records.resize(self.row_count, refcheck=False)
-        return self._records
+        records = self._records.whole()
+        self._records.close()
+        return records
 
     def _append(self, records: Rows) -> None:
-        wanted = self.row_count + len(records)
-        if wanted > len(self._records):
-            # realloc of so large a block moves pages, not bytes: pieces joined at the end would be there twice.
-            self._records.resize(wanted + max(wanted // 8, 1 << 12), refcheck=False)
-        self._records[self.row_count : wanted] = records
-        self.row_count = wanted
-        self._bounds.append(wanted)
+        self._records.append(records)
+        self.row_count = len(self._records)
+        self._bounds.append(self.row_count)
 
     def take(self, file: FileState, data: bytes) -> None:
         """The lines of one chunk."""
@@ -213,7 +212,7 @@ class Table:
             tid = int(who[first])
             known = self._last_row.get(tid)
             if known is not None:
-                row = self._records[known]
+                row = self._records.whole()[known]
                 if row["exit_ns"] > enter[first] >= row["enter_ns"]:
                     row["exit_ns"] = enter[first]
             self._last_row[tid] = self.row_count + last
