@@ -7,7 +7,7 @@ import signal
 import struct
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from sockscope.model.calls import Call
 from sockscope.model.events import Section
@@ -86,28 +86,21 @@ def _recvfrom(shown: Shown, parts: Parts) -> None:
     _received_from(shown, parts)
 
 
-def _writes_vector(shown: Shown, parts: Parts) -> None:
-    messages.iovecs(shown.item(1), shown.ret, parts, receives=False)
+class _Mover(Protocol):
+    """A section of `messages`."""
+
+    def __call__(self, value: Value | None, ret: int | None, parts: Parts, *, receives: bool) -> None: ...
 
 
-def _reads_vector(shown: Shown, parts: Parts) -> None:
-    messages.iovecs(shown.item(1), shown.ret, parts, receives=True)
+def _moves(section: _Mover, *, receives: bool) -> Callable[[Shown, Parts], None]:
+    def add(shown: Shown, parts: Parts) -> None:
+        section(shown.item(1), shown.ret, parts, receives=receives)
+
+    return add
 
 
-def _sendmsg(shown: Shown, parts: Parts) -> None:
-    messages.message(shown.item(1), shown.ret, parts, receives=False)
-
-
-def _recvmsg(shown: Shown, parts: Parts) -> None:
-    messages.message(shown.item(1), shown.ret, parts, receives=True)
-
-
-def _sendmmsg(shown: Shown, parts: Parts) -> None:
-    messages.messages(shown.item(1), shown.ret, parts, receives=False)
-
-
-def _recvmmsg(shown: Shown, parts: Parts) -> None:
-    messages.messages(shown.item(1), shown.ret, parts, receives=True)
+_writes_vector = _moves(messages.iovecs, receives=False)
+_reads_vector = _moves(messages.iovecs, receives=True)
 
 
 def _getsockopt(shown: Shown, parts: Parts) -> None:
@@ -237,10 +230,10 @@ SECTIONS: Final[Mapping[Call, Callable[[Shown, Parts], None]]] = MappingProxyTyp
         Call.socketpair: _pair(3),
         Call.sendto: _sendto,
         Call.recvfrom: _recvfrom,
-        Call.sendmsg: _sendmsg,
-        Call.recvmsg: _recvmsg,
-        Call.sendmmsg: _sendmmsg,
-        Call.recvmmsg: _recvmmsg,
+        Call.sendmsg: _moves(messages.message, receives=False),
+        Call.recvmsg: _moves(messages.message, receives=True),
+        Call.sendmmsg: _moves(messages.messages, receives=False),
+        Call.recvmmsg: _moves(messages.messages, receives=True),
         Call.read: _receives,
         Call.pread64: _receives,
         Call.write: _sends,

@@ -17,7 +17,6 @@ from sockscope.model import constants
 from sockscope.model.constants import RESTARTS
 from sockscope.model.events import UNSEEN_POINTER
 from sockscope.sources.syscalls.strace_log.arguments import Change, Group, Value
-from sockscope.sources.syscalls.strace_log.texts import Text
 
 U64: Final = 0xFFFF_FFFF_FFFF_FFFF
 MAX_DIGITS: Final = 24
@@ -166,11 +165,6 @@ def after(value: Value | None) -> Value | None:
 def before(value: Value | None) -> Value | None:
     """What the call was given."""
     return value.before if isinstance(value, Change) else value
-
-
-def texts(value: Value | None) -> bytes | None:
-    """A string's bytes, None for anything else."""
-    return value.data if isinstance(value, Text) else None
 
 
 _RESULT = re.compile(rb"\s*+(?:(?!0x)(-?\d{1,20})|(0x[0-9a-f]{1,16})|(\?))")
