@@ -85,3 +85,14 @@ def test_a_name_is_no_next_call(tmp_path: Path) -> None:
     back = returns(events)[calls]
     assert back[:-1].tolist() == entered[1:].tolist()
     assert back[-1] == NEVER
+
+
+def test_a_message_with_an_address_is_a_datagram(tmp_path: Path) -> None:
+    whom = b'{sa_family=AF_INET, sin_port=htons(9), sin_addr=inet_addr("127.0.0.1")}, [16]'
+    text = (
+        b'77 1000000000.000001 recvfrom(3<UDP:[127.0.0.1:53]>, "q", 64, 0, ' + whom + b") = 1\n"
+        b'77 1000000000.000002 recvfrom(4<TCP:[127.0.0.1:80->127.0.0.1:5]>, "r", 64, 0, NULL, NULL) = 1\n'
+    )
+    session = _session(tmp_path, text)
+    types = {file.local.port: file.socket_type for file in session.open_files if file.local is not None}
+    assert types == {53: 2, 80: 0}

@@ -332,3 +332,9 @@ def test_noise_does_no_harm(tmp_path_factory: pytest.TempPathFactory, noise: byt
 def test_long_lines_cost_little(tmp_path: Path, line: str) -> None:
     text = of_text(tmp_path, (line + "\n") * 3 + ROW)
     assert len(text.sockets) >= 1
+
+
+def test_numbers_that_no_process_has(tmp_path: Path) -> None:
+    line = 'ESTAB 0 0 127.0.0.1:80 127.0.0.1:999 users:(("a",pid=99999999999999999999999,fd=99999999999999999999999))'
+    text = of_text(tmp_path, f"State Recv-Q Send-Q Local Address:Port Peer Address:Port Process\n{line}\n")
+    assert len(text.sockets.records) == 1

@@ -346,3 +346,32 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         read_strace([tmp_path / "none"])
     with pytest.raises(UsageError):
         read_strace([])
+
+
+def test_a_log_lasts_to_its_last_line(tmp_path: Path) -> None:
+    """Calls of no interest are no events, and yet show that strace was there."""
+    log = read(
+        tmp_path,
+        b"""5 1700000100.000000 recvfrom(4<TCP:[10.0.0.1:80->10.0.0.2:55]>, "r", 64, 0, NULL, NULL) = 1 <0.000010>
+5 1700000101.000000 getppid() = 1 <0.000010>
+5 1700000102.000000 clock_nanosleep(CLOCK_MONOTONIC, 0, {tv_sec=0, tv_nsec=1}, NULL) = 0 <0.500000>
+5 1700000103.000000 getppid( <detached ...>
+""",
+    )
+    assert log.span_ns == (1_700_000_100_000_000_000, 1_700_000_103_000_000_000)
+
+
+def test_what_was_open_before_is_not_known_to_outlive_exec(tmp_path: Path) -> None:
+    log = read(tmp_path, b"5 1700000100.000000 accept4(4<TCP:[127.0.0.1:80]>, NULL, NULL, 0) = 5 <0.000010>\n")
+    assert log.seed.fds["cloexec"].tolist() == [1]
+
+
+def test_who_asks_for_bytes_by_socket_calls_is_not_filtered_of_reads(tmp_path: Path) -> None:
+    log = read(
+        tmp_path,
+        b"""5 1700000100.000000 recvfrom(4, 0x7f, 64, 0, NULL, NULL) = -1 EAGAIN (Resource temporarily unavailable) <0.000010>
+5 1700000100.100000 sendto(4, "a", 1, 0, NULL, 0) = 1 <0.000010>
+""",
+    )
+    assert CallGroup.TRANSFERS not in log.coverage.missing_groups
+    assert CallGroup.DESCRIPTORS in log.coverage.missing_groups
