@@ -205,5 +205,3 @@ def _write_notes(
             f"{len(alone)} tasks were there before the log begins and are each taken for a process of its own;"
             " threads among them cannot be told"
         )
-    if table.unread_count:
-        notes.append(f"{table.unread_count} of {table.line_count} lines of the strace log were not understood")
