@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sockscope.analysis.narration.http1 import Piece, PieceKind, start_line
 from sockscope.analysis.narration.summary_starts import LINE_BYTES, Starts, of_events, of_packets, same_line
 from sockscope.analysis.session import Ids, Session
-from sockscope.analysis.wire.ends import FlowEnd, flow_end
+from sockscope.analysis.wire.ends import FlowEnd, flow_ends
 from sockscope.model.columns import group_pieces
 from sockscope.model.connections import Connection
 
@@ -37,8 +37,9 @@ def summarise_all(session: Session) -> list[str]:
     if not traced.all():
         for first, end in group_pieces(session.packets_of_flows()[1]):
             on_wire += _told(of_packets(session, first, end), end - first)
+    wire = _OnWire(session, on_wire)
     return [
-        (told[one.id] or _sizes(one.read_bytes, one.written_bytes)) if has_events else _from_wire(session, one, on_wire)
+        (told[one.id] or _sizes(one.read_bytes, one.written_bytes)) if has_events else wire.words(one)
         for one, has_events in zip(session.connections, traced.tolist(), strict=True)
     ]
 
@@ -48,19 +49,32 @@ def summarise(session: Session, connection: int) -> str:
     return summarise_all(session)[connection]
 
 
-def _from_wire(session: Session, connection: Connection, told: list[str]) -> str:
-    """No syscalls: what the packets tell, and how it ended."""
-    if connection.flow < 0:
-        return ""
-    flow, local = session.flows[connection.flow], connection.local_side
-    came, went = flow.payload_bytes[1 - local], flow.payload_bytes[local]
-    seen = flow.packet_count
-    if seen[0] and seen[1]:
-        said, end = told[flow.id] or _sizes(came, went), _end_words(flow_end(flow), local)
-        return f"{said}; {end}" if said and end else said or end
-    # The other side's packets went another way, or were filtered out: nothing can be said of answers or of the end.
-    said = told[flow.id].replace(NO_ANSWER, "") if told[flow.id] else _sizes_of_one(came, went, seen[local] > 0)
-    return f"{said}; only the {'server' if seen[local] else 'client'}'s packets were captured"
+class _OnWire:
+    """No syscalls: what the packets tell, and how it ended.
+
+    Args:
+        told: shape (flows,), the exchanges of each in words; empty where no connection is without syscalls.
+    """
+
+    def __init__(self, session: Session, told: list[str]) -> None:
+        columns = session.flows.columns
+        self._told = told
+        self._moved = columns.payload_bytes.tolist() if told else []
+        self._seen = columns.packet_count.tolist() if told else []
+        self._ends = flow_ends(columns) if told else []
+
+    def words(self, connection: Connection) -> str:
+        if connection.flow < 0:
+            return ""
+        flow, local = connection.flow, connection.local_side
+        told, seen = self._told[flow], self._seen[flow]
+        came, went = self._moved[flow][1 - local], self._moved[flow][local]
+        if seen[0] and seen[1]:
+            said, end = told or _sizes(came, went), _end_words(self._ends[flow], local)
+            return f"{said}; {end}" if said and end else said or end
+        # The other side's packets went another way, or were filtered out: nothing can be said of answers or the end.
+        said = told.replace(NO_ANSWER, "") if told else _sizes_of_one(came, went, seen[local] > 0)
+        return f"{said}; only the {'server' if seen[local] else 'client'}'s packets were captured"
 
 
 @cache
@@ -105,13 +119,18 @@ def _told(starts: Starts, groups: int) -> list[str]:
         owners[firsts].tolist(), firsts.tolist(), [*firsts[1:].tolist(), len(runs)], total_of, strict=True
     ):
         # redis' inline commands begin alike.
-        if not shown.is_request(request_of[low]):
+        said = shown.begins(request_of[low], answer_of[low])
+        if not said:
+            continue
+        if high == low + 1 and total == 1:
+            told[owner] = said
             continue
         parts, count = [], 0
         for run in range(low, min(high, low + _SHOWN)):
             times = times_of[run]
             count += times
-            parts.append(shown.exchange(request_of[run], answer_of[run]) + (f" ×{times}" if times > 1 else ""))
+            said = said if run == low else shown.exchange(request_of[run], answer_of[run])
+            parts.append(said + (f" ×{times}" if times > 1 else ""))
         more = total - count
         if more:
             parts.append(f"and {_grouped(more)} more " + ("request" if more == 1 else "requests"))
@@ -150,6 +169,7 @@ class _Titles:
 
     def __init__(self, starts: Starts) -> None:
         self._known: dict[tuple[bytes, bool], Piece | None] = {}
+        self._said: dict[tuple[int, int, int], str] = {}
         # A number of a Python list costs a tenth of one of an array.
         self._at = starts.at.tolist()
         self._size = np.minimum(starts.length, LINE_BYTES).tolist()
@@ -168,17 +188,28 @@ class _Titles:
             self._known[key] = found[0] if found else None
         return self._known[key]
 
-    def is_request(self, row: int) -> bool:
-        piece = self._piece(row)
-        return piece is not None and piece.kind is PieceKind.REQUEST
+    def begins(self, request: int, response: int) -> str:
+        """The first exchange; empty where it begins with no request after all."""
+        piece = self._piece(request)
+        return self._exchange(piece, response) if piece and piece.kind is PieceKind.REQUEST else ""
 
     def exchange(self, request: int, response: int) -> str:
         """`GET / → 200, 615 bytes`: headers included; without the bytes where they are not known."""
-        piece = self._piece(request)
+        return self._exchange(self._piece(request), response)
+
+    def _exchange(self, piece: Piece | None, response: int) -> str:
+        answer = self._piece(response) if response >= 0 else None
+        # Pieces are told apart by their identity: all are kept.
+        key = (id(piece), id(answer), self._moved[response] if response >= 0 else -2)
+        found = self._said.get(key)
+        if found is None:
+            found = self._said[key] = self._words(piece, answer, response)
+        return found
+
+    def _words(self, piece: Piece | None, answer: Piece | None, response: int) -> str:
         title = f"{piece.method} {piece.target}" if piece and piece.kind is PieceKind.REQUEST else _UNREADABLE
         if response < 0:
             return f"{title}{NO_ANSWER}"
-        answer = self._piece(response)
         status = answer.status if answer and answer.kind is PieceKind.RESPONSE else _UNREADABLE
         moved = self._moved[response]
         return f"{title} → {status}" + (f", {_count(moved)}" if moved >= 0 else "")

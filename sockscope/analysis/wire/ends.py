@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+import numpy as np
+
+from sockscope.analysis.wire.columns import NEVER
+from sockscope.analysis.wire.flow_table import FlowColumns
 from sockscope.model.connections import Flow
 
 
@@ -43,6 +47,27 @@ def flow_end(flow: Flow) -> FlowEnd:
     if flow.syn_ns is not None and flow.synack_ns is None and flow.packet_count[1] == 0:
         return FlowEnd.UNANSWERED
     return FlowEnd.OPEN
+
+
+def flow_ends(flows: FlowColumns) -> list[FlowEnd]:
+    """`flow_end` of all, column by column."""
+    (fin_0, fin_1), (rst_0, rst_1) = flows.fin_ns.T, flows.rst_ns.T
+    reset = np.minimum(rst_0, rst_1)
+    syn, unanswered = flows.syn_ns != NEVER, flows.synack_ns == NEVER
+    refused = syn & unanswered & (flows.established_ns == NEVER) & (rst_1 != NEVER)
+    # The first that holds is the end.
+    cases = (
+        (FlowEnd.BOTH_CLOSED, (fin_0 != NEVER) & (fin_1 != NEVER) & (reset >= np.maximum(fin_0, fin_1))),
+        (FlowEnd.REFUSED, refused),
+        (FlowEnd.RESET_BY_SIDE_0, (reset != NEVER) & (rst_0 <= rst_1)),
+        (FlowEnd.RESET_BY_SIDE_1, reset != NEVER),
+        (FlowEnd.SIDE_1_LACKS_FIN, fin_0 != NEVER),
+        (FlowEnd.SIDE_0_LACKS_FIN, fin_1 != NEVER),
+        (FlowEnd.UNANSWERED, syn & unanswered & (flows.packet_count[:, 1] == 0)),
+    )
+    which = np.select([case for _, case in cases], list(range(len(cases))), len(cases))
+    names = (*(name for name, _ in cases), FlowEnd.OPEN)
+    return [names[number] for number in which.tolist()]
 
 
 def side_lacking_fin(flow: Flow) -> int | None:

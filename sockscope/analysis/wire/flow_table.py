@@ -14,8 +14,8 @@ from sockscope.model.connections import Flow
 from sockscope.model.sockaddr import Address
 
 _NEVER = int(NEVER)
-_BLOCK = 64
-"""So many are made together: who asks for one mostly goes on to the next."""
+_FEW, _MANY = 4, 256
+"""So many are made together: of who asks for one, and of who went on to the one behind those made before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +70,12 @@ class Flows(Sequence[Flow]):
         columns: for who asks something of all of them.
     """
 
-    __slots__ = ("_addresses", "_blocks", "columns")
+    __slots__ = ("_addresses", "_made", "_next", "columns")
 
     def __init__(self, columns: FlowColumns | None = None) -> None:
         self.columns = columns or FlowColumns.none()
-        self._blocks: dict[int, list[Flow]] = {}
+        self._made: dict[int, Flow] = {}
+        self._next = 0
         self._addresses: dict[int, Address] = {}
 
     def __len__(self) -> int:
@@ -90,11 +91,17 @@ class Flows(Sequence[Flow]):
         if not -len(self) <= at < len(self):
             raise IndexError(f"flow {at} of {len(self)}")
         at %= len(self)
-        return self._block(at // _BLOCK)[at % _BLOCK]
+        found = self._made.get(at)
+        if found is None:
+            stop = min(at + (_MANY if at == self._next else _FEW), len(self))
+            for one in self._make(at, stop):
+                self._made.setdefault(one.id, one)
+            self._next = stop
+            found = self._made[at]
+        return found
 
     def __iter__(self) -> Iterator[Flow]:
-        for block in range(-(-len(self) // _BLOCK)):
-            yield from self._block(block)
+        return (self[number] for number in range(len(self)))
 
     def ends_of(self, flow: Ints, side: Ints) -> list[Address]:
         """The addresses of these ends: shape (k,) each. Equal ends share an object."""
@@ -108,12 +115,6 @@ class Flows(Sequence[Flow]):
                 address = known[number] = Address.inet(raw[at * 16 : at * 16 + 16], port)
             found.append(address)
         return found
-
-    def _block(self, block: int) -> list[Flow]:
-        made = self._blocks.get(block)
-        if made is None:
-            made = self._blocks[block] = self._make(block * _BLOCK, min((block + 1) * _BLOCK, len(self)))
-        return made
 
     def _make(self, first: int, stop: int) -> list[Flow]:
         part = {one.name: getattr(self.columns, one.name)[first:stop] for one in fields(FlowColumns)}

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
 import numpy as np
+import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sockscope.analysis.wire.columns import NEVER
+from sockscope.analysis.wire.ends import flow_end, flow_ends
 from sockscope.analysis.wire.flow_table import FlowColumns, Flows
+
+Drawn: TypeAlias = tuple[tuple[int | None, ...], tuple[int | None, ...], tuple[int | None, ...], int]
+
+
+def _or_never(times: Sequence[int | None]) -> npt.NDArray[np.int64]:
+    return np.array([NEVER if at is None else at for at in times], np.int64)
 
 
 def _columns(count: int) -> FlowColumns:
@@ -67,3 +81,26 @@ def test_there_may_be_none() -> None:
     assert list(Flows()) == []
     with pytest.raises(IndexError):
         Flows()[0]
+
+
+def test_the_ends_of_all_are_the_ends_of_each() -> None:
+    times = st.sampled_from([1, 2, 3, None])
+    pair = st.tuples(times, times)
+
+    @given(st.lists(st.tuples(st.tuples(times, times, times), pair, pair, st.integers(0, 1)), min_size=1, max_size=20))
+    def same(drawn: list[Drawn]) -> None:
+        singles = _or_never([at for one in drawn for at in one[0]]).reshape(-1, 3)
+        fins = _or_never([at for one in drawn for at in one[1]]).reshape(-1, 2)
+        resets = _or_never([at for one in drawn for at in one[2]]).reshape(-1, 2)
+        columns = replace(
+            _columns(len(drawn)),
+            syn_ns=singles[:, 0],
+            synack_ns=singles[:, 1],
+            established_ns=singles[:, 2],
+            fin_ns=fins,
+            rst_ns=resets,
+            packet_count=np.array([(1, one[3]) for one in drawn], np.int64),
+        )
+        assert flow_ends(columns) == [flow_end(one) for one in Flows(columns)]
+
+    same()
