@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sockscope.analysis.joining.packet_events import packet_events
 from sockscope.analysis.narration.describe import describe
 from sockscope.analysis.session import Session
+from sockscope.analysis.wire.streams import sent_by_second
 from sockscope.model.ids import NO_ID
 from sockscope.model.packets import RawFrame
 from sockscope.model.tables import Int32s, Int64s, SessionTables
@@ -54,14 +55,9 @@ def _local_is_source(session: Session, packet_connection: Int32s) -> npt.NDArray
     rows = np.flatnonzero(packet_connection >= 0)
     if not len(rows):
         return out
-    connection = packet_connection[rows]
-    end = np.array([(c.flow, c.local_side) for c in session.connections], np.int64)[connection]
-    columns = session.flows.columns
-    local = columns.key[end[:, 0], end[:, 1]].view("V16").reshape(-1)
-    ports = columns.port[end[:, 0], end[:, 1]]
-    picked = session.packets.records[rows]
-    source = np.ascontiguousarray(picked["src"]).view("V16").reshape(-1)
-    out[rows] = (source == local) & (picked["sport"] == ports)
+    local_is_second = np.array([each.local_side == 1 for each in session.connections], np.bool_)
+    by_second = sent_by_second(session.packets, rows, session.packet_flow[rows], session.flows)
+    out[rows] = by_second == local_is_second[packet_connection[rows]]
     return out
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.analysis.wire.streams import Reach, stream_offsets
+from sockscope.analysis.wire.streams import Reach, sent_by_second, stream_offsets
 from sockscope.model.calls import Call
 from sockscope.model.columns import group_pieces, rows_of
 from sockscope.model.ids import NO_ID
@@ -198,17 +198,9 @@ class _Streams:
 
 def _from_local(session: Session, rows: Ids, flow: Ids) -> npt.NDArray[np.bool_]:
     """Which packets the target's side sent."""
-    records = session.packets.records
-    sides = np.zeros(len(session.flows), np.int64)
+    local_is_second = np.zeros(len(session.flows), np.bool_)
     for one in session.connections:
         if one.flow >= 0:
-            sides[one.flow] = one.local_side
-    columns = session.flows.columns
-    every = np.arange(len(sides))
-    port = columns.port[every, sides][flow]
-    local: npt.NDArray[np.bool_] = records["sport"][rows] == port
-    same = np.flatnonzero(records["sport"][rows] == records["dport"][rows])
-    if len(same):
-        keys = columns.key[every, sides][flow[same]]
-        local[same] = (records["src"][rows[same]] == keys).all(axis=1)
-    return local
+            local_is_second[one.flow] = one.local_side == 1
+    found: npt.NDArray[np.bool_] = sent_by_second(session.packets, rows, flow, session.flows) == local_is_second[flow]
+    return found

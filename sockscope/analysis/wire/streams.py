@@ -98,7 +98,7 @@ class Carried:
         flags, length = records["flags"], records["payload_bytes"]
         opening = (flags & TcpFlag.SYN) != 0
         rows = np.flatnonzero((packet_flow >= 0) & (opening | (length > 0)))
-        direction = 2 * packet_flow[rows].astype(np.int64) + _sent_by_second(packets, rows, packet_flow[rows], flows)
+        direction = 2 * packet_flow[rows].astype(np.int64) + sent_by_second(packets, rows, packet_flow[rows], flows)
         by_direction = np.lexsort((packet_ns[rows], direction))
         rows, direction = rows[by_direction], direction[by_direction]
         first = np.zeros(2 * len(flows), np.uint32)
@@ -120,14 +120,18 @@ class Carried:
         return cls(reach=reach, from_start=from_start, direction=direction, end=end, size=size, when=when)
 
 
-def _sent_by_second(packets: Packets, rows: Ints, flow: npt.NDArray[np.int32], flows: Flows) -> Mask:
-    """Which packets side 1 of their flow sent: shape (k,)."""
+def sent_by_second(packets: Packets, rows: Ints, flow: npt.NDArray[np.integer], flows: Flows) -> Mask:
+    """Which packets side 1 of their flow sent: shape (k,).
+
+    Ports tell most ends apart; addresses are looked at where both ports are the same.
+
+    Args:
+        rows, flow: shape (k,), packets that are in flows, and these.
+    """
     port = flows.columns.port[flow, 0]
     source = packets.records["sport"][rows]
     second: Mask = source != port
     same = np.flatnonzero(source == packets.records["dport"][rows])
     if len(same):
-        which, place = np.unique(flow[same], return_inverse=True)
-        keys = flows.columns.key[which, 0][place.reshape(-1)]
-        second[same] = (packets.records["src"][rows[same]] != keys).any(axis=1)
+        second[same] = (packets.records["src"][rows[same]] != flows.columns.key[flow[same], 0]).any(axis=1)
     return second
