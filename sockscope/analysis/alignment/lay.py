@@ -26,6 +26,10 @@ from sockscope.model.tcp import TcpFlag
 Ints = npt.NDArray[np.int64]
 
 NOTHING_TOLD = -1
+_DAYS_NS = 2 * 86_400 * 1_000_000_000
+"""No two clocks with a date are so far apart."""
+_LISTED_NS = 600 * 1_000_000_000
+"""So long after the last packet a listing may still be of the same watching."""
 _STIRRING = int(TcpFlag.SYN | TcpFlag.FIN | TcpFlag.RST)
 _WORTH_A_NOTE_NS = 1_000_000
 _ONE_CLOCK_NS = 1_000_000
@@ -78,7 +82,7 @@ def lay(
             moved = begin_together(packet_ns, clocks, info.started_ns)
         info, packet_ns = _told(info, moved), moved.times
     if clocks.sockets:
-        shown = move_sockets(talks, packets, packet_ns, sockets, clocks)
+        shown = move_sockets(talks, packets, packet_ns, sockets, clocks, _undated_by(info))
         info = _told(info, shown)
         records = sockets.records.copy()
         records["time_ns"] = shown.times
@@ -86,6 +90,12 @@ def lay(
     if info.syscalls.engine and clocks.packets:
         info = replace(info, ended_ns=watched_until(info, packets, packet_ns, sockets))
     return info, packet_ns, sockets
+
+
+def _undated_by(info: SessionInfo) -> int:
+    """How far a log without a date is from the captures' clock; 0: it has one."""
+    offsets = [one.offset_ns for one in info.alignments if one.packets and one.uncertainty_ns >= 0]
+    return next((one for one in offsets if abs(one) > _DAYS_NS), 0)
 
 
 def watched_until(info: SessionInfo, packets: Packets, packet_ns: Ints, sockets: Sockets) -> int:
@@ -96,7 +106,10 @@ def watched_until(info: SessionInfo, packets: Packets, packet_ns: Ints, sockets:
     """
     if info.apart_ns is None or not len(packets):
         return info.ended_ns
-    until = max(int(packet_ns.max()), int(sockets.records["time_ns"].max(initial=0)))
+    last = max(info.ended_ns, int(packet_ns.max()))
+    shown = sockets.records["time_ns"]
+    # Listings that lie elsewhere were not laid beside the log by anything.
+    until = max(last, int(shown[shown < last + _LISTED_NS].max(initial=0)))
     records = packets.records
     stirs = (records["payload_bytes"] > 0) | (records["flags"] & _STIRRING != 0)
     later = packet_ns[stirs & (packet_ns > info.ended_ns + info.apart_ns + _WORTH_A_NOTE_NS)]
@@ -115,7 +128,9 @@ def _told(info: SessionInfo, moved: Moved) -> SessionInfo:
     )
 
 
-def move_sockets(talks: Talks, packets: Packets, packet_ns: Ints, sockets: Sockets, clocks: Clocks) -> Moved:
+def move_sockets(
+    talks: Talks, packets: Packets, packet_ns: Ints, sockets: Sockets, clocks: Clocks, usual_ns: int = 0
+) -> Moved:
     """Lay snapshots beside packets and calls.
 
     Args:
@@ -123,6 +138,7 @@ def move_sockets(talks: Talks, packets: Packets, packet_ns: Ints, sockets: Socke
         packets, packet_ns: the packets, with times of the session's clock.
         sockets: all rows; those in a strand have times of another clock, or guessed ones.
         clocks: which rows are whose.
+        usual_ns: what is added where it fits: the log has no date, and that is how far the captures show it to be off.
     """
     times = sockets.records["time_ns"].astype(np.int64)
     flows, packet_flow = build_flows(packets, packet_ns)
@@ -131,7 +147,7 @@ def move_sockets(talks: Talks, packets: Packets, packet_ns: Ints, sockets: Socke
     for strand in clocks.sockets:
         rows = slice(strand.start, strand.stop)
         room = align_snapshots(sockets.records[rows], talks, sides)
-        alignment = _placed(strand, room, clocks.guessed)
+        alignment = _placed(strand, room, clocks.guessed, usual_ns)
         times[rows] += alignment.offset_ns
         if not (len(talks) or flows):
             # Alone: there is nothing to lie beside.
@@ -142,7 +158,7 @@ def move_sockets(talks: Talks, packets: Packets, packet_ns: Ints, sockets: Socke
     return Moved(times=times, alignments=tuple(alignments), notes=tuple(notes))
 
 
-def _placed(strand: Strand, room: Room | None, guessed: bool) -> Alignment:
+def _placed(strand: Strand, room: Room | None, guessed: bool, usual_ns: int) -> Alignment:
     if room is None:
         return Alignment(
             source=strand.source,
@@ -154,11 +170,11 @@ def _placed(strand: Strand, room: Room | None, guessed: bool) -> Alignment:
     basis = f"{room.agreeing:,} of {room.rows:,} socket states"
     low, high = room.least_ns, room.most_ns
     if low is not None and high is not None:
-        offset = (low + high) // 2 if guessed or not low <= 0 <= high else 0
+        offset = (low + high) // 2 if guessed or not low <= usual_ns <= high else usual_ns
         uncertainty = max(high - offset, offset - low)
     else:
         # Open to one side: no further than it must.
-        offset = max(low, 0) if low is not None else min(high or 0, 0)
+        offset = max(low, usual_ns) if low is not None else min(usual_ns if high is None else high, usual_ns)
         uncertainty, basis = NOTHING_TOLD, f"{basis} fit, which would fit {'later' if high is None else 'earlier'}, too"
     return Alignment(source=strand.source, offset_ns=offset, uncertainty_ns=uncertainty, basis=basis, packets=False)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from sockscope.analysis.alignment.lay import watched_until
 from sockscope.model.sockets import Sockets
 from sockscope.model.tcp import TcpFlag
@@ -40,3 +42,14 @@ def test_a_request_that_the_log_does_not_answer_may_be_after_it() -> None:
 
 def test_never_before_the_logs_end() -> None:
     assert ended_after(Evidence().connections(5)) >= 0
+
+
+def test_a_listing_of_another_day_is_no_part_of_it() -> None:
+    evidence = Evidence()
+    evidence.connection(1, ended=False)
+    session = evidence.session()
+    listed = Sockets.empty()
+    rows = np.zeros(2, listed.records.dtype)
+    rows["time_ns"] = session.info.ended_ns + 5 * SECOND, session.info.ended_ns + 86_400 * SECOND
+    ended = watched_until(session.info, session.packets, session.packet_ns, replace(listed, records=rows))
+    assert ended == session.info.ended_ns + 5 * SECOND
