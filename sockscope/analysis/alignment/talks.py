@@ -11,6 +11,7 @@ from sockscope.analysis.replay.assign import Assignment, moved_bytes
 from sockscope.analysis.replay.control import IS_READ
 from sockscope.analysis.replay.state import ReplayState
 from sockscope.analysis.wire.columns import NEVER
+from sockscope.analysis.wire.streams import running
 from sockscope.model.calls import Call
 from sockscope.model.descriptors import Ended, OpenFile
 from sockscope.model.events import EventFlag, Events, is_seeded
@@ -188,7 +189,4 @@ def _in_stream(chosen: Mask, talk: Ints, moved: Ints, when: Ints, sorted_by: Int
     rows = np.flatnonzero(chosen)
     rows = rows[np.lexsort((sorted_by[rows], talk[rows]))]
     mine, count = talk[rows], moved[rows]
-    total = np.cumsum(count)
-    first = np.append(True, mine[1:] != mine[:-1]) if len(mine) else np.zeros(0, np.bool_)
-    before = np.maximum.accumulate(np.where(first, total - count, 0)) if len(mine) else total
-    return Moves(talk=mine, start=total - count - before, count=count, when=when[rows])
+    return Moves(talk=mine, start=running(mine, count) - count, count=count, when=when[rows])

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.session import Ids, Session
-from sockscope.analysis.wire.streams import Reach, sent_by_second, stream_offsets
+from sockscope.analysis.wire.streams import Reach, running, sent_by_second, stream_offsets
 from sockscope.model.calls import Call
 from sockscope.model.columns import group_pieces, rows_of
 from sockscope.model.ids import NO_ID
@@ -76,8 +76,8 @@ def _tell_piece(
     kept, of_exchange = kept[known], of_exchange[known]
     if not len(kept):
         return
-    read_end = _running(made, "read_bytes")[kept]
-    written_end = _running(made, "written_bytes")[kept]
+    read_end = running(made["connection"], made["read_bytes"].astype(np.int64))[kept]
+    written_end = running(made["connection"], made["written_bytes"].astype(np.int64))[kept]
     has_read, has_written = made["read_count"][kept] > 0, made["write_count"][kept] > 0
     read_start = read_end - made["read_bytes"][kept].astype(np.int64)
     for name, stream, offset, asked in (
@@ -118,15 +118,6 @@ def _forget_doubtful(session: Session, made: npt.NDArray[np.void], rows: Ids, fl
     for names, bad in ((("arrived_ns", "arrived_whole_ns"), bad_in), (("sent_ns", "acked_ns"), bad_out)):
         for name in names:
             made[name][rows[bad[group]]] = NO_ID
-
-
-def _running(made: npt.NDArray[np.void], column: str) -> Ids:
-    """Bytes of the connection up to the end of each exchange."""
-    total = np.cumsum(made[column].astype(np.int64))
-    first = np.append(True, made["connection"][1:] != made["connection"][:-1])
-    before = np.where(first, total - made[column].astype(np.int64), 0)
-    found: Ids = total - np.maximum.accumulate(before)
-    return found
 
 
 def _witnessed(session: Session) -> npt.NDArray[np.bool_]:

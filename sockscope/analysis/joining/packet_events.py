@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from sockscope.analysis.replay.assign import moved_bytes
 from sockscope.analysis.session import Ids, Session
-from sockscope.analysis.wire.streams import Reach, stream_offsets
+from sockscope.analysis.wire.streams import Reach, running, stream_offsets
 from sockscope.model.calls import Call
 from sockscope.model.constants import SOL_TCP
 from sockscope.model.ids import NO_ID
@@ -115,11 +115,8 @@ def _mover(session: Session, moved: Ids, connection: Ids, offset: Ids) -> Ids:
     if not len(events):
         return np.full(len(offset), NO_ID, np.int64)
     owner = session.event_connection[events].astype(np.int64)
-    total = np.cumsum(moved[events])
-    heads = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
-    before = np.append(0, total)[heads]
-    end = total - np.repeat(before, np.diff(np.append(heads, len(events))))
-    found: Ids = np.where(offset >= 0, Reach.of(owner, end, events).reached(connection, offset + 1), NO_ID)
+    reach = Reach.of(owner, running(owner, moved[events]), events)
+    found: Ids = np.where(offset >= 0, reach.reached(connection, offset + 1), NO_ID)
     return found
 
 

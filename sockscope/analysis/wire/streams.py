@@ -66,6 +66,14 @@ def stream_offsets(flow: Ints, number: npt.NDArray[np.uint32], first: npt.NDArra
     return found
 
 
+def running(group: Ints, count: Ints) -> Ints:
+    """Bytes of the group up to the end of each row: shape (n,). Group after group, no count is negative."""
+    total = np.cumsum(count)
+    first = np.append(True, group[1:] != group[:-1])[: len(group)]
+    found: Ints = total - np.maximum.accumulate(np.where(first, total - count, 0))
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Carried:
     """What each direction of each flow carried: direction flow * 2 + the side that sent.
