@@ -49,6 +49,7 @@ import numpy as np
 from sockscope.analysis.exchanges.latency import request_words, servers_of
 from sockscope.analysis.replay.control import IS_WRITE
 from sockscope.analysis.session import Ids, Session
+from sockscope.analysis.stops.proc_facts import ENDING
 from sockscope.findings.shared.evidence import (
     NS_PER_S,
     from_event,
@@ -84,7 +85,6 @@ _ANSWERED_SHARE = 0.9
 _HEAD_END = (b"\r\n\r\n", b"\n\n")
 _BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 _PACKETS = 4
-_STOPPING = np.array([1, 2, 3, 15], np.uint64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +195,7 @@ def _told_to_stop(session: Session, tgid: int, before_ns: int) -> bool:
     events = session.events_of_tgid(tgid)
     records = session.events.records
     signals = events[records["call"][events] == Call.task_signal]
-    signals = signals[np.isin(records["args"][signals, 0], _STOPPING)]
+    signals = signals[np.isin(records["args"][signals, 0], ENDING)]
     return bool((session.effective_ns[signals] <= before_ns).any())
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.session import Ids, Session
+from sockscope.analysis.stops.proc_facts import ENDING, signals_to
 from sockscope.findings.shared.evidence import NS_PER_MS, from_event, from_proc, program, since_start, who
 from sockscope.findings.shared.readiness import asked_of
 from sockscope.model.calls import EPOLL_WAITS, READS, WAITS, WRITES, Call
-from sockscope.model.columns import rows_of
 from sockscope.model.connections import Connection, Protocol
 from sockscope.model.descriptors import Descriptor, Ended, How
 from sockscope.model.events import EventFlag
@@ -188,20 +188,15 @@ class Holdings:
 
 
 _NEVER = 1 << 62
-_STOPPING = np.array([1, 2, 3, 15], np.uint64)  # SIGHUP, SIGINT, SIGQUIT, SIGTERM
 
 
 def _stops(session: Session) -> dict[int, int]:
     """tgid → when a process that ended was told to: what it closes from there on, it closes because it ends."""
-    records = session.events.records
-    told = rows_of(session.event_call, lambda calls: calls == Call.task_signal)
-    told = told[np.isin(records["args"][told, 0], _STOPPING)]
     found: dict[int, int] = {}
-    for event in told:
-        tgid = int(records["tgid"][event])
+    for _, tgid, time_ns in signals_to(session, ENDING):
         process = session.processes.get(tgid)
         if process is not None and process.exited_ns is not None:
-            found[tgid] = min(found.get(tgid, _NEVER), int(session.effective_ns[event]))
+            found.setdefault(tgid, time_ns)
     for process in session.processes.values():
         if process.exited_ns is not None:
             found[process.tgid] = min(found.get(process.tgid, _NEVER), process.exited_ns - WIND_DOWN_NS)

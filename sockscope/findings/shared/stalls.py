@@ -7,7 +7,9 @@ from enum import StrEnum
 
 import numpy as np
 
+from sockscope.analysis.replay.control import by_call
 from sockscope.analysis.session import Ids, Session
+from sockscope.analysis.stops.proc_facts import ENDING
 from sockscope.findings.shared.event_loops import Absence, Stretch, longest_stretch
 from sockscope.findings.shared.evidence import NS_PER_MS
 from sockscope.findings.shared.kept_waiting import Arrivals, Kept, belongs_to
@@ -19,7 +21,7 @@ STALL_NS = 300 * NS_PER_MS
 _WITHOUT_CALL_NS = 500 * NS_PER_MS
 BUSY_SHARE = 0.5
 _EAGAIN, _MSG_DONTWAIT = -11, 0x40
-_STOPPING = np.array([1, 2, 3, 15], np.uint64)  # SIGHUP, SIGINT, SIGQUIT, SIGTERM
+_STOPS = by_call([Call.task_signal, Call.task_stop])
 _CHILD_WAITS = (Call.wait4, Call.waitid)
 
 
@@ -72,8 +74,9 @@ class Stalls:
         self._session = session
         self._arrivals = Arrivals(session)
         records = session.events.records
-        told = (records["call"] == Call.task_signal) & np.isin(records["args"][:, 0], _STOPPING)
-        self._stops: Ids = np.flatnonzero(told | (records["call"] == Call.task_stop))
+        stops = np.flatnonzero(_STOPS[session.event_call])
+        told = np.isin(records["args"][stops, 0], ENDING)
+        self._stops: Ids = stops[told | (session.event_call[stops] == Call.task_stop)]
 
     def judge(self, absence: Absence) -> Stall | None:
         """The absence as a stall; None where it kept nobody waiting, or is excused."""
