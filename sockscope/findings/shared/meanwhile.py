@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -92,7 +93,7 @@ def meanwhile(session: Session, tid: int, began_ns: int, ended_ns: int, *, besid
     """
     records = session.events.records
     events = session.events_of_tid(tid)
-    events = events[(records["call"][events] < FIRST_TASK_EVENT) & (records["flags"][events] & EventFlag.URING == 0)]
+    events = events[(session.event_call[events] < FIRST_TASK_EVENT) & (records["flags"][events] & EventFlag.URING == 0)]
     enter, leave = records["enter_ns"][events], records["exit_ns"][events]
     enter = np.maximum(np.where(enter >= 0, enter, session.info.started_ns), began_ns)
     leave = np.minimum(np.where(leave >= 0, leave, session.info.ended_ns), ended_ns)
@@ -229,7 +230,8 @@ def _slow_machine(session: Session, tgid: int, began_ns: int, ended_ns: int) -> 
             return True
     records = session.events.records
     events = session.events_of_tgid(tgid)
-    near = events[(session.effective_ns[events] > began_ns) & IS_QUICK[records["call"][events]]]
+    near = events[bisect_right(events, began_ns, key=session.effective_ns.__getitem__) :]
+    near = near[IS_QUICK[session.event_call[near]]]
     took = overlap(records["enter_ns"][near], records["exit_ns"][near], began_ns, ended_ns)
     took[(records["enter_ns"][near] < 0) | (records["exit_ns"][near] < 0)] = 0
     _, thread = np.unique(records["tid"][near], return_inverse=True)
