@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,3 +174,30 @@ def _list(descriptor: int, over: threading.Event) -> None:
         if last:
             return
         over.wait(LISTING_EVERY_S)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchedByHand:
+    """A fixture's program started by strace; the log is all there is."""
+
+    slug: str
+    program: str
+    engine: EngineChoice = EngineChoice.AUTO
+
+    def __str__(self) -> str:
+        return f"launched-{self.slug}-{self.program}"
+
+    def perform(self, folder: Path) -> Told:
+        log = folder.with_name(f"{folder.name}.log")
+        with fixture.Play(fixture.load(self.slug), self.program) as play:
+            play.need()
+            play.command = [*STRACE, "-I1", "-o", str(log), *play.command]
+            tracer = psutil.Process(play.start_server())
+            (program,) = tracer.children()
+            play.drive(program.pid)
+            # Some end by themselves.
+            with suppress(psutil.NoSuchProcess):
+                for one in (*program.children(recursive=True), program):
+                    one.terminate()
+            psutil.wait_procs([tracer], timeout=PATIENCE_S)
+            return Told.of(make_report(load_session(Evidence(straces=[log]))), play.port)

@@ -10,7 +10,7 @@ import pytest
 from sockscope import fixture
 from sockscope.model.findings import Severity
 from sockscope.pipeline.options import EngineChoice
-from tests.live.by_hand import Both, PlayByHand, ServerByHand
+from tests.live.by_hand import Both, LaunchedByHand, PlayByHand, ServerByHand
 from tests.live.engines import need
 from tests.live.rehearsals import Rehearsals
 
@@ -120,3 +120,23 @@ def test_clocks_of_one_machine_are_one(case: PlayByHand, rehearsals: Rehearsals)
     packets = rehearsals.outcome(case).by_hand.alignments[0]
     assert packets.offset_ns == 0
     assert 0 <= packets.uncertainty_ns < 100_000_000
+
+
+LAUNCHED = ("reuseaddr-after-bind", "bind-address-in-use", "unchecked-error")
+"""What happens before anybody can attach."""
+
+
+def launched(program: str) -> list[LaunchedByHand]:
+    return [LaunchedByHand(slug=slug, program=program) for slug in LAUNCHED]
+
+
+@pytest.mark.parametrize("case", launched("faulty"), ids=str)
+def test_a_log_from_the_first_call_on(case: LaunchedByHand, rehearsals: Rehearsals) -> None:
+    told = rehearsals.outcome(case)
+    assert case.slug in {finding.rule for finding in told.findings}, (told.skipped, told.notes)
+
+
+@pytest.mark.parametrize("case", launched("sound"), ids=str)
+def test_a_sound_log_from_the_first_call_on(case: LaunchedByHand, rehearsals: Rehearsals) -> None:
+    told = rehearsals.outcome(case)
+    assert not [finding for finding in told.findings if finding.severity > Severity.INFO]
