@@ -126,7 +126,7 @@ def _row(
         number=str(connection.id),
         local="" if where else clean(local),
         peer=clean(peer),
-        state=words.state_name(connection),
+        state=words.state_name(connection) if _state_known(report) else "",
         read=words.byte_count(connection.read_bytes),
         written=words.byte_count(connection.written_bytes),
         holders=clean(_held_by(row, comms)),
@@ -135,6 +135,11 @@ def _row(
         wire=clean(row.wire),
         verbose=verbose,
     )
+
+
+def _state_known(report: Report) -> bool:
+    """Packets alone tell no kernel's state: how connections ended on the wire is in what is told of each."""
+    return bool(report.info.sockets.snapshot_count or report.info.syscalls.engine)
 
 
 def _held_by(row: ConnectionRow, comms: Mapping[int, str]) -> str:
@@ -148,7 +153,9 @@ def _held_by(row: ConnectionRow, comms: Mapping[int, str]) -> str:
 
 def _table(heading: str, rows: Sequence[_Row], width: int) -> Table:
     """By width: every column; holders and summary in one; or both below the addresses."""
-    fixed = {"#": [r.number for r in rows], "peer": [r.peer for r in rows], "state": [r.state for r in rows]}
+    fixed = {"#": [r.number for r in rows], "peer": [r.peer for r in rows]}
+    if any(r.state for r in rows):
+        fixed["state"] = [r.state for r in rows]
     if any(r.local for r in rows):
         fixed = {"#": fixed["#"], "local": [r.local for r in rows], **fixed}
     left = width - _columns(fixed)
@@ -175,10 +182,11 @@ def _table(heading: str, rows: Sequence[_Row], width: int) -> Table:
             cells.append(_joined(row, left))
             table.add_row(*_coloured(cells, [*fixed], row))
     else:
-        table = _grid(heading, ["#", "ends, state, held by, finding, or what it did"])
+        state = "state, " if any(r.state for r in rows) else ""
+        table = _grid(heading, ["#", f"ends, {state}held by, finding, or what it did"])
         for row in rows:
             ends = " ".join(part for part in (row.local, row.peer) if part)
-            first = Text(f"{ends}  ").append(row.state, "yellow" if row.slugs else "")
+            first = Text(f"{ends}  " if row.state else ends).append(row.state, "yellow" if row.slugs else "")
             table.add_row(Text(row.number), first.append("\n").append(_joined(row, width - 8)))
     return table
 
@@ -196,7 +204,7 @@ def _joined(row: _Row, room: int) -> Text:
 
 
 def _coloured(cells: list[Text], names: Sequence[str], row: _Row) -> list[Text]:
-    if row.slugs:
+    if row.slugs and row.state:
         cells[names.index("state")].stylize("yellow")
     return cells
 
@@ -225,22 +233,27 @@ def _groups(rest: Sequence[ConnectionRow], report: Report, comms: Mapping[int, s
     def named(state: str, processes: tuple[int, ...], findings: tuple[int, ...]) -> str:
         who = [words.process_name(comms.get(tgid, "?"), tgid) for tgid in processes]
         slugs = dict.fromkeys(report.findings[i].rule for i in findings)
-        about = [f"({', '.join(slugs)})"] if slugs else []
-        return " ".join([state, *(f"in {name}" for name in who), *about])
+        about = [f"({', '.join(slugs)})"] if slugs and state else [*slugs]
+        return " ".join([state, *(f"in {name}" for name in who), *about]).strip()
+
+    def state_of(row: ConnectionRow) -> str:
+        return words.state_name(row.connection) if known else ""
+
+    known = _state_known(report)
 
     # Put into words once a group, not once a connection.
     alike = Counter(
         ("idle ends of unix socketpairs", (), ())
         if words.idle_pair(row)
-        else (words.state_name(row.connection), row.processes[-1:], row.finding_indexes)
+        else (state_of(row), row.processes[-1:], row.finding_indexes)
         for row in rest
     )
     groups: Counter[str] = Counter()
     for key, count in alike.items():
         groups[named(*key)] += count
     counts = sorted(groups.items(), key=lambda entry: (-entry[1], entry[0]))
-    parts = [f"{words.number(count)} {name}" for name, count in counts[:GROUP_COUNT]]
+    parts = [f"{words.number(count)} {name or 'without finding'}" for name, count in counts[:GROUP_COUNT]]
     others = sum(count for _, count in counts[GROUP_COUNT:])
     if others:
         parts.append(f"{words.number(others)} others")
-    return f"and {words.number(len(rest))} more: {', '.join(parts)}"
+    return f"and {words.number(len(rest))} more" + (f": {', '.join(parts)}" if any(groups) else "")

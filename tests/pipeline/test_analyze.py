@@ -38,3 +38,13 @@ def test_a_capture_without_the_asked_port(ports: tuple[int, ...], told: bool, tm
     (tmp_path / "c.pcap").write_bytes(pcap([Frame(data=build(syn))]))
     session = load_session(Evidence(captures=[tmp_path / "c.pcap"], ports=ports))
     assert any("no connection to port 81" in note for note in session.info.notes) is told
+
+
+def test_a_damaged_capture_is_not_taken_for_whole(tmp_path: Path) -> None:
+    syn = Ether() / IP(src="10.0.0.9", dst="10.0.0.1") / TCP(sport=40000, dport=80, flags="S")
+    whole = pcap([Frame(data=build(syn)), Frame(data=build(syn))])
+    for name, content in (("whole.pcap", whole), ("cut.pcap", whole[:-9])):
+        (tmp_path / name).write_bytes(content)
+    packets = [load_session(Evidence(captures=[path])).info.packets for path in sorted(tmp_path.iterdir())]
+    assert [each.whole for each in packets] == [False, True]
+    assert "cut.pcap: truncated" in packets[0].gap

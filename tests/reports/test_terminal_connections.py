@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from sockscope.model.connections import Connection, Protocol, Role
+from sockscope.model.info import SocketCoverage, SyscallCoverage
 from sockscope.model.report import ConnectionRow, Report
 from sockscope.model.sockaddr import Address, Family
 from sockscope.model.tcp import TcpState
@@ -47,7 +48,10 @@ def pair(number: int, *, moved: int = 0) -> ConnectionRow:
 
 
 def shown(rows: list[ConnectionRow], width: int, *, verbose: bool = False) -> str:
-    report: Report = replace(example_report(), connections=tuple(rows))
+    return told(replace(example_report(), connections=tuple(rows)), width, verbose=verbose)
+
+
+def told(report: Report, width: int, *, verbose: bool = False) -> str:
     file = io.StringIO()
     console = Console(file=file, width=width)
     for part in connections(report, lambda text: text, width=width, verbose=verbose, ascii_only=False):
@@ -106,3 +110,20 @@ def test_names_of_unix_sockets_are_made_safe(encoding: str) -> None:
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert r"unix /run/\x1b[31m\u202e[bold]x" in text
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_packets_alone_tell_no_state(width: int) -> None:
+    rows = [replace(row(number), connection=bare(number)) for number in range(20)]
+    rows[3] = replace(rows[3], finding_indexes=(0,))
+    report = replace(example_report(), connections=tuple(rows))
+    of_wire = replace(report.info, syscalls=SyscallCoverage(), sockets=SocketCoverage())
+    text = told(replace(report, info=of_wire), width)
+    assert "state" not in text
+    assert "unknown" not in text
+    assert "and 11 more" in text
+    assert "unknown" in told(report, width)
+
+
+def bare(number: int) -> Connection:
+    return replace(row(number).connection, state=TcpState.UNKNOWN, owners=[])
