@@ -17,8 +17,8 @@ Last, on two cores that others used as well (load 5.5; 2 038 044 packets, 200 00
     tshark -z conv,tcp         29.28 s  4.20 x   cpu  15.48 s  3.02 x    1570 MiB
     tcptrace                    6.65 s  0.95 x   cpu   4.31 s  0.84 x    2941 MiB
 
-Of the processor's 5.1 s the packets take 1.4, connections, marks and facts as columns 1.8, the 200 000 connections' objects
-0.5, imports 0.4, the rules 0.7 with their own imports.
+Of the processor's 5.1 s the packets take 1.4, connections, marks and facts as columns 1.8, the connections'
+objects 0.5, imports 0.4, the rules 0.7 with their own imports.
 """
 
 from __future__ import annotations
