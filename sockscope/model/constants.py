@@ -13,6 +13,7 @@ from typing import Final
 Names = Mapping[int, str]
 
 AT_FDCWD: Final = -100
+CLONE_FILES: Final = 0x00000400
 CLONE_THREAD: Final = 0x00010000
 SCM_RIGHTS: Final = 1
 SCM_CREDENTIALS: Final = 2

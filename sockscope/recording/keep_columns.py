@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.model.calls import Call
+from sockscope.model.constants import CLONE_FILES, CLONE_THREAD
 from sockscope.model.event_rows import Rows, find_sections, words_at
 from sockscope.model.events import EventFlag, Events, Section
 
@@ -21,8 +22,6 @@ RANK_BITS = 40
 """A key is `group << RANK_BITS | rank`: sorted, it answers what of a group lies between two moments."""
 _RANK = (1 << RANK_BITS) - 1
 
-CLONE_FILES = 0x400
-CLONE_THREAD = 0x10000
 CLOSE_RANGE_UNSHARE = 2
 
 _CMSG_BYTES = 16

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from sockscope.analysis.replay.decode import text_of
 from sockscope.analysis.replay.state import ReplayState, Step
 from sockscope.model.calls import Call
+from sockscope.model.constants import CLONE_FILES, CLONE_THREAD
 from sockscope.model.descriptors import Ended, EpollInterest, FilesTable, How, OpenFile, Process
 from sockscope.model.events import Section
 from sockscope.model.ids import NO_ID
 from sockscope.model.seed import FileKind, Seed
 
-CLONE_FILES = 0x400
 CLONE_PARENT = 0x8000
-CLONE_THREAD = 0x10000
 
 
 def load_seed(state: ReplayState, seed: Seed) -> None:

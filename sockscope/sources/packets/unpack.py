@@ -19,6 +19,7 @@ from typing import BinaryIO, Protocol
 
 from sockscope.errors import DamagedInputError, UsageError
 from sockscope.sources.gunzip import GZIP_MAGIC, PackDamage, gunzip
+from sockscope.storage import temporary_folder
 
 MOST_BYTES = 64 << 30
 """No capture that people keep compressed grows beyond this."""
@@ -76,7 +77,7 @@ def unpack(
         UsageError: it grows beyond the bound, or the disk is full.
         DamagedInputError: nothing can be unpacked.
     """
-    folder = _folder()
+    folder = temporary_folder()
     room = shutil.disk_usage(folder).free - SPARE_BYTES
     limit = min(MOST_BYTES, room) if most_bytes is None else most_bytes
     help_text = f"unpack it yourself where there is room, or set TMPDIR (now {folder})"
@@ -110,14 +111,6 @@ def unpack(
             raise DamagedInputError(f"{path}: {damage or kind + ': nothing is in it'}", help_text=help_text)
         stack.pop_all()
     return Unpacked(file=out, damage=damage)
-
-
-def _folder() -> str:
-    """Where large temporary files go; /tmp is often memory (file-hierarchy(7))."""
-    chosen = tempfile.gettempdir()
-    if any(os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")) or not os.access("/var/tmp", os.W_OK):
-        return chosen
-    return "/var/tmp"
 
 
 class _Decompressor(Protocol):

@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.model.calls import Call
+from sockscope.model.constants import CLONE_FILES
 from sockscope.model.events import EVENT_DTYPE, EventFlag
 from sockscope.model.seed import SEED_EPOLL_DTYPE, SEED_FD_DTYPE, FileKind, Seed, SeedProcess
 from sockscope.sources.syscalls.strace_log.table import USE_DTYPE
 from sockscope.sources.syscalls.strace_log.tasks import Birth, Tasks
 
-CLONE_FILES = 0x400
 Rows = npt.NDArray[np.void]
 _Told = tuple[int, int]
 """Blob offsets of the local and the peer address."""
