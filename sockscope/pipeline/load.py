@@ -155,7 +155,7 @@ def _read_captures(
         available=True,
         seen_count=max(known.seen_count, len(capture.packets)),
         lost_count=max(known.lost_count, capture.dropped_count),
-        gap=known.gap or "; ".join(capture.damage[:1]),
+        gap=known.gap or ("; ".join(capture.damage[:1]) if capture.has_hole else ""),
     )
 
 

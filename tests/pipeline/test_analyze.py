@@ -40,11 +40,13 @@ def test_a_capture_without_the_asked_port(ports: tuple[int, ...], told: bool, tm
     assert any("no connection to port 81" in note for note in session.info.notes) is told
 
 
-def test_a_damaged_capture_is_not_taken_for_whole(tmp_path: Path) -> None:
+def test_a_capture_with_a_hole_is_not_taken_for_whole_and_one_cut_at_its_end_is(tmp_path: Path) -> None:
     syn = Ether() / IP(src="10.0.0.9", dst="10.0.0.1") / TCP(sport=40000, dport=80, flags="S")
-    whole = pcap([Frame(data=build(syn)), Frame(data=build(syn))])
-    for name, content in (("whole.pcap", whole), ("cut.pcap", whole[:-9])):
-        (tmp_path / name).write_bytes(content)
+    whole = pcap([Frame(data=build(syn))] * 9)
+    record = (len(whole) - 24) // 9
+    spoilt = whole[: 24 + 2 * record] + b"\xff" * record + whole[24 + 3 * record :]
+    for name, content in (("cut", whole[:-9]), ("spoilt", spoilt), ("whole", whole)):
+        (tmp_path / f"{name}.pcap").write_bytes(content)
     packets = [load_session(Evidence(captures=[path])).info.packets for path in sorted(tmp_path.iterdir())]
-    assert [each.whole for each in packets] == [False, True]
-    assert "cut.pcap: truncated" in packets[0].gap
+    assert [each.whole for each in packets] == [True, False, True]
+    assert "spoilt.pcap: damaged" in packets[1].gap

@@ -61,6 +61,7 @@ class Captures:
             share theirs; captures that overlap in time do not, so that a packet in both is known as a copy.
         frame_count: captured frames, those that are not IP or not wanted included.
         dropped_count: packets that the captures say they lost.
+        has_hole: damage took packets from the middle; a capture that is merely cut at its end has just ended.
     """
 
     packets: Packets
@@ -69,6 +70,7 @@ class Captures:
     interfaces: tuple[str, ...]
     frame_count: int
     dropped_count: int
+    has_hole: bool
 
 
 class Scan(Protocol):
@@ -90,6 +92,10 @@ class Scan(Protocol):
 
     def damage(self) -> str | None:
         """What was lost and where, so far."""
+        ...
+
+    def has_hole(self) -> bool:
+        """Whether packets that were lost lie before others that were not."""
         ...
 
 
@@ -142,6 +148,7 @@ def read_captures(
         interfaces=tuple(map(str, interfaces)),
         frame_count=read.frame_count,
         dropped_count=read.dropped_count,
+        has_hole=read.has_hole or (len(paths) > 1 and any(part.damage for part in read.parts)),
     )
 
 
@@ -210,6 +217,7 @@ class _Reading:
         self.parts: list[Part] = []
         self.frame_count = 0
         self.dropped_count = 0
+        self.has_hole = False
 
     def all(self) -> _Reading:
         for number in range(len(self._opened.paths)):
@@ -239,6 +247,7 @@ class _Reading:
         damage = [line for line in (opened.damage[number], scan.damage()) if line]
         self.frame_count += decoder.frame_count
         self.dropped_count += scan.dropped_count
+        self.has_hole |= scan.has_hole()
         self.parts.append(Part(name=path.name, records=records, interfaces=scan.interfaces, damage=damage, notes=notes))
 
 

@@ -80,6 +80,9 @@ class PcapScan:
     def damage(self) -> str | None:
         return self._losses.words()
 
+    def has_hole(self) -> bool:
+        return self._losses.has_hole
+
     def _frames(self, starts: Offsets) -> Frames:
         fields = _headers(self._data, starts, self._order)
         return Frames(

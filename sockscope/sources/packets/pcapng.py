@@ -104,6 +104,9 @@ class PcapngScan:
     def damage(self) -> str | None:
         return self._losses.words()
 
+    def has_hole(self) -> bool:
+        return self._losses.has_hole
+
 
 def _section_header(path: Path, data: Bytes, at: int) -> tuple[str, int, str | None]:
     """Byte order, where the next block begins, or what is wrong."""

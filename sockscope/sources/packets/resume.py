@@ -41,17 +41,20 @@ class Resumable(Format, Protocol):
 
 
 class Losses:
-    """What of a file could not be read."""
+    """What of a file could not be read; `has_hole`: something after it could."""
 
     def __init__(self) -> None:
         self.places = 0
         self.lost_bytes = 0
+        self.has_hole = False
         self._first = ""
 
     def add(self, at: int, upto: int, why: str = "") -> None:
         """Bytes from `at` up to `upto` are lost."""
         self.places += 1
         self.lost_bytes += upto - at
+        # Why reading ends is said where it ends.
+        self.has_hole |= not why
         if not self._first:
             self._first = why or f"damaged at byte {at}: {upto - at} bytes are lost, reading goes on at byte {upto}"
 
