@@ -40,9 +40,7 @@ STEP_NS = 2_000
 V4_MAPPED = np.frombuffer(b"\0" * 10 + b"\xff\xff", np.uint8)
 
 
-def synthesise(
-    events: int, connections: int, *, first: int = 0
-) -> tuple[Seed, Events, Packets, Sockets, SessionInfo]:
+def synthesise(events: int, connections: int, *, first: int = 0) -> tuple[Seed, Events, Packets, Sockets, SessionInfo]:
     """A session of `connections` connections and about `events` events, spread over the workers.
 
     With `first`, a multiple of WORKERS * LIVE: the part of a longer session that begins with that connection.
