@@ -152,6 +152,10 @@ class Stage:
         assert self.said.readline() == f"{line}\n"
 
     def is_refused(self) -> bool:
+        """Twice in a row: the first may have come while the listener was being closed, before the call returned."""
+        return self._is_refused_once() and self._is_refused_once()
+
+    def _is_refused_once(self) -> bool:
         try:
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
         except ConnectionRefusedError:
