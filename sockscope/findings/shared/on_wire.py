@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.session import Ids, Session
+from sockscope.analysis.wire.streams import sent_by_second
 from sockscope.model.connections import Connection
 from sockscope.model.tcp import TcpFlag
 
@@ -48,7 +49,7 @@ class Wire:
         return cls(
             rows=rows,
             flow=flow,
-            side=_sides(session, rows, flow),
+            side=sent_by_second(session.packets, rows, flow, session.flows).astype(np.int8),
             time_ns=session.packet_ns[rows],
             length=records["payload_bytes"][rows].astype(np.int64),
             seq=records["seq"][rows],
@@ -61,18 +62,6 @@ class Wire:
         """Which packets carry any of these flags."""
         found: Mask = (self.flags & np.uint8(flag)) != 0
         return found
-
-
-def _sides(session: Session, rows: Ids, flow: Ids) -> npt.NDArray[np.int8]:
-    """Ports tell most ends apart; addresses are looked at where both ports are the same."""
-    columns = session.flows.columns
-    first, second = columns.port.T
-    records = session.packets.records
-    side: npt.NDArray[np.int8] = (records["sport"][rows] != first[flow]).astype(np.int8)
-    for number in np.flatnonzero(first == second).tolist():
-        own = np.flatnonzero(flow == number)
-        side[own] = (records["src"][rows[own]] != columns.key[number, 0]).any(axis=1)
-    return side
 
 
 def connections_by_side(session: Session) -> dict[tuple[int, int], Connection]:
