@@ -195,11 +195,12 @@ def move_packets(talks: Talks, packets: Packets, packet_ns: Ints, clocks: Clocks
         rows = slice(strand.start, strand.stop)
         mine = Packets(records=packets.records[rows], raw=packets.raw)
         laid = align_packets(talks, mine, packet_ns[rows], log_resolution_ns)
-        alignments.append(_alignment(strand, laid, log_resolution_ns))
         if laid is None:
+            alignments.append(_nothing_in_common(strand))
             notes.append(_apart(strand))
             continue
         fit = _kept(laid, log_resolution_ns)
+        alignments.append(_alignment(strand, laid, fit))
         times[rows] += fit.offsets(packet_ns[rows])
         if alignments[-1].uncertainty_ns > _WORTH_A_NOTE_NS:
             notes.append(_coarse(strand, alignments[-1]))
@@ -254,10 +255,11 @@ def _kept(laid: Laid, log_resolution_ns: int) -> Fit:
     return fit
 
 
-def _alignment(strand: Strand, laid: Laid | None, log_resolution_ns: int) -> Alignment:
-    if laid is None:
-        return Alignment(source=strand.source, offset_ns=0, uncertainty_ns=NOTHING_TOLD, basis="nothing in common")
-    fit = _kept(laid, log_resolution_ns)
+def _nothing_in_common(strand: Strand) -> Alignment:
+    return Alignment(source=strand.source, offset_ns=0, uncertainty_ns=NOTHING_TOLD, basis="nothing in common")
+
+
+def _alignment(strand: Strand, laid: Laid, fit: Fit) -> Alignment:
     parts = [
         f"{count:,}" + f" {noun}{'s' if count > 1 else ''}"
         for count, noun in ((laid.handshakes, "handshake"), (laid.transfers, "transfer"), (laid.closes, "close"))
