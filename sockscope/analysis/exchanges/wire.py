@@ -15,14 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sockscope.analysis.replay.assign import kernel_tls
 from sockscope.analysis.session import Ids, Session
 from sockscope.analysis.wire.streams import Reach, running, sent_by_second, stream_offsets
-from sockscope.model.calls import Call
 from sockscope.model.columns import group_pieces, rows_of
 from sockscope.model.ids import NO_ID
 from sockscope.model.tcp import TcpFlag
-
-_SOL_TCP, _TCP_ULP = 6, 31
 
 
 def tell_wire(session: Session, made: npt.NDArray[np.void]) -> None:
@@ -128,12 +126,8 @@ def _witnessed(session: Session) -> npt.NDArray[np.bool_]:
 def _usable(session: Session) -> npt.NDArray[np.bool_]:
     """Connections which move as many bytes as the wire does."""
     usable = np.array([c.flow >= 0 for c in session.connections], np.bool_)
-    records = session.events.records
-    # Kernel TLS encrypts below the syscalls: bytes there are not bytes here (Documentation/networking/tls.rst).
-    layered = rows_of(records, lambda part: part["call"] == Call.setsockopt)
-    layered = layered[session.event_connection[layered] >= 0]
-    layered = layered[(records["args"][layered, 1] == _SOL_TCP) & (records["args"][layered, 2] == _TCP_ULP)]
-    usable[session.event_connection[layered]] = False
+    layered = session.event_connection[kernel_tls(session.events)]
+    usable[layered[layered >= 0]] = False
     return usable
 
 

@@ -16,15 +16,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.analysis.replay.assign import moved_bytes
+from sockscope.analysis.replay.assign import kernel_tls, moved_bytes
 from sockscope.analysis.session import Ids, Session
 from sockscope.analysis.wire.streams import Reach, running, stream_offsets
 from sockscope.model.calls import Call
-from sockscope.model.constants import SOL_TCP
 from sockscope.model.ids import NO_ID
 from sockscope.model.tcp import TcpFlag
 
-_TCP_ULP = 31
 _SKEW_NS = 1_000_000
 """So far the clocks of calls and packets may be off before the order of two times says anything."""
 
@@ -67,12 +65,11 @@ def packet_events(session: Session, packet_connection: Int32s, local_is_source: 
 def _usable(session: Session) -> Mask:
     """Connections of which every byte on the wire passed a call that counts bytes."""
     usable = np.ones(len(session.connections), np.bool_)
-    records, of_event = session.events.records, session.event_connection
-    call, args = records["call"], records["args"]
-    # Kernel TLS encrypts below the syscalls (Documentation/networking/tls.rst); splice names no direction.
-    layered = (call == Call.setsockopt) & (args[:, 1] == SOL_TCP) & (args[:, 2] == _TCP_ULP)
-    odd = (of_event >= 0) & (layered | (call == Call.splice) | (call == Call.vmsplice))
-    usable[of_event[odd]] = False
+    call = session.event_call
+    # splice names no direction.
+    odd = np.append(kernel_tls(session.events), np.flatnonzero((call == Call.splice) | (call == Call.vmsplice)))
+    concerned = session.event_connection[odd]
+    usable[concerned[concerned >= 0]] = False
     return usable
 
 

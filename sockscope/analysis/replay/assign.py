@@ -13,8 +13,9 @@ from sockscope.analysis.replay.control import EBADF, HAS_FD, IS_KERNEL, IS_READ,
 from sockscope.analysis.replay.decode import message_bytes
 from sockscope.analysis.replay.state import ReplayState
 from sockscope.model.calls import Call
-from sockscope.model.columns import Columns, in_memory, pieces
+from sockscope.model.columns import Columns, in_memory, pieces, rows_of
 from sockscope.model.connections import Connection
+from sockscope.model.constants import SOL_TCP
 from sockscope.model.descriptors import Descriptor, Ended, How
 from sockscope.model.events import EventFlag, Events, Unassigned, is_seeded
 from sockscope.model.ids import NO_ID
@@ -382,6 +383,20 @@ def moved_on(state: ReplayState, events: Events, assignment: Assignment) -> Flag
         good &= (records["flags"] & EventFlag.ENTERED_ONLY) == 0
         moved[files[good]] = True
     return moved
+
+
+def kernel_tls(events: Events) -> Ids:
+    """Calls that put TLS below a socket's own: its bytes on the wire are not those of its calls. Shape (k,), events.
+
+    Source: Documentation/networking/tls.rst.
+    """
+    records = events.records
+    asked = rows_of(records, lambda part: part["call"] == Call.setsockopt)
+    tls: Ids = asked[(records["args"][asked, 1] == SOL_TCP) & (records["args"][asked, 2] == _TCP_ULP)]
+    return tls
+
+
+_TCP_ULP = 31
 
 
 def moved_bytes(events: Events, rows: slice | None = None) -> tuple[Ids, Ids]:
