@@ -79,6 +79,7 @@ def test_the_findings_worst_connection_opens_with_its_story_and_its_wire(page: P
     assert page.locator("#detail-wire").inner_text() == "On the wire: 3 retransmissions (1 RTO); round trip 41 ms"
     assert page.locator("#lanes .event").count() > 20
     page.keyboard.press("Escape")
+    page.locator("#detail").wait_for(state="hidden")
     page.keyboard.press("/")
     page.keyboard.type("retransmissions")
     assert shown_ids(page) == [WORST]

@@ -171,7 +171,8 @@ function createDetail(data, table) {
   dialog.addEventListener('click', (event) => { if (event.target === dialog) dialog.close(); });
   dialog.addEventListener('close', () => {
     if (location.hash.startsWith('#c')) location.hash = '';
-    byId('grid').focus({ preventScroll: true });
+    // The browser tells of a close a little later: somebody may be typing into the search already.
+    if (!document.activeElement.matches('input, select')) byId('grid').focus({ preventScroll: true });
   });
   dialog.addEventListener('keydown', (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
