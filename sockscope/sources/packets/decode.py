@@ -17,6 +17,8 @@ from sockscope.sources.packets.ip_layer import LATER, MORE, Ip
 from sockscope.sources.packets.left_out import LeftOut
 from sockscope.sources.packets.link_layers import COOKED, IPV4, IPV6, Locator, network_layer, odd_network_layer
 from sockscope.sources.packets.offsets import Bytes, unaligned
+from sockscope.sources.packets.plain import plain_rows
+from sockscope.sources.packets.tcp_options import window_scales
 
 BATCH_PACKETS = 1 << 16
 """Columns of a batch stay in the CPU's cache."""
@@ -24,7 +26,6 @@ BATCH_PACKETS = 1 << 16
 _EXTENSIONS = (0, 43, 60, 135)
 _FRAGMENT = 44
 _MAX_EXTENSIONS = 8
-_FIRST_ROWS = 1 << 16
 
 
 class Decoder:
@@ -46,7 +47,7 @@ class Decoder:
         if ports is not None:
             self._wanted = np.zeros(65536, bool)
             self._wanted[[p for p in ports if 0 <= p < 65536]] = True
-        self._rows = np.empty(_FIRST_ROWS, PACKET_DTYPE)
+        self._rows = np.empty(0, PACKET_DTYPE)
         self._count = 0
         self._fragments = Fragments()
         self._left_out = LeftOut()
@@ -61,8 +62,24 @@ class Decoder:
     def feed(self, frames: Frames) -> None:
         """Decode some more."""
         self.frame_count += len(frames)
+        if len(frames):
+            self._make_room(frames)
         for low in range(0, len(frames), BATCH_PACKETS):
             self._keep(*self._batch(frames.pick(slice(low, low + BATCH_PACKETS))))
+
+    def _make_room(self, frames: Frames) -> None:
+        """For these, and at once for as many as the bytes behind them may hold: what is not used is never touched."""
+        need = self._count + len(frames)
+        if need <= len(self._rows):
+            return
+        first, last = int(frames.start[0]), int(frames.start[-1])
+        behind = (len(self._data) - last) * len(frames) // max(last - first, 1)
+        room = need + behind + behind // 8
+        if self._count:
+            # Moves no bytes, but zeros what is new.
+            self._rows.resize(room, refcheck=False)
+        else:
+            self._rows = np.empty(room, PACKET_DTYPE)
 
     def finish(self) -> npt.NDArray[np.void]:
         """The rows of all frames since the last finish, in order; shape (m,), PACKET_DTYPE."""
@@ -72,7 +89,7 @@ class Decoder:
         self._fragments.complete(rows)
         if any(map(len, self._ip_ids)):
             rows = without_copies(rows, np.concatenate(self._ip_ids))
-        self._rows, self._count = np.empty(_FIRST_ROWS, PACKET_DTYPE), 0
+        self._rows, self._count = np.empty(0, PACKET_DTYPE), 0
         self._ip_ids, self._fragments = [], Fragments()
         return rows
 
@@ -80,24 +97,24 @@ class Decoder:
         """One line a kind of packets that could not be used."""
         return self._left_out.notes()
 
-    def _keep(self, rows: npt.NDArray[np.void], ip_id: npt.NDArray[np.int32]) -> None:
-        end = self._count + len(rows)
-        if end > len(self._rows):
-            # Grows by remapping, so that the rows are never there twice.
-            self._rows.resize(max(end, len(self._rows) * 2), refcheck=False)
-        self._rows[self._count : end] = rows
-        if len(ip_id) != len(rows):
-            ip_id = np.full(len(rows), -1, np.int32) if self._ip_ids else ip_id
+    def _keep(self, count: int, ip_id: npt.NDArray[np.int32]) -> None:
+        """Rows that lie behind those so far belong to them."""
+        if len(ip_id) != count:
+            ip_id = np.full(count, -1, np.int32) if self._ip_ids else ip_id
         elif len(ip_id) and not self._ip_ids:
             self._ip_ids.append(np.full(self._count, -1, np.int32))
         if self._ip_ids or len(ip_id):
             self._ip_ids.append(ip_id)
-        self._count = end
+        self._count += count
 
-    def _batch(self, frames: Frames) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int32]]:
-        """Rows, and the IPv4 identification of each (0 for IPv6; shape (0,) where none is of a cooked capture)."""
+    def _batch(self, frames: Frames) -> tuple[int, npt.NDArray[np.int32]]:
+        """Writes rows behind those so far.
+
+        Returns:
+            How many; and the IPv4 identification of each (0 for IPv6; shape (0,) where none is of a cooked capture).
+        """
         data, wanted = self._data, self._wanted
-        be16, be32 = unaligned(data, ">u2"), unaligned(data, ">u4")
+        be16 = unaligned(data, ">u2")
         end = frames.start + frames.captured
         network, ethertype, outgoing = network_layer(data, be16, frames, end)
         odd_network_layer(data, be16, frames, network, ethertype, self._odd)
@@ -111,37 +128,66 @@ class Decoder:
         keep = v4 | v6
         if not keep.all():
             frames, network, end, v4, outgoing = frames.pick(keep), network[keep], end[keep], v4[keep], outgoing[keep]
-        n = len(frames)
-        if not n:
-            return np.zeros(0, PACKET_DTYPE), np.zeros(0, np.int32)
-        ip = _ip(data, be16, network, frames.wire - (network - frames.start), end, v4)
-        ported = ip.has_ports(end)
-        self._left_out.count(be16, ip.protocol, ip.transport, ported, end)
-        fragmented = np.flatnonzero(ip.fragment & (LATER | MORE))
-        kept = np.arange(self._count, self._count + n)
-        hit = None
-        if wanted is not None:
-            at = np.where(ported, ip.transport, 0)
-            hit = ported & (wanted[be16[at]] | wanted[be16[np.where(ported, at + 2, 0)]])
-            kept = np.where(hit, np.cumsum(hit) - 1 + self._count, -1)
-        if len(fragmented):
-            self._fragments.add(data, frames.time_ns, network, v4, ip, fragmented, kept)
-        if hit is not None:
-            frames, network, end, v4, outgoing = frames.pick(hit), network[hit], end[hit], v4[hit], outgoing[hit]
-            ip, ported, n = ip.pick(hit), ported[hit], len(frames)
-
-        out = np.zeros(n, PACKET_DTYPE)
+        if not len(frames):
+            return 0, np.zeros(0, np.int32)
+        on_wire = frames.wire - (network - frames.start)
+        out = self._rows[self._count : self._count + len(frames)]
+        rest = _plain(out, data, network, on_wire, end, v4)
+        hit = None if wanted is None else wanted[out["sport"]] | wanted[out["dport"]]
+        if len(rest):
+            ip = _ip(data, be16, network[rest], on_wire[rest], end[rest], v4[rest])
+            ported = ip.has_ports(end[rest])
+            self._left_out.count(be16, ip.protocol, ip.transport, ported, end[rest])
+            if wanted is not None and hit is not None:
+                at = np.where(ported, ip.transport, 0)
+                hit[rest] = ported & (wanted[be16[at]] | wanted[be16[np.where(ported, at + 2, 0)]])
+            fragmented = np.flatnonzero(ip.fragment & (LATER | MORE))
+            if len(fragmented):
+                kept = np.arange(len(out)) if hit is None else np.where(hit, np.cumsum(hit) - 1, -1 - self._count)
+                kept = kept[rest] + self._count
+                self._fragments.add(data, frames.time_ns[rest], network[rest], v4[rest], ip, fragmented, kept)
+            out[rest] = _rows(data, be16, network[rest], v4[rest], ip, ported, end[rest])
         out["time_ns"] = frames.time_ns
         out["wire_bytes"] = frames.wire
         out["interface"] = frames.interface
         out["outgoing"] = outgoing
-        out["protocol"] = ip.protocol
-        out["wscale"] = -1
-        _addresses(data, out, network, v4)
-        _transport(data, be16, be32, out, ip, ported, end)
+        ip_id = np.zeros(0, np.int32)
         if np.isin(frames.link, COOKED).any():
-            return out, np.where(v4, be16[np.where(v4, network + 4, 0)].astype(np.int32), 0)
-        return out, np.zeros(0, np.int32)
+            ip_id = np.where(v4, be16[np.where(v4, network + 4, 0)].astype(np.int32), 0)
+        if hit is None:
+            return len(out), ip_id
+        asked = out[hit]
+        out[: len(asked)] = asked
+        return len(asked), ip_id[hit] if len(ip_id) else ip_id
+
+
+def _plain(
+    out: npt.NDArray[np.void], data: Bytes, network: Ints, on_wire: Ints, end: Ints, v4: Mask
+) -> npt.NDArray[np.intp]:
+    """Fill in the rows of plain packets; which are not plain."""
+    if v4.all() or not v4.any():
+        plain = plain_rows(out, data, network, on_wire, end, bool(v4[0]))
+        return np.flatnonzero(~plain)
+    left = np.ones(len(network), np.bool_)
+    for four in (True, False):
+        which = np.flatnonzero(v4 == four)
+        rows = np.empty(len(which), PACKET_DTYPE)
+        plain = plain_rows(rows, data, network[which], on_wire[which], end[which], four)
+        out[which] = rows
+        left[which[plain]] = False
+    return np.flatnonzero(left)
+
+
+def _rows(
+    data: Bytes, be16: npt.NDArray[np.uint16], network: Ints, v4: Mask, ip: Ip, ported: Mask, end: Ints
+) -> npt.NDArray[np.void]:
+    """What the headers of any packets say: shape (n,), PACKET_DTYPE."""
+    out = np.zeros(len(network), PACKET_DTYPE)
+    out["protocol"] = ip.protocol
+    out["wscale"] = -1
+    _addresses(data, out, network, v4)
+    _transport(data, be16, unaligned(data, ">u4"), out, ip, ported, end)
+    return out
 
 
 def _ip(data: Bytes, be16: npt.NDArray[np.uint16], network: Ints, on_wire: Ints, end: Ints, v4: Mask) -> Ip:
@@ -250,7 +296,7 @@ def _transport(
         out["window"][tcp] = be16[begin + 14]
         out["wscale"][tcp] = -1
         opening = tcp[(data[begin + 13] & 0x02) != 0]
-        out["wscale"][opening] = _window_scale(data, ip.transport[opening], header[opening], end[opening])
+        out["wscale"][opening] = window_scales(data, ip.transport[opening], header[opening], end[opening])
     header[ports & (ip.protocol == 17)] = 8
     # A TCP header cut before its flags says nothing: it must not pass for data.
     cut = ports & (ip.protocol == 6)
@@ -261,24 +307,3 @@ def _transport(
     out["payload_bytes"] = np.maximum(ip.length - header, 0)
     out["payload_offset"] = payload
     out["captured_payload_bytes"] = np.minimum(end - payload, out["payload_bytes"].astype(np.int64))
-
-
-def _window_scale(data: Bytes, begin: Ints, header: Ints, end: Ints) -> npt.NDArray[np.int8]:
-    """The window scale option (kind 3) of each SYN; -1 where there is none. At most 40 option bytes."""
-    scale = np.full(len(begin), -1, np.int8)
-    at, stop = begin + 20, np.minimum(begin + header, end)
-    rows = np.arange(len(begin))
-    for _ in range(40):
-        inside = at < stop
-        at, stop, rows = at[inside], stop[inside], rows[inside]
-        if not len(at):
-            break
-        kind = data[at]
-        long = (at + 1 < stop) & (kind > 1)
-        size = np.where(long, data[np.where(long, at + 1, 0)], 1).astype(np.int64)
-        found = (kind == 3) & (size == 3) & (at + 2 < stop)
-        scale[rows[found]] = np.minimum(data[at[found] + 2], 14).astype(np.int8)
-        # End of options, a length that cannot be, or found: this row is done.
-        on = (kind != 0) & ~found & ((kind == 1) | (long & (size >= 2)))
-        at, stop, rows = (at + size)[on], stop[on], rows[on]
-    return scale

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.sources.packets.offsets import Bytes, Offsets, unaligned
+from sockscope.sources.packets.offsets import Bytes, Offsets, Words, unaligned
 
 Mask = npt.NDArray[np.bool_]
 
@@ -44,20 +44,21 @@ class PcapRecords:
         return at + self.header_bytes + length if length <= self._max_bytes else -1
 
     def next_many(self, data: Bytes, at: Offsets) -> Offsets:
-        length = unaligned(data, self._order + "u4")[at + 8].astype(np.int64)
+        length = self.words(data)[at + 8].astype(np.int64)
         return np.where(length <= self._max_bytes, at + self.header_bytes + length, -1)
 
-    def likely(self, data: Bytes, low: int, high: int) -> Offsets:
-        seconds = unaligned(data, self._order + "u4")[low:high].astype(np.int64)
-        return np.flatnonzero(np.abs(seconds - self._near_second) < _NEAR_S) + low
+    def words(self, data: Bytes) -> Words:
+        return unaligned(data, self._order + "u4")
+
+    def likely(self, words: Words) -> Mask:
+        near: Mask = np.abs(words.astype(np.int64) - self._near_second) < _NEAR_S
+        return near
 
     def plausible(self, data: Bytes, at: Offsets) -> Mask:
-        second = unaligned(data, self._order + "u4")[at].astype(np.int64)
-        near: Mask = np.abs(second - self._near_second) < _NEAR_S
-        return near & self.sane(data, at)
+        return self.likely(self.words(data)[at]) & self.sane(data, at)
 
     def sane(self, data: Bytes, at: Offsets) -> Mask:
-        words = unaligned(data, self._order + "u4")
+        words = self.words(data)
         frac, included, original = words[at + 4], words[at + 8], words[at + 12]
         good: Mask = (frac < self._frac_limit) & (included <= self._max_bytes) & (included > 0)
         return good & (included <= original)
@@ -66,7 +67,7 @@ class PcapRecords:
         return np.zeros(len(at), bool)
 
     def void(self, data: Bytes, at: Offsets) -> Mask:
-        words = unaligned(data, self._order + "u4")
+        words = self.words(data)
         nothing: Mask = (words[at] | words[at + 4] | words[at + 8] | words[at + 12]) == 0
         return nothing
 
@@ -110,19 +111,22 @@ class PcapngBlocks:
         return after if after > len(data) or self._trailer.unpack_from(data, after - 4)[0] == total else -1
 
     def next_many(self, data: Bytes, at: Offsets) -> Offsets:
-        words = unaligned(data, self._order + "u4")
+        words = self.words(data)
         kind, total = words[at], words[at + 4].astype(np.int64)
         bad = (kind == SECTION_HEADER) | (total < 12) | (total > MAX_BLOCK_BYTES)
         after = at + ((total + 3) & ~3)
         trailer = words[np.where(bad | (after > len(data)), at + 4, after - 4)]
         return np.where(bad | (trailer != total), -1, after)
 
-    def likely(self, data: Bytes, low: int, high: int) -> Offsets:
-        kind = unaligned(data, self._order + "u4")[low:high]
-        return np.flatnonzero((kind == SECTION_HEADER) | ((kind > 0) & (kind <= _LAST_KIND))) + low
+    def words(self, data: Bytes) -> Words:
+        return unaligned(data, self._order + "u4")
+
+    def likely(self, words: Words) -> Mask:
+        found: Mask = (words == SECTION_HEADER) | ((words > 0) & (words <= _LAST_KIND))
+        return found
 
     def plausible(self, data: Bytes, at: Offsets) -> Mask:
-        words = unaligned(data, self._order + "u4")
+        words = self.words(data)
         kind, total = words[at], words[at + 4].astype(np.int64)
         fits = (kind > 0) & (kind <= _LAST_KIND) & (total >= 12) & (total % 4 == 0) & (at + total <= len(data))
         trailer = words[np.where(fits, at + total - 4, 0)]

@@ -58,9 +58,9 @@ def network_layer(
     """Where the network header begins, its EtherType (0: unknown), and whether this host sent it."""
     n = len(frames)
     network, ethertype, outgoing = frames.start.copy(), np.zeros(n, np.int64), np.zeros(n, np.uint8)
-    for link in np.unique(frames.link).tolist():
-        of_link = frames.link == link
-        mine: Ints | slice = slice(None) if of_link.all() else np.flatnonzero(of_link)
+    alike = bool(n) and bool((frames.link == frames.link[0]).all())
+    for link in (frames.link[:1] if alike else np.unique(frames.link)).tolist():
+        mine: Ints | slice = slice(None) if alike else np.flatnonzero(frames.link == link)
         start, stop = frames.start[mine], end[mine]
         if link == LinkType.ETHERNET:
             network[mine], ethertype[mine] = _ethertype(be16, start + 12, stop)

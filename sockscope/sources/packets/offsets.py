@@ -17,16 +17,22 @@ import numpy.typing as npt
 
 Bytes = npt.NDArray[np.uint8]
 Offsets = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint32]
 
-SERIAL_RECORDS = 4096
+SERIAL_RECORDS = 1024
 """So many are walked plainly first: small files, and files of many small sections, need no more."""
-STRETCHES = 512
+STRETCHES = 4096
+"""At most: the more, the fewer steps of the walk; and the more guesses."""
 MIN_STRETCH_BYTES = 16 * 1024
-GUESS_WINDOWS_BYTES = (1024, 16 * 1024)
+STRETCH_RECORDS = 64
+"""A stretch holds about so many at least; in jumbo frames or segments of 64 KiB it is longer."""
+GUESS_RECORDS = (3, 16)
+"""Over the bytes of so many records a start is looked for; where none is found, over more."""
 MIN_LANES = 8
 """Fewer walk faster one after another."""
 HOPS = 4
 """A guess must lead over so many more records that look right."""
+_LOOK_BYTES = 1 << 18
 
 
 class Format(Protocol):
@@ -42,8 +48,12 @@ class Format(Protocol):
         """The same for many (each at least `header_bytes` before the end)."""
         ...
 
-    def likely(self, data: Bytes, low: int, high: int) -> Offsets:
-        """Offsets from low up to high where a record may begin, by a first cheap look (for guesses only)."""
+    def words(self, data: Bytes) -> Words:
+        """The number that may begin at every byte: `unaligned`, in the file's byte order."""
+        ...
+
+    def likely(self, words: Words) -> npt.NDArray[np.bool_]:
+        """Whether a record may begin with such a number, by a first cheap look (for guesses only); any shape."""
         ...
 
     def plausible(self, data: Bytes, at: Offsets) -> npt.NDArray[np.bool_]:
@@ -77,7 +87,7 @@ def walk(data: Bytes, start: int, form: Format) -> Walk:
     if len(head) < SERIAL_RECORDS:
         return Walk(starts=np.array(head, np.int64), stop=at)
     parts = [np.array(head, np.int64)]
-    guesses = _guesses(data, at, form)
+    guesses = _guesses(data, at, (at - start) // len(head), form)
     chains = _lockstep(data, guesses, form)
     end = len(data)
     for i, guess in enumerate(guesses.tolist()):
@@ -116,33 +126,53 @@ def _serial(data: memoryview, at: int, until: int, form: Format, limit: int | No
     return found, at
 
 
-def _guesses(data: Bytes, start: int, form: Format) -> Offsets:
-    """Likely record starts, one a stretch (`start` itself the first), ascending."""
-    size = max((len(data) - start) // STRETCHES, MIN_STRETCH_BYTES)
-    found = [start]
-    last = len(data) - form.header_bytes
-    for low in range(start + size, last, size):
-        for window in GUESS_WINDOWS_BYTES:
-            guess = _guess_within(data, form.likely(data, low, min(low + window, last)), form)
-            if guess is not None:
-                found.append(guess)
-                break
-    return np.array(found, np.int64)
+def _guesses(data: Bytes, start: int, record_bytes: int, form: Format) -> Offsets:
+    """Likely record starts, one a stretch at most (`start` itself the first), ascending.
+
+    Args:
+        record_bytes: how long records are on an average.
+    """
+    size = max((len(data) - start) // STRETCHES, MIN_STRETCH_BYTES, STRETCH_RECORDS * record_bytes)
+    lows = np.arange(start + size, len(data) - form.header_bytes, size)
+    found = [np.array([start], np.int64)]
+    for records in GUESS_RECORDS:
+        guess = _guess_each(data, lows, min(records * record_bytes + form.header_bytes, size), form)
+        found.append(guess[guess >= 0])
+        lows = lows[guess < 0]
+    return np.sort(np.concatenate(found))
 
 
-def _guess_within(data: Bytes, at: Offsets, form: Format) -> int | None:
-    """The first of these positions from which `HOPS` further records follow that look right."""
-    at = at[form.plausible(data, at)]
-    onward = at
+def _guess_each(data: Bytes, lows: Offsets, window: int, form: Format) -> Offsets:
+    """From each of these offsets on, within the window, the first likely start; shape (n,), -1 where there is none."""
+    found = np.full(len(lows), -1, np.int64)
+    words = form.words(data)
+    # So that each part of the question takes some MiB.
+    step = max(_LOOK_BYTES // window, 1)
+    for first in range(0, len(lows), step):
+        part = lows[first : first + step]
+        at = np.minimum(part[:, None] + np.arange(window), len(data) - form.header_bytes)
+        stretch, place = np.nonzero(form.likely(words[at]))
+        at = at[stretch, place]
+        right = form.plausible(data, at)
+        at, stretch = at[right], stretch[right]
+        leads = _leads_on(data, at, form)
+        # The last that is written is the first in the window.
+        found[first + stretch[leads][::-1]] = at[leads][::-1]
+    return found
+
+
+def _leads_on(data: Bytes, at: Offsets, form: Format) -> npt.NDArray[np.intp]:
+    """Which of these positions lead over `HOPS` further records that look right."""
+    which = np.arange(len(at))
     for _ in range(HOPS):
         if not len(at):
-            return None
-        onward = form.next_many(data, onward)
-        inside = (onward >= 0) & (onward <= len(data) - form.header_bytes)
-        at, onward = at[inside], onward[inside]
-        looks_right = form.plausible(data, onward)
-        at, onward = at[looks_right], onward[looks_right]
-    return int(at[0]) if len(at) else None
+            break
+        at = form.next_many(data, at)
+        inside = (at >= 0) & (at <= len(data) - form.header_bytes)
+        at, which = at[inside], which[inside]
+        looks_right = form.plausible(data, at)
+        at, which = at[looks_right], which[looks_right]
+    return which
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,7 +156,7 @@ def resume(data: Bytes, at: int, form: Resumable) -> int:
     size = _SEARCH_BYTES >> 4
     while at <= last:
         high = min(at + size, last + 1)
-        likely = form.likely(data, at, high)
+        likely = np.flatnonzero(form.likely(form.words(data)[at:high])) + at
         if len(likely):
             found = _first_run(data, likely, form)
             if found >= 0:
