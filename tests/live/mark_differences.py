@@ -1,223 +1,213 @@
-"""Where our mark of a segment differs from tshark's: which of the differences of docs/wire.md it is, looked up slowly.
+"""Where our mark of a segment differs from tshark's: which of the differences of docs/wire.md it is.
 
 Each explanation is checked against the packets themselves, segment by segment, without the columns that made the mark.
+Where the page says that something counts for nothing, tshark is asked again without it: what it says then must be what
+we say.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from sockscope.model.tcp import SegmentMark as Mark
 from sockscope.model.tcp import TcpFlag
-from tests.live.tshark_marks import Compared
+from tests.live.flow_story import LATE, PROBES, Segment, Story
+from tests.live.tshark_marks import Compared, tshark
+from tests.live.written_packets import ipv4, write_packets
 
-LATE = Mark.RETRANSMISSION | Mark.FAST_RETRANSMISSION | Mark.SPURIOUS_RETRANSMISSION | Mark.OUT_OF_ORDER
-REORDERING_NS, FAST_NS = 3_000_000, 20_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One row; `start` and `stop` count from the first seen of its side, `ack` from the other's."""
-
-    row: int
-    time_ns: int
-    side: int
-    flags: int
-    start: int
-    stop: int
-    ack: int | None
-    window: int
-    mark: Mark
+_IN_OTHER_WORDS = np.uint16(LATE | PROBES | Mark.ACKED_UNSEEN | Mark.ZERO_WINDOW | Mark.DUPLICATE_ACK)
+_PARTS = (LATE, Mark.ACKED_UNSEEN, Mark(0xFFFF) & ~(LATE | Mark.ACKED_UNSEEN))
+_UNEXPLAINED = "unexplained"
 
 
-class Story:
-    """One flow, as a plain list of segments."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retold:
+    """What tshark says without what counts for nothing.
 
-    def __init__(self, compared: Compared, flow: int) -> None:
-        self._rows = np.flatnonzero(compared.wire.packet_flow == flow).tolist()
-        self._compared = compared
-        self._flow = flow
+    Attributes:
+        marks: shape (packets,), uint16, as `SegmentMark`; its first word where nothing was left out.
+        causes: of each row of a flow told again, what counts for nothing there, and from which row on that may tell.
+    """
 
-    @cached_property
-    def segments(self) -> list[Segment]:
-        records, first = self._compared.packets.records, self._rows[0]
-        opener = bytes(records["src"][first].tobytes()), int(records["sport"][first])
-        bases: dict[int, int] = {}
-        made = []
-        for row in self._rows:
-            one = records[row]
-            side = int((bytes(one["src"].tobytes()), int(one["sport"])) != opener)
-            flags, seq = int(one["flags"]), int(one["seq"])
-            base = bases.setdefault(side, seq) if not flags & TcpFlag.RST else bases.get(side, seq)
-            start = _signed(seq - base)
-            span = int(one["payload_bytes"]) + bool(flags & TcpFlag.SYN) + bool(flags & TcpFlag.FIN)
-            known = flags & TcpFlag.ACK and 1 - side in bases
-            made.append(
-                Segment(
-                    row=row,
-                    time_ns=int(one["time_ns"]),
-                    side=side,
-                    flags=flags,
-                    start=start,
-                    stop=start + span,
-                    ack=_signed(int(one["ack"]) - bases[1 - side]) if known else None,
-                    window=int(one["window"]),
-                    mark=Mark(int(self._compared.wire.packet_marks[row])),
-                )
-            )
-        return made
-
-    @property
-    def one_sided(self) -> bool:
-        return len({one.side for one in self.segments}) == 1
-
-    @property
-    def rtt_ns(self) -> int:
-        return int(self._compared.wire.flow_facts["handshake_rtt_ns"][self._flow])
-
-    def before(self, segment: Segment, side: int) -> list[Segment]:
-        """What that side had sent by then, resets aside."""
-        at = self.segments.index(segment)
-        return [one for one in self.segments[:at] if one.side == side and not one.flags & TcpFlag.RST]
-
-    def brings_new(self, segment: Segment) -> bool:
-        """Whether some byte below the highest of its side had not been seen."""
-        own = self.before(segment, segment.side)
-        low, high = segment.start, min(segment.stop, max(one.stop for one in own))
-        for one in sorted(own, key=lambda one: one.start):
-            if one.start <= low < one.stop:
-                low = one.stop
-        return low < high
-
-    def hole_age_ns(self, segment: Segment) -> int:
-        """Since its side first went beyond its first byte."""
-        beyond = next(one for one in self.before(segment, segment.side) if one.stop > segment.start)
-        return segment.time_ns - beyond.time_ns
-
-    def acks_unseen(self, segment: Segment) -> bool:
-        """Whether it is the first to acknowledge some byte that was not seen by then."""
-        if segment.ack is None or segment.flags & TcpFlag.RST:
-            return False
-        earlier = [one.ack for one in self.before(segment, segment.side) if one.ack is not None]
-        sent = sorted(self.before(segment, 1 - segment.side), key=lambda one: one.start)
-        every = [one for one in self.segments if one.side != segment.side and not one.flags & TcpFlag.RST]
-        low = max([*earlier, min(one.start for one in every)])
-        for one in sent:
-            if one.start <= low < one.stop or (one.stop == one.start == low - 1 and Mark.KEEP_ALIVE & one.mark):
-                low = max(low, one.stop)
-        # Bytes of a hole that an earlier ACK already told of are not told of twice.
-        return low < segment.ack
-
-
-def _signed(number: int) -> int:
-    return (number + (1 << 31)) % (1 << 32) - (1 << 31)
+    marks: npt.NDArray[np.uint16]
+    causes: dict[int, dict[str, int]]
 
 
 class Differences:
     """All segments of one capture on which we and tshark do not agree."""
 
-    def __init__(self, compared: Compared) -> None:
+    def __init__(self, compared: Compared, retold: Retold | None = None) -> None:
         self._compared = compared
+        self._retold = retold
         self._stories: dict[int, Story] = {}
 
-    def each(self) -> Iterator[tuple[int, str]]:
-        """(frame number, the differences' names; empty where one is not explained)."""
-        ours = self._compared.wire.packet_marks & ~np.uint16(Mark.RTO)
-        for row in np.flatnonzero(ours != self._compared.theirs).tolist():
-            more = Mark(int(ours[row]) & ~int(self._compared.theirs[row]))
-            less = Mark(int(self._compared.theirs[row]) & ~int(ours[row]))
-            names = [self._name(row, more & part, less & part) for part in _PARTS if (more | less) & part]
-            yield row + 1, "" if "" in names else " ".join(sorted(set(names)))
-
-    def _name(self, row: int, more: Mark, less: Mark) -> str:
-        flow = int(self._compared.wire.packet_flow[row])
-        story = self._stories.setdefault(flow, Story(self._compared, flow))
-        segment = next(one for one in story.segments if one.row == row)
-        for name, explains in _EXPLANATIONS.items():
-            if explains(self, story, segment, more, less):
-                return name
-        return ""
-
-    def closed_window(self, story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
-        other = story.before(segment, 1 - segment.side)
-        if more == Mark.ZERO_WINDOW_PROBE and less in (Mark.KEEP_ALIVE, Mark.KEEP_ALIVE | Mark.WINDOW_FULL):
-            return other[-1].window == 0
-        return more == Mark.ZERO_WINDOW_PROBE_ACK and not less and bool(other[-1].mark & Mark.ZERO_WINDOW_PROBE)
-
-    def seen_before(self, story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
-        return less == Mark.OUT_OF_ORDER and bool(more & Mark.RETRANSMISSION) and not story.brings_new(segment)
-
-    def age_of_the_hole(self, story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
-        limit = story.rtt_ns if story.rtt_ns > 0 else REORDERING_NS
-        if not (more | less) & LATE or not story.brings_new(segment):
-            return False
-        young = story.hole_age_ns(segment) < limit
-        if more == Mark.OUT_OF_ORDER:
-            return young and bool(less & Mark.RETRANSMISSION)
-        return less == Mark.OUT_OF_ORDER and bool(more & Mark.RETRANSMISSION) and not young
-
-    def later_hole(self, story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
-        if more != Mark.FAST_RETRANSMISSION or less:
-            return False
-        other = story.before(segment, 1 - segment.side)
-        acks = [one for one in other if one.ack == other[-1].ack and one.mark & Mark.DUPLICATE_ACK]
-        after = other[-1].ack is not None and segment.start >= other[-1].ack
-        soon = segment.time_ns - other[-1].time_ns < FAST_NS
-        return after and soon and len(acks) >= 2
-
-    def once_a_hole(self, story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
-        return (more | less) == Mark.ACKED_UNSEEN and bool(more) == story.acks_unseen(segment)
-
-    def first_keep_alive(self, story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
-        firsts = [next((one for one in story.segments if one.side == side), None) for side in (0, 1)]
-        probes = Mark.KEEP_ALIVE | Mark.ZERO_WINDOW_PROBE
-        return any(one is not None and bool(one.mark & probes) for one in firsts)
-
-    def one_side_captured(self, story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
-        return story.one_sided and not more and less == Mark.DUPLICATE_ACK
-
-    def another_connection(self, story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
-        """tshark goes on with the stream where a SYN-ACK, its SYN not captured, began another."""
-        stream = self._compared.stream
-        earlier = np.flatnonzero(stream[: segment.row] == stream[segment.row])
-        flows = self._compared.wire.packet_flow
-        unopened = not (story.segments[0].flags & TcpFlag.SYN) or bool(story.segments[0].flags & TcpFlag.ACK)
-        return unopened and bool((flows[earlier] != flows[segment.row]).any())
-
-    def before_the_syn(self, story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
-        """Some segment before its side's SYN answers for the connection before."""
-        opened = {one.side: number for number, one in reversed([*enumerate(story.segments)]) if one.flags & TcpFlag.SYN}
-        return any(
-            number < opened.get(one.side, 0) and not one.flags & TcpFlag.RST
-            for number, one in enumerate(story.segments)
+    def each(self, flow: int | None = None) -> Iterator[tuple[int, str]]:
+        """(frame number, the differences' names; empty where one is not explained), of one flow or all."""
+        ours, theirs, flows = (
+            self._compared.wire.packet_marks,
+            self._compared.told.marks,
+            self._compared.wire.packet_flow,
         )
+        mine = flows == flow if flow is not None else flows >= 0
+        # What the page tells in its own words is looked up even where both say the same.
+        odd = mine & ((ours != theirs) | ((ours | theirs) & _IN_OTHER_WORDS != 0))
+        looked_at = np.unique(flows[odd]).tolist()
+        retold = self._retold or self.retold(looked_at)
+        odd |= mine & (ours != retold.marks)
+        for one in looked_at:
+            odd[list(self._story(one).acks_of_unseen)] = True
+        for row in np.flatnonzero(odd).tolist():
+            story = self._story(int(flows[row]))
+            mark, said = Mark(int(ours[row])), Mark(int(retold.marks[row]))
+            causes = retold.causes.get(row, {}) if said != theirs[row] else {}
+            names = {name for name, since in causes.items() if since <= row}
+            segment = story.at.get(row)
+            if segment is not None:
+                names |= _names(story, segment, said, mark)
+            elif mark:
+                names.add(_UNEXPLAINED)
+            if names:
+                yield row + 1, "" if _UNEXPLAINED in names else " ".join(sorted(names))
 
-    def acknowledged_first(self, story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
-        if less & ~Mark.LOST_BEFORE != Mark.RETRANSMISSION | Mark.SPURIOUS_RETRANSMISSION or more:
-            return False
-        own, other = story.before(segment, segment.side), story.before(segment, 1 - segment.side)
-        acked = [one.ack for one in other if one.ack is not None]
-        return bool(acked) and acked[-1] >= segment.stop and segment.start >= max(one.stop for one in own)
+    def retold(self, flows: list[int]) -> Retold:
+        """Anew of those flows in which something counts for nothing, each between addresses of its own."""
+        marks, causes = self._compared.told.marks.copy(), dict[int, dict[str, int]]()
+        rows, packets = list[int](), list[npt.NDArray[np.void]]()
+        for flow in flows:
+            story = self._story(flow)
+            found = self._causes(story)
+            if not found:
+                continue
+            causes.update(dict.fromkeys(story.rows, found))
+            # No connection was there before it now.
+            marks[story.rows] = 0
+            marks[story.rows[0]] = Mark.PORT_REUSED if story.reuses_ports else 0
+            if not story.segments:
+                continue
+            told = np.concatenate([_with_byte_before(self._compared, story, one) for one in story.segments])
+            packets.append(_between_others(told, len(packets)))
+            for one in story.segments:
+                rows += [-1, one.row] if one.place in story.keep_alives else [one.row]
+        if packets:
+            with tempfile.NamedTemporaryFile(suffix=".pcap") as file:
+                write_packets(Path(file.name), np.concatenate(packets))
+                again = tshark(Path(file.name)).marks
+            kept = np.array(rows) >= 0
+            marks[np.array(rows)[kept]] |= again[kept]
+        return Retold(marks=marks, causes=causes)
+
+    def _story(self, flow: int) -> Story:
+        if flow not in self._stories:
+            self._stories[flow] = Story(self._compared, flow)
+        return self._stories[flow]
+
+    def _causes(self, story: Story) -> dict[str, int]:
+        """What of the flow counts for nothing, and from which row on that may tell."""
+        stream = self._compared.told.stream
+        shared = bool((stream[: story.rows[0]] == stream[story.rows[0]]).any())
+        since = {
+            "after-a-reset": story.resets,
+            "before-the-syn": story.before_syn,
+            "first-keep-alive": [story.segments[place].row for place in story.keep_alives],
+            "another-connection": story.rows if shared else [],
+        }
+        return {name: rows[0] for name, rows in since.items() if rows}
 
 
-_PARTS = (
-    LATE,
-    Mark.ACKED_UNSEEN,
-    Mark(0xFFFF) & ~(LATE | Mark.ACKED_UNSEEN),
-)
+def _between_others(packets: npt.NDArray[np.void], number: int) -> npt.NDArray[np.void]:
+    """One flow's packets, between the addresses of that number."""
+    ends = [ipv4(f"10.{number >> 8}.{number & 255}.{end}") for end in (1, 2)]
+    first = packets[0]
+    forth = (packets["src"] == first["src"]).all(axis=1) & (packets["sport"] == first["sport"])
+    packets["src"] = np.where(forth[:, None], *ends)
+    packets["dst"] = np.where(forth[:, None], *ends[::-1])
+    return packets
+
+
+def _with_byte_before(compared: Compared, story: Story, segment: Segment) -> npt.NDArray[np.void]:
+    """The segment's packet, and before a first keep-alive what tells of the byte that it repeats."""
+    packet = compared.packets.records[segment.row : segment.row + 1].copy()
+    if segment.place not in story.keep_alives:
+        return packet
+    before = packet.copy()
+    before["seq"] += np.uint32(1)
+    before["flags"] &= ~np.uint8(TcpFlag.ACK)
+    return np.concatenate((before, packet))
+
+
+def _names(story: Story, segment: Segment, said: Mark, mark: Mark) -> set[str]:
+    """Why tshark's mark and ours differ, part for part."""
+    words, spoken = story.words(segment)
+    if (mark ^ words) & spoken:
+        return {_UNEXPLAINED}
+    found = set()
+    for part in _PARTS:
+        more, less = mark & ~said & ~Mark.RTO & part, said & ~mark & part
+        if more or less:
+            explained = (name for name, explains in _EXPLANATIONS.items() if explains(story, segment, more, less))
+            found.add(next(explained, _UNEXPLAINED))
+    return found
+
+
+def _closed_window(story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
+    if more == Mark.ZERO_WINDOW_PROBE:
+        return less == Mark.KEEP_ALIVE and story.closed(segment)
+    return more == Mark.ZERO_WINDOW_PROBE_ACK and not less
+
+
+def _seen_before(story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
+    return less == Mark.OUT_OF_ORDER and bool(more & Mark.RETRANSMISSION) and not story.brings_new(segment)
+
+
+def _age_of_the_hole(story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
+    late = bool((more | less) & LATE) and story.brings_new(segment)
+    if more == Mark.OUT_OF_ORDER:
+        return late and bool(less & Mark.RETRANSMISSION) and story.young(segment)
+    return late and less == Mark.OUT_OF_ORDER and bool(more & Mark.RETRANSMISSION) and not story.young(segment)
+
+
+def _later_hole(story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
+    other = story.before(segment, 1 - segment.side)
+    return more == Mark.FAST_RETRANSMISSION and not less and other[-1].ack != segment.start
+
+
+def _counter_below_zero(story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
+    """Its side had acknowledged bytes that were not captured."""
+    if more or less != Mark.FAST_RETRANSMISSION:
+        return False
+    own, other = story.before(segment, segment.side), story.before(segment, 1 - segment.side)
+    return segment.start == other[-1].ack and any(one.row in story.acks_of_unseen for one in (*own, segment))
+
+
+def _once_a_hole(story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
+    return (more | less) == Mark.ACKED_UNSEEN
+
+
+def _one_side_captured(story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
+    return story.one_sided and not more and less == Mark.DUPLICATE_ACK
+
+
+def _acknowledged_first(story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
+    if less != Mark.RETRANSMISSION | Mark.SPURIOUS_RETRANSMISSION or more:
+        return False
+    other, reached = story.before(segment, 1 - segment.side), story.next(segment)
+    told = other[-1].ack if other else None
+    return told is not None and told >= segment.stop and (reached is None or segment.start >= reached)
+
+
 _EXPLANATIONS = {
-    "closed-window": Differences.closed_window,
-    "seen-before": Differences.seen_before,
-    "age-of-the-hole": Differences.age_of_the_hole,
-    "later-hole": Differences.later_hole,
-    "once-a-hole": Differences.once_a_hole,
-    "one-side-captured": Differences.one_side_captured,
-    "another-connection": Differences.another_connection,
-    "acknowledged-first": Differences.acknowledged_first,
-    "before-the-syn": Differences.before_the_syn,
-    "first-keep-alive": Differences.first_keep_alive,
+    "closed-window": _closed_window,
+    "seen-before": _seen_before,
+    "age-of-the-hole": _age_of_the_hole,
+    "later-hole": _later_hole,
+    "counter-below-zero": _counter_below_zero,
+    "once-a-hole": _once_a_hole,
+    "one-side-captured": _one_side_captured,
+    "acknowledged-first": _acknowledged_first,
 }

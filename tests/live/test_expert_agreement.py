@@ -86,7 +86,7 @@ def differences(compared: Compared) -> Counter[str]:
         found.update(names.split())
         if not names:
             ours = Mark(int(compared.wire.packet_marks[frame - 1]))
-            unexplained.append((frame, str(ours), str(Mark(int(compared.theirs[frame - 1])))))
+            unexplained.append((frame, str(ours), str(Mark(int(compared.told.marks[frame - 1])))))
     assert not unexplained
     assert all(f"`{name}`" in DOCUMENTED for name in found)
     return found
@@ -109,7 +109,7 @@ def test_every_segment_is_marked_alike_at_both_ends(captures: tuple[str, Path, P
         compared = compare(file)
         found = differences(compared)
         connections = wire_traffic.CLIENTS.keys()
-        assert len(compared.wire.flows) == compared.stream.max() + 1 >= len(connections) + 1
+        assert len(compared.wire.flows) == compared.told.stream.max() + 1 >= len(connections) + 1
         for mark in (
             Mark.ZERO_WINDOW,
             Mark.ZERO_WINDOW_PROBE,
@@ -131,8 +131,8 @@ def test_the_round_trip_of_each_handshake_is_the_same(captures: tuple[str, Path,
     _, *files = captures
     for file in files:
         compared = compare(file)
-        for stream, theirs in compared.initial_rtt_ns.items():
-            flow = int(compared.wire.packet_flow[np.flatnonzero(compared.stream == stream)[0]])
+        for stream, theirs in compared.told.initial_rtt_ns.items():
+            flow = int(compared.wire.packet_flow[np.flatnonzero(compared.told.stream == stream)[0]])
             ours = int(compared.wire.flow_facts["handshake_rtt_ns"][flow])
             # tshark takes the RST that refuses a connection for the end of its handshake.
             one = compared.wire.flows[flow]
@@ -163,7 +163,7 @@ def test_what_each_connection_went_through(captures: tuple[str, Path, Path]) -> 
 
 def test_captures_with_holes(captures: tuple[str, Path, Path], tmp_path: Path) -> None:
     for number, file in enumerate(captures[1:]):
-        count = len(compare(file).stream)
+        count = len(compare(file).told.stream)
         gone = random.Random(number).sample(range(1, count), count // 20)
         holed = tmp_path / f"holed{number}.pcap"
         subprocess.run(["editcap", str(file), str(holed), *map(str, sorted(gone)[:500])], check=True)
@@ -219,6 +219,6 @@ def test_loopback_at_full_speed(tmp_path: Path) -> None:
     finally:
         subprocess.run(["ip", "netns", "del", space], check=True)
     compared = compare(capture)
-    assert len(compared.stream) > 1000
+    assert len(compared.told.stream) > 1000
     assert int(compared.packets.records["payload_bytes"].max()) > 10_000
     differences(compared)

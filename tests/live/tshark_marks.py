@@ -36,45 +36,59 @@ FIELDS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What tshark says of a capture's frames.
+
+    Attributes:
+        stream: shape (frames,), its number of the connection.
+        marks: shape (frames,), uint16, as `SegmentMark`.
+        initial_rtt_ns: stream → the round trip of the handshake.
+    """
+
+    stream: npt.NDArray[np.int64]
+    marks: npt.NDArray[np.uint16]
+    initial_rtt_ns: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
     """One capture seen by both.
 
     Attributes:
         packets, wire: ours.
-        stream: shape (packets,), tshark's number of the connection.
-        theirs: shape (packets,), uint16, what tshark says as `SegmentMark`.
-        initial_rtt_ns: stream → tshark's round trip of the handshake.
+        told: tshark's, of each packet.
     """
 
     packets: Packets
     wire: WireTables
-    stream: npt.NDArray[np.int64]
-    theirs: npt.NDArray[np.uint16]
-    initial_rtt_ns: dict[int, int]
+    told: Told
 
 
 def compare(capture: Path) -> Compared:
     """Both read the file; every frame of it must be TCP."""
-    found = read_packets(capture)
+    packets, told = read_packets(capture).packets, tshark(capture)
+    assert len(told.stream) == len(packets)
+    return Compared(packets=packets, wire=wire_of(packets), told=told)
+
+
+def wire_of(packets: Packets) -> WireTables:
+    return build_wire(packets, packets.records["time_ns"].astype(np.int64))
+
+
+def tshark(capture: Path) -> Told:
+    """Its TCP analysis, the frames' marks in our words."""
     names = [f"tcp.analysis.{name}" for name in FIELDS]
     arguments = ["tshark", "-r", str(capture), "-T", "fields", "-E", "separator=,", "-E", "occurrence=f"]
     for name in ("tcp.stream", "tcp.analysis.initial_rtt", *names):
         arguments += ["-e", name]
     said = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
-    stream, theirs, rtt = [], [], {}
+    stream, marks, rtt = [], [], {}
     for number, initial, *flags in csv.reader(io.StringIO(said)):
         stream.append(int(number))
-        marks = SegmentMark(0)
+        found = SegmentMark(0)
         for flag, mark in zip(flags, FIELDS.values(), strict=True):
-            marks |= mark if flag else SegmentMark(0)
-        theirs.append(int(marks))
+            found |= mark if flag else SegmentMark(0)
+        marks.append(int(found))
         if initial:
             rtt[int(number)] = round(float(initial) * 1e9)
-    assert len(stream) == len(found.packets)
-    return Compared(
-        packets=found.packets,
-        wire=build_wire(found.packets, found.packets.records["time_ns"].astype(np.int64)),
-        stream=np.array(stream, np.int64),
-        theirs=np.array(theirs, np.uint16),
-        initial_rtt_ns=rtt,
-    )
+    return Told(stream=np.array(stream, np.int64), marks=np.array(marks, np.uint16), initial_rtt_ns=rtt)

@@ -1,0 +1,270 @@
+"""One flow of a capture as a plain list of segments, and what docs/wire.md says of each, looked up slowly.
+
+Nothing here is shared with the columns that make the marks: what both say is right, or both are wrong on their own.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from sockscope.model.tcp import SegmentMark as Mark
+from sockscope.model.tcp import TcpFlag
+from tests.live.tshark_marks import Compared
+
+LATE = Mark.RETRANSMISSION | Mark.FAST_RETRANSMISSION | Mark.SPURIOUS_RETRANSMISSION | Mark.OUT_OF_ORDER | Mark.RTO
+PROBES = Mark.KEEP_ALIVE | Mark.ZERO_WINDOW_PROBE
+REORDERING_NS, FAST_NS, TIMEOUT_NS = 3_000_000, 20_000_000, 150_000_000
+_BARE = TcpFlag.SYN | TcpFlag.FIN | TcpFlag.RST
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One row; `start` and `stop` count from the first seen of its side, `ack` from the other's.
+
+    `place` is its number in its story; -1: it counts for nothing there. `ack_number`
+    is as sent. `mark` is ours.
+    """
+
+    row: int
+    place: int
+    time_ns: int
+    side: int
+    flags: int
+    start: int
+    stop: int
+    length: int
+    ack: int | None
+    ack_number: int
+    window: int
+    mark: Mark
+
+    @property
+    def bare(self) -> bool:
+        """Neither SYN nor FIN."""
+        return not self.flags & _BARE
+
+
+class Story:
+    """One flow.
+
+    Attributes:
+        rows: all of its rows, in order.
+        resets: rows that are RST. before_syn: rows, no RST, before the SYN of their side.
+        reuses_ports: it begins with a SYN between ends that had a connection before.
+        keep_alives: places of the first segments of a side whose answer tells that a byte came before.
+    """
+
+    def __init__(self, compared: Compared, flow: int) -> None:
+        self._compared = compared
+        self.rows: list[int] = np.flatnonzero(compared.wire.packet_flow == flow).tolist()
+        self.rtt_ns = int(compared.wire.flow_facts["handshake_rtt_ns"][flow])
+        records = compared.packets.records
+        first = records[self.rows[0]]
+        ends = {*compared.wire.flows[flow].ends}
+        again = any({*earlier.ends} == ends for earlier in compared.wire.flows[:flow])
+        self.reuses_ports = again and bool(first["flags"] & TcpFlag.SYN)
+        opener = bytes(first["src"]), int(first["sport"])
+        self._side = {row: int((bytes(records[row]["src"]), int(records[row]["sport"])) != opener) for row in self.rows}
+        flags = {row: int(records[row]["flags"]) for row in self.rows}
+        self.resets = [row for row in self.rows if flags[row] & TcpFlag.RST]
+        opened = {self._side[row]: row for row in reversed(self.rows) if flags[row] & TcpFlag.SYN}
+        self.before_syn = [
+            row for row in self.rows if row < opened.get(self._side[row], 0) and not flags[row] & TcpFlag.RST
+        ]
+
+    @cached_property
+    def segments(self) -> list[Segment]:
+        """All but resets, and what came before the SYN of its side."""
+        left_out = {*self.resets, *self.before_syn}
+        records, bases = self._compared.packets.records, dict[int, int]()
+        made = list[Segment]()
+        for row in self.rows:
+            if row in left_out:
+                continue
+            one, side = records[row], self._side[row]
+            flags, seq, length = int(one["flags"]), int(one["seq"]), int(one["payload_bytes"])
+            start = _signed(seq - bases.setdefault(side, seq))
+            known = flags & TcpFlag.ACK and 1 - side in bases
+            made.append(
+                Segment(
+                    row=row,
+                    place=len(made),
+                    time_ns=int(one["time_ns"]),
+                    side=side,
+                    flags=flags,
+                    start=start,
+                    stop=start + length + bool(flags & TcpFlag.SYN) + bool(flags & TcpFlag.FIN),
+                    length=length,
+                    ack=_signed(int(one["ack"]) - bases[1 - side]) if known else None,
+                    ack_number=int(one["ack"]),
+                    window=int(one["window"]),
+                    mark=Mark(int(self._compared.wire.packet_marks[row])),
+                )
+            )
+        return made
+
+    @cached_property
+    def at(self) -> dict[int, Segment]:
+        return {one.row: one for one in self.segments}
+
+    @property
+    def one_sided(self) -> bool:
+        return len({one.side for one in self.segments}) == 1
+
+    @cached_property
+    def keep_alives(self) -> list[int]:
+        found = []
+        records = self._compared.packets.records
+        for side in (0, 1):
+            first = next((one for one in self.segments if one.side == side), None)
+            if first is None or not first.bare or first.length or not first.flags & TcpFlag.ACK:
+                continue
+            answer = next((one for one in self.segments[first.place :] if one.side != side), None)
+            if answer is None or any(one.stop > one.start for one in self.segments[first.place : answer.place]):
+                continue
+            if int(records[answer.row]["ack"]) == (int(records[first.row]["seq"]) + 1) % (1 << 32):
+                found.append(first.place)
+        return found
+
+    def before(self, segment: Segment, side: int) -> list[Segment]:
+        """What that side had sent by then."""
+        return [one for one in self.segments[: segment.place] if one.side == side]
+
+    def next(self, segment: Segment) -> int | None:
+        """The number after the highest that its side had sent; None: it had sent nothing."""
+        own = self.before(segment, segment.side)
+        # A byte beyond a closed window counts when it is sent in earnest.
+        stops = [self._stop(one) for one in own if not one.mark & Mark.ZERO_WINDOW_PROBE]
+        return max([own[0].start, *stops]) if own else None
+
+    def words(self, segment: Segment) -> tuple[Mark, Mark]:
+        """What the page says of it in other words than Wireshark's guide: (which marks it has, of which it speaks)."""
+        mark, spoken = self.late(segment), LATE | Mark.ACKED_UNSEEN | Mark.ZERO_WINDOW_PROBE_ACK
+        if segment.row in self.acks_of_unseen:
+            mark |= Mark.ACKED_UNSEEN
+        if self.answers_probe(segment):
+            mark |= Mark.ZERO_WINDOW_PROBE_ACK
+        if self.below(segment):
+            mark |= Mark.ZERO_WINDOW_PROBE if self.closed(segment) else Mark.KEEP_ALIVE
+            spoken |= PROBES
+        if self.one_sided:
+            spoken |= Mark.DUPLICATE_ACK
+        return mark, spoken
+
+    def below(self, segment: Segment) -> bool:
+        """Nothing, or one byte that was acknowledged, at next − 1."""
+        if segment.place in self.keep_alives:
+            return True
+        reached, other = self.next(segment), self.before(segment, 1 - segment.side)
+        if not segment.bare or segment.length > 1 or reached is None or segment.start != reached - 1:
+            return False
+        return not segment.length or not other or (other[-1].ack is not None and other[-1].ack > segment.start)
+
+    def closed(self, segment: Segment) -> bool:
+        """Whether the other side's window is."""
+        other = self.before(segment, 1 - segment.side)
+        return bool(other) and not other[-1].window
+
+    def answers_probe(self, segment: Segment) -> bool:
+        own, other = self.before(segment, segment.side), self.before(segment, 1 - segment.side)
+        if not own or not other or not other[-1].mark & Mark.ZERO_WINDOW_PROBE:
+            return False
+        repeats = own[-1].ack_number == segment.ack_number and segment.start == self.next(segment)
+        return repeats and segment.bare and not segment.length and segment.window == 0 == own[-1].window
+
+    def late(self, segment: Segment) -> Mark:
+        """Of the late kinds, which."""
+        reached = self.next(segment)
+        if segment.mark & PROBES or reached is None or not segment.start < min(reached, segment.stop):
+            return Mark(0)
+        if segment.length > 1 and segment.start == reached - 1:
+            return Mark(0)
+        own, other = self.before(segment, segment.side), self.before(segment, 1 - segment.side)
+        if segment.flags & TcpFlag.SYN and segment.flags & TcpFlag.ACK and not own[-1].flags & TcpFlag.ACK:
+            return Mark(0)
+        told = other[-1].ack if other else None
+        if told is not None and 0 < segment.length <= told - segment.start:
+            return Mark.RETRANSMISSION | Mark.SPURIOUS_RETRANSMISSION
+        if self.brings_new(segment) and self.young(segment):
+            return Mark.OUT_OF_ORDER
+        asked = bool(other) and self.duplicates(other) >= 2 and segment.time_ns - other[-1].time_ns < FAST_NS
+        if asked and (told is None or segment.start >= told):
+            return Mark.RETRANSMISSION | Mark.FAST_RETRANSMISSION
+        sent = [one.time_ns for one in own if one.stop > one.start] or [own[0].time_ns]
+        silent = segment.time_ns - sent[-1] >= max(self.rtt_ns, TIMEOUT_NS)
+        return Mark.RETRANSMISSION | (Mark.RTO if silent else Mark(0))
+
+    def brings_new(self, segment: Segment) -> bool:
+        """Whether some byte below the highest of its side had not been seen."""
+        low, high = segment.start, min(segment.stop, self.next(segment) or segment.stop)
+        for one in sorted(self.before(segment, segment.side), key=lambda one: one.start):
+            if one.start <= low < one.stop:
+                low = one.stop
+        return low < high
+
+    def young(self, segment: Segment) -> bool:
+        """Whether its side first went beyond its first byte less than a round trip ago."""
+        beyond = next(one for one in self.before(segment, segment.side) if one.stop > segment.start)
+        return segment.time_ns - beyond.time_ns < (self.rtt_ns if self.rtt_ns > 0 else REORDERING_NS)
+
+    @staticmethod
+    def duplicates(side: list[Segment]) -> int:
+        """How many duplicate ACKs of its last acknowledgment a side had sent."""
+        count = 0
+        for one in reversed(side):
+            if one.ack_number != side[-1].ack_number:
+                break
+            count += bool(one.mark & Mark.DUPLICATE_ACK)
+        return count
+
+    @cached_property
+    def acks_of_unseen(self) -> frozenset[int]:
+        """Rows that are the first to acknowledge a hole of the other side's stream, or some of it.
+
+        Holes are told apart where a segment begins or ends, and where an ACK went beyond all that was seen by then.
+        """
+        seen, reached, edges = (_Seen(), _Seen()), [0, 0], (set[int](), set[int]())
+        for one in self.segments:
+            reached[one.side] = max(reached[one.side], self._stop(one))
+            edges[one.side].update({one.start, self._stop(one)} if self._stop(one) > one.start else ())
+            if one.ack is not None and one.ack > reached[1 - one.side]:
+                edges[1 - one.side].update({reached[1 - one.side], one.ack})
+        found, told, holes = list[int](), [-1 << 62] * 2, [sorted(side)[:-1] for side in edges]
+        for one in self.segments:
+            other = 1 - one.side
+            seen[one.side].add(one.start, self._stop(one))
+            if one.ack is None or one.ack <= told[one.side]:
+                continue
+            new = holes[other][bisect_left(holes[other], told[one.side]) : bisect_left(holes[other], one.ack)]
+            if not all(seen[other].has(edge) for edge in new):
+                found.append(one.row)
+            told[one.side] = one.ack
+        return frozenset(found)
+
+    def _stop(self, segment: Segment) -> int:
+        """Behind its last byte; that of a first keep-alive is there, though not in it."""
+        return segment.stop + (segment.place in self.keep_alives)
+
+
+class _Seen:
+    """Ranges of a stream that were seen, joined."""
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[int, int]] = []
+
+    def add(self, start: int, stop: int) -> None:
+        if start < stop:
+            near = [run for run in self._runs if run[0] <= stop and start <= run[1]]
+            apart = [run for run in self._runs if run not in near]
+            self._runs = [*apart, (min([start, *(low for low, _ in near)]), max([stop, *(high for _, high in near)]))]
+
+    def has(self, byte: int) -> bool:
+        return any(start <= byte < stop for start, stop in self._runs)
+
+
+def _signed(number: int) -> int:
+    return (number + (1 << 31)) % (1 << 32) - (1 << 31)
