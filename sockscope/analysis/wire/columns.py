@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from sockscope.model.columns import pieces
 from sockscope.model.tcp import TcpFlag
 
 Ints = npt.NDArray[np.int64]
@@ -24,40 +25,55 @@ time of a later one is reordering, not a retransmission (the threshold that Wire
 
 COPY_NS = 1_000_000
 
+_NEAR_ROWS = 1 << 13
+"""Rows of the packet table that fit into the CPU's nearer caches."""
+
+_MAPPED, _LOW_WORD = np.uint64(0xFFFF0000), np.uint64(0xFFFFFFFF)
+_WORD_BITS, _PORT_BITS = np.uint64(32), np.uint64(16)
+
 _OFFSET_LIMIT = 1 << 38
 """Sequence offsets within a flow are held within ± this: only nonsense goes further."""
 
 
 def endpoints(records: npt.NDArray[np.void]) -> tuple[Words, Words]:
     """Each row's source and destination as numbers: equal exactly where address and port are equal."""
-    halves = [records[name].view("<u8") for name in ("src", "dst")]
-    mapped = np.uint64(0xFFFF0000)
-    low_word, word_bits, port_bits = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(16)
-    is_v4 = [(h[:, 0] == 0) & (h[:, 1] & low_word == mapped) for h in halves]
-    numbers = [h[:, 1] >> word_bits for h in halves]
-    if not all(mask.all() for mask in is_v4):
-        numbers = _number_v6(halves, is_v4, numbers)
-    for number, port in zip(numbers, ("sport", "dport"), strict=True):
-        number <<= port_bits
-        number |= records[port]
-    source, destination = numbers
+    source, destination = np.empty(len(records), np.uint64), np.empty(len(records), np.uint64)
+    every = True
+    # A piece at a time, so that what is read of a row for one column is at hand for the next.
+    for part in pieces(len(records), _NEAR_ROWS):
+        every &= all(
+            _number_v4(numbers[part], records[part], *names)
+            for numbers, names in ((source, ("src", "sport")), (destination, ("dst", "dport")))
+        )
+    if not every:
+        source, destination = _number_all(records)
     return source, destination
 
 
-def _number_v6(halves: list[npt.NDArray[np.uint64]], is_v4: list[Mask], v4: list[Words]) -> list[Words]:
+def _number_v4(out: Words, records: npt.NDArray[np.void], address: str, port: str) -> bool:
+    """Fill in what IPv4 addresses (v4-mapped) and ports are as numbers; whether all were IPv4."""
+    halves = records[address].view("<u8")
+    np.right_shift(halves[:, 1], _WORD_BITS, out=out)
+    out <<= _PORT_BITS
+    out |= records[port]
+    return bool(((halves[:, 0] == 0) & (halves[:, 1] & _LOW_WORD == _MAPPED)).all())
+
+
+def _number_all(records: npt.NDArray[np.void]) -> tuple[Words, Words]:
     """IPv6 addresses are numbered from 2**32 on, above all IPv4 ones."""
-    rest = [~mask for mask in is_v4]
-    wide = np.concatenate([h[mask] for h, mask in zip(halves, rest, strict=True)])
+    halves = [records[name].view("<u8") for name in ("src", "dst")]
+    v6 = [(h[:, 0] != 0) | (h[:, 1] & _LOW_WORD != _MAPPED) for h in halves]
+    wide = np.concatenate([h[mask] for h, mask in zip(halves, v6, strict=True)])
     order, new = group_order(wide[:, 0], wide[:, 1])
     ids = np.empty(len(order), np.uint64)
     ids[order] = np.cumsum(new).astype(np.uint64) + np.uint64(2**32)
-    split = int(rest[0].sum())
-    out = []
-    for address, mask, part in zip(v4, rest, (ids[:split], ids[split:]), strict=True):
-        number = address.copy()
-        number[mask] = part
-        out.append(number)
-    return out
+    source, destination = (h[:, 1] >> _WORD_BITS for h in halves)
+    split = int(v6[0].sum())
+    source[v6[0]], destination[v6[1]] = ids[:split], ids[split:]
+    for number, port in ((source, "sport"), (destination, "dport")):
+        number <<= _PORT_BITS
+        number |= records[port]
+    return source, destination
 
 
 def group_order(low: Words, high: Words) -> tuple[Ints, Mask]:
@@ -76,12 +92,18 @@ def group_order(low: Words, high: Words) -> tuple[Ints, Mask]:
     packed.sort()
     order = (packed & rows_mask).astype(np.int64)
     hashes = packed >> row_bits
-    starts = np.ones(n, bool)
-    starts[1:] = (low[order[1:]] != low[order[:-1]]) | (high[order[1:]] != high[order[:-1]])
+    starts = _differ(low[order], high[order])
     if (starts[1:] & (hashes[1:] == hashes[:-1])).any():
         order = np.lexsort((high, low)).astype(np.int64)
-        starts[1:] = (low[order[1:]] != low[order[:-1]]) | (high[order[1:]] != high[order[:-1]])
+        starts = _differ(low[order], high[order])
     return order, starts
+
+
+def _differ(low: Words, high: Words) -> Mask:
+    """Which rows are not as the one before."""
+    starts = np.ones(len(low), np.bool_)
+    starts[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
+    return starts
 
 
 def copies(records: npt.NDArray[np.void], rows: Ints, packet_ns: Ints) -> Mask:
@@ -118,35 +140,33 @@ def copies(records: npt.NDArray[np.void], rows: Ints, packet_ns: Ints) -> Mask:
     return out
 
 
-def split_reuse(
-    starts: Mask,
-    direction: Ints,
-    flags: npt.NDArray[np.uint8],
-    seq: npt.NDArray[np.uint32],
-    ack: npt.NDArray[np.uint32],
-    length: npt.NDArray[np.uint32],
-) -> Mask:
+def split_reuse(starts: Mask, rows: Ints, forward: Mask, syns: npt.NDArray[np.void]) -> Mask:
     """Where connections begin: at the groups' starts, and at each handshake with another initial sequence number.
 
     A SYN of the same number is a retransmission; SYNs of both sides in a row are a simultaneous open. A SYN-ACK may
     acknowledge data of the SYN too (TCP Fast Open, RFC 7413).
+
+    Args:
+        starts: shape (n,), where groups of packets between the same endpoints begin.
+        rows: shape (k,), which of these packets carry a SYN. forward: shape (k,), which way they went.
+        syns: shape (k,), PACKET_DTYPE, these packets.
     """
     out = starts.copy()
-    is_syn = (flags & TcpFlag.SYN) != 0
-    rows = np.flatnonzero(is_syn)
     if not len(rows):
         return out
+    direction = forward.astype(np.int64)
+    seq, ack, length = syns["seq"], syns["ack"], syns["payload_bytes"]
     group = np.cumsum(starts)[rows]
-    answers = (flags[rows] & TcpFlag.ACK) != 0
+    answers = (syns["flags"] & TcpFlag.ACK) != 0
     # Who opens with which number: a SYN-ACK names the opener's in its acknowledgment.
-    isn = np.where(answers, ack[rows] - np.uint32(1), seq[rows])
-    opener = np.where(answers, 1 - direction[rows], direction[rows])
+    isn = np.where(answers, ack - np.uint32(1), seq)
+    opener = np.where(answers, 1 - direction, direction)
     known = np.zeros(len(rows), bool)
     for back in (1, 2, 3):
         if len(rows) <= back:
             break
         beyond = isn[back:] - isn[:-back]
-        brought = np.where(answers[back:] & ~answers[:-back], length[rows[:-back]], np.uint32(0))
+        brought = np.where(answers[back:] & ~answers[:-back], length[:-back], np.uint32(0))
         same = (group[back:] == group[:-back]) & (beyond <= brought) & (opener[back:] == opener[:-back])
         known[back:] |= same
     together = np.zeros(len(rows), bool)

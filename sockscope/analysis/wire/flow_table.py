@@ -48,19 +48,25 @@ class FlowColumns:
     zero_window_count: Ints
 
     @classmethod
-    def none(cls) -> FlowColumns:
-        """Of no flow."""
-        one, two = np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
-        pairs = ("packet_count", "payload_bytes", "retransmission_count", "zero_window_count")
-        times = ("fin_ns", "fin_acked_ns", "rst_ns", "last_payload_ns")
-        singles = ("first_ns", "last_ns", "syn_ns", "synack_ns", "established_ns")
+    def room(cls, count: int) -> FlowColumns:
+        """For so many flows, to be filled in."""
+        one = dict.fromkeys(("first_ns", "last_ns", "syn_ns", "synack_ns", "established_ns"), (count,))
+        of_sides = {
+            each.name: np.empty(one.get(each.name, (count, 2)), np.int64)
+            for each in fields(cls)
+            if each.name not in ("number", "key", "port")
+        }
         return cls(
-            number=np.zeros((0, 2), np.uint64),
-            key=np.zeros((0, 2, 16), np.uint8),
-            port=np.zeros((0, 2), np.uint16),
-            **dict.fromkeys((*pairs, *times), two),
-            **dict.fromkeys(singles, one),
+            number=np.empty((count, 2), np.uint64),
+            key=np.empty((count, 2, 16), np.uint8),
+            port=np.empty((count, 2), np.uint16),
+            **of_sides,
         )
+
+    def put(self, flows: npt.NDArray[np.signedinteger], columns: FlowColumns) -> None:
+        """Fill in what is known of some: shape (k,), which."""
+        for each in fields(self):
+            getattr(self, each.name)[flows] = getattr(columns, each.name)
 
 
 class Flows(Sequence[Flow]):
@@ -73,7 +79,7 @@ class Flows(Sequence[Flow]):
     __slots__ = ("_addresses", "_made", "_next", "columns")
 
     def __init__(self, columns: FlowColumns | None = None) -> None:
-        self.columns = columns or FlowColumns.none()
+        self.columns = columns or FlowColumns.room(0)
         self._made: dict[int, Flow] = {}
         self._next = 0
         self._addresses: dict[int, Address] = {}

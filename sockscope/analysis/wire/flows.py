@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.analysis.wire.columns import Ints, copies, distinct_bytes, first_times, last_times
+from sockscope.analysis.wire.columns import Ints, Mask, copies, distinct_bytes, first_times, last_times
 from sockscope.analysis.wire.facts import count_facts, first_resets
 from sockscope.analysis.wire.flow_table import FlowColumns, Flows
 from sockscope.analysis.wire.marks import Marks, mark_segments
 from sockscope.analysis.wire.openings import Handshakes, fins, handshakes
-from sockscope.analysis.wire.segments import Segments
+from sockscope.analysis.wire.segments import Segments, Sorted
 from sockscope.model.flow_facts import FLOW_FACT_DTYPE
 from sockscope.model.packets import Packets
 from sockscope.model.tcp import TcpFlag
@@ -50,7 +50,7 @@ class WireTables:
     Attributes:
         flows: in order of their first packet.
         packet_flow: shape (packets,), int32, each packet's flow; -1 for all but TCP and for copies of a packet that
-            another interface showed at the same moment.
+            another interface showed at the same moment, or another place's capture.
         packet_marks: shape (packets,), uint16, `SegmentMark`; 0 for those without a flow.
         flow_facts: shape (flows,), FLOW_FACT_DTYPE.
     """
@@ -61,7 +61,7 @@ class WireTables:
     flow_facts: npt.NDArray[np.void]
 
 
-def build_wire(packets: Packets, packet_ns: Ints) -> WireTables:
+def build_wire(packets: Packets, packet_ns: Ints, elsewhere: Mask | None = None) -> WireTables:
     """Group TCP packets into connections, and tell what each went through.
 
     Ports used again make another flow: at each handshake with another initial sequence number. A connection
@@ -70,11 +70,14 @@ def build_wire(packets: Packets, packet_ns: Ints) -> WireTables:
     Args:
         packets: the packets, of any protocol, in any order.
         packet_ns: shape (n,), int64, their CLOCK_MONOTONIC times.
+        elsewhere: shape (n,), those of connections that are told from another place's capture; None: there are none.
     """
     packet_flow = np.full(len(packets), -1, np.int32)
     packet_marks = np.zeros(len(packets), np.uint16)
     records = packets.records
     rows = np.flatnonzero((records["protocol"] == _TCP) & (records["sport"] > 0) & (records["dport"] > 0))
+    if elsewhere is not None:
+        rows = rows[~elsewhere[rows]]
     if not len(rows):
         none = np.zeros(0, FLOW_FACT_DTYPE)
         return WireTables(flows=Flows(), packet_flow=packet_flow, packet_marks=packet_marks, flow_facts=none)
@@ -84,22 +87,32 @@ def build_wire(packets: Packets, packet_ns: Ints) -> WireTables:
     copied = copies(records, rows, packet_ns)
     if copied.any():
         rows = rows[~copied]
-    whole = len(rows) == len(records) and bool((rows[1:] > rows[:-1]).all())
-    table = Segments.of(records if whole else records[rows], packet_ns if whole else packet_ns[rows])
-    shake = handshakes(table)
-    marks = mark_segments(table, shake.rtt_ns)
-    fin_ns, fin_acked_ns = fins(table)
-    facts = count_facts(table, marks, shake, fin_ns)
-    flows = Flows(_columns(table, shake, (fin_ns, fin_acked_ns), facts))
-    place = table.order if whole else rows[table.order]
-    packet_flow[place] = table.flow
-    packet_marks[place] = marks
-    return WireTables(flows=flows, packet_flow=packet_flow, packet_marks=packet_marks, flow_facts=facts)
+    every = Sorted.of(records, rows, packet_ns)
+    # Flows are numbered by their first packet, not by the hash that sorted them.
+    by_first = np.argsort(every.first_row, kind="stable")
+    number = np.empty(len(by_first), np.int32)
+    number[by_first] = np.arange(len(by_first))
+    packet_flow[every.order] = number[np.cumsum(every.begins) - 1]
+    columns = FlowColumns.room(len(number))
+    facts = np.empty(len(number), FLOW_FACT_DTYPE)
+    done = 0
+    for part in every.parts():
+        which = number[done : done + part.flow_count]
+        done += part.flow_count
+        shake = handshakes(part)
+        marks = mark_segments(part, shake.rtt_ns)
+        packet_marks[part.order] = marks
+        ends_ns = fins(part)
+        facts[which] = of_part = count_facts(part, marks, shake, ends_ns[0])
+        columns.put(which, _columns(part, shake, ends_ns, of_part))
+    return WireTables(flows=Flows(columns), packet_flow=packet_flow, packet_marks=packet_marks, flow_facts=facts)
 
 
-def build_flows(packets: Packets, packet_ns: Ints) -> tuple[Flows, npt.NDArray[np.int32]]:
+def build_flows(
+    packets: Packets, packet_ns: Ints, elsewhere: Mask | None = None
+) -> tuple[Flows, npt.NDArray[np.int32]]:
     """The flows of `build_wire`, and each packet's."""
-    wire = build_wire(packets, packet_ns)
+    wire = build_wire(packets, packet_ns, elsewhere)
     return wire.flows, wire.packet_flow
 
 
