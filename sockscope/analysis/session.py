@@ -57,12 +57,29 @@ class Grouping:
             self._rows[free[which] + within] = picked[by_id]
             free[which[begins]] += counts
 
+    @property
+    def ids(self) -> Ids:
+        """The ids there are, ascending."""
+        return self._ids
+
     def of(self, wanted: int) -> Ids:
         """Rows of one id, in order; empty where there are none."""
         at = int(np.searchsorted(self._ids, wanted))
         if at == len(self._ids) or self._ids[at] != wanted:
             return self._rows[:0]
         return self._rows[self._bounds[at] : self._bounds[at + 1]]
+
+    def of_each(self, wanted: Ids) -> tuple[Ids, Ids]:
+        """Of several ids, shape (k,): the place in `wanted` that each row belongs to, ascending, and the rows."""
+        if not len(self._ids):
+            return self._rows[:0], self._rows[:0]
+        at = np.minimum(np.searchsorted(self._ids, wanted), len(self._ids) - 1)
+        begins = self._bounds[at]
+        counts = np.where(self._ids[at] == wanted, self._bounds[at + 1] - begins, 0)
+        place = np.repeat(np.arange(len(wanted)), counts)
+        within = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows: Ids = self._rows[begins[place] + within]
+        return place, rows
 
     def spans(self, count: int) -> tuple[Ids, Ids]:
         """Rows of the ids 0 to count - 1, id after id; and shape (count + 1,): where each id's begin in them."""
@@ -175,9 +192,17 @@ class Session:
         """Rows of `kernel` about the connection's socket, in time."""
         return self._kernel_by_connection.of(connection)
 
+    def kernel_of_each(self, connections: Ids) -> tuple[Ids, Ids]:
+        """`kernel_of` several, as in `events_of_each`."""
+        return self._kernel_by_connection.of_each(connections)
+
     def events_of(self, connection: int) -> Ids:
         """Event ids on one connection (any process), in replay order, its accept/connect included."""
         return self._events_by_connection.of(connection)
+
+    def events_of_each(self, connections: Ids) -> tuple[Ids, Ids]:
+        """`events_of` several: the place in `connections` of each, and the event ids, both shape (n,)."""
+        return self._events_by_connection.of_each(connections)
 
     def events_of_all(self) -> tuple[Ids, Ids]:
         """`events_of` every connection, one after another, and shape (connections + 1,): where each begins."""
@@ -204,9 +229,20 @@ class Session:
         flow = self.connections[connection].flow
         return self._packets_by_flow.of(flow) if flow >= 0 else np.zeros(0, np.int64)
 
+    def packets_of_each(self, connections: Ids) -> tuple[Ids, Ids]:
+        """`packets_of` several, as in `events_of_each`."""
+        flows = np.fromiter((self.connections[one].flow for one in connections.tolist()), np.int64, len(connections))
+        known = np.flatnonzero(flows >= 0)
+        place, rows = self._packets_by_flow.of_each(flows[known])
+        return known[place], rows
+
     def samples_of(self, connection: int) -> Ids:
         """Socket rows of the connection, one a snapshot, in time."""
         return self._sockets_by_connection.of(connection)
+
+    def samples_of_each(self, connections: Ids) -> tuple[Ids, Ids]:
+        """`samples_of` several, as in `events_of_each`."""
+        return self._sockets_by_connection.of_each(connections)
 
     def holders_of(self, open_file: int) -> list[Descriptor]:
         """Descriptors that still name the open file at the end of the session."""

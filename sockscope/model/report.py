@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from operator import attrgetter
 from typing import Protocol as TypingProtocol
+from typing import TypeAlias
 
 from sockscope.model.connections import Connection
 from sockscope.model.descriptors import Process
@@ -57,6 +59,52 @@ class TimelineItem:
     is_mark: bool = False
 
 
+TimelineRow: TypeAlias = tuple[int, int, Lane, str, str, str, str, int, bool, bool, bool]
+"""The fields of a `TimelineItem` in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineTable:
+    """A timeline as columns, for who reads thousands of them; of the items, what the fields of the same names say."""
+
+    time_ns: Sequence[int] = ()
+    duration_ns: Sequence[int] = ()
+    lane: Sequence[Lane] = ()
+    actor: Sequence[str] = ()
+    name: Sequence[str] = ()
+    text: Sequence[str] = ()
+    words: Sequence[str] = ()
+    ref: Sequence[int] = ()
+    failed: Sequence[bool] = ()
+    exact: Sequence[bool] = ()
+    is_mark: Sequence[bool] = ()
+
+    @classmethod
+    def of_rows(cls, rows: Iterable[TimelineRow]) -> TimelineTable:
+        return cls(*zip(*rows, strict=True))
+
+    @classmethod
+    def of_items(cls, items: Iterable[TimelineItem]) -> TimelineTable:
+        return cls.of_rows(_row_of(item) for item in items)
+
+    def items(self) -> list[TimelineItem]:
+        """The same as objects."""
+        columns = [getattr(self, name) for name in _FIELDS]
+        return [TimelineItem(**dict(zip(_FIELDS, row, strict=True))) for row in zip(*columns, strict=True)]
+
+
+_FIELDS = tuple(field.name for field in fields(TimelineItem))
+_row_of: Callable[[TimelineItem], TimelineRow] = attrgetter(*_FIELDS)
+
+
+class TimelineTables(TypingProtocol):
+    """Timelines of many connections, made together: what they share is worked out once."""
+
+    def __call__(self, connections: Sequence[int], limits: Sequence[int]) -> Iterator[TimelineTable]:
+        """One after another, each as `Timelines` gives it with its limit; made some hundreds at a time."""
+        ...
+
+
 class Timelines(TypingProtocol):
     """Timelines made when asked for: ten thousand of them are never all wanted."""
 
@@ -102,8 +150,11 @@ class Report:
     rules: tuple[Rule, ...]
     """Those that ran."""
     timelines: Timelines
+    """One at a time."""
     unassigned: dict[str, int]
     """Reason → events that belong to no connection."""
+    timeline_tables: TimelineTables | None = None
+    """Many at once; None: only one at a time."""
     idle_words: tuple[str, ...] = ()
     """What each process does at rest: `python3[812]: poll every 500 ms`."""
     stories: Callable[[int], str] = no_story

@@ -58,6 +58,7 @@ def _report(session: Session, choice: RuleChoice) -> Report:
         skipped=tuple(skipped),
         rules=tuple(rules),
         timelines=told.timeline,
+        timeline_tables=told.timeline_tables,
         unassigned=_unassigned(session),
         idle_words=guard.part("what is done at rest", lambda: idle_words(session), ()),
         architecture=guard.part("the architecture", lambda: architecture(session), ()),

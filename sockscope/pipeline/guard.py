@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from sockscope.analysis.narration.kernel_story import Stories
@@ -11,7 +11,7 @@ from sockscope.analysis.narration.timeline import Timelines
 from sockscope.analysis.narration.wire_words import WireTeller
 from sockscope.analysis.session import Session
 from sockscope.model.kernel import KernelStory
-from sockscope.model.report import Lane, TimelineItem
+from sockscope.model.report import Lane, TimelineItem, TimelineTable
 from sockscope.model.wire_facts import WireFacts
 
 T = TypeVar("T")
@@ -57,6 +57,19 @@ class GuardedParts:
             return [
                 TimelineItem(time_ns=began_ns, duration_ns=0, lane=Lane.KERNEL, actor="--", name="…", text=said),
             ]
+
+    def timeline_tables(self, connections: Sequence[int], limits: Sequence[int]) -> Iterator[TimelineTable]:
+        """A `model.report.TimelineTables`."""
+        told_count = 0
+        try:
+            self._timelines = self._timelines or Timelines(self._session)
+            for table in self._timelines.tables(connections, limits):
+                yield table
+                told_count += 1
+        except Exception:  # noqa: BLE001 - see above
+            # It may fail for one of them only: each alone, who fails says so.
+            for number, limit in zip(connections[told_count:], limits[told_count:], strict=True):
+                yield TimelineTable.of_items(self.timeline(number, limit=limit))
 
     def story(self, connection: int) -> str:
         """A connection's life in a few sentences."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
+from operator import sub
 from typing import TypeAlias, TypedDict
 
 from sockscope.model.findings import Evidence, Source
-from sockscope.model.report import ConnectionRow, Lane, Report, TimelineItem
+from sockscope.model.report import ConnectionRow, Lane, Report, TimelineItem, TimelineTable
 from sockscope.reports import format as words
 from sockscope.reports.escape import safe
 from sockscope.reports.html_choice import Choice
@@ -22,7 +23,6 @@ from sockscope.reports.shortened import short_addresses
 TIMELINE_BUDGET_BYTES = 10_000_000
 """Of the page's 15 MB; a shown connection's row takes about 200 bytes beside it."""
 TIMELINE_COUNT = 10_000
-"""Each takes a millisecond to tell."""
 FINDING_LIMIT = 400
 """Items kept of a connection with findings."""
 OTHER_LIMIT = 80
@@ -81,6 +81,11 @@ class Strings:
             # `<`, `>` and `&` grow from one byte to six when made inert.
             self.json_bytes += len(json.dumps(shown)) + 1 + 5 * sum(map(shown.count, "<>&"))
         return index
+
+    def each(self, texts: Iterable[str]) -> list[int]:
+        """The same of several."""
+        known = self._index.get
+        return [self(text) if (index := known(text)) is None else index for text in texts]
 
 
 def page_data(report: Report, choice: Choice) -> tuple[PageData, int]:
@@ -149,24 +154,32 @@ def _timelines(report: Report, rows: Sequence[ConnectionRow], strings: Strings) 
     kept: dict[int, Timeline] = {}
     spent = 0
     primaries = {(f.evidence[0].source, f.evidence[0].ref) for f in report.findings if f.evidence}
-    for row in _most_wanted(report, rows):
-        limit = FINDING_LIMIT if row.finding_indexes else OTHER_LIMIT
+    wanted = _most_wanted(report, rows)[:TIMELINE_COUNT]
+    for row, table in zip(wanted, _tables(report, wanted), strict=False):
         findings = [report.findings[i] for i in row.finding_indexes]
         facts = [fact for finding in findings for fact in finding.evidence]
-        items = report.timelines(row.connection.id, limit=limit)
-        if any(finding.worst == row.connection.id for finding in findings):
-            items = _with_evidence(
-                items, [f for finding in findings if finding.worst == row.connection.id for f in finding.evidence]
-            )
-        timeline = _timeline(items, facts, primaries, report.info.started_ns, strings)
+        own = [fact for finding in findings if finding.worst == row.connection.id for fact in finding.evidence]
+        if own:
+            table = TimelineTable.of_items(_with_evidence(table.items(), own))
+        timeline = _timeline(table, facts, primaries, report.info.started_ns, strings)
         spent += len(json.dumps(timeline, separators=(",", ":"))) + 12
         kept[row.connection.id] = timeline
-        if spent + strings.json_bytes > TIMELINE_BUDGET_BYTES or len(kept) == TIMELINE_COUNT:
+        if spent + strings.json_bytes > TIMELINE_BUDGET_BYTES:
             break
     return kept
 
 
-def _most_wanted(report: Report, rows: Sequence[ConnectionRow]) -> Iterable[ConnectionRow]:
+def _tables(report: Report, rows: Sequence[ConnectionRow]) -> Iterator[TimelineTable]:
+    """The timeline of each."""
+    ids = [row.connection.id for row in rows]
+    limits = [FINDING_LIMIT if row.finding_indexes else OTHER_LIMIT for row in rows]
+    if report.timeline_tables is not None:
+        return report.timeline_tables(ids, limits)
+    pairs = zip(ids, limits, strict=True)
+    return (TimelineTable.of_items(report.timelines(number, limit=limit)) for number, limit in pairs)
+
+
+def _most_wanted(report: Report, rows: Sequence[ConnectionRow]) -> list[ConnectionRow]:
     worst = {finding.worst for finding in report.findings} | {server.slowest.connection for server in report.latency}
     return sorted(rows, key=lambda row: (row.connection.id not in worst, not row.finding_indexes))
 
@@ -194,27 +207,28 @@ def _with_evidence(items: Sequence[TimelineItem], facts: Sequence[Evidence]) -> 
 
 
 def _timeline(
-    items: Sequence[TimelineItem],
+    table: TimelineTable,
     facts: Sequence[Evidence],
     primaries: Set[tuple[Source, int]],
     started_ns: int,
     strings: Strings,
 ) -> Timeline:
-    before = [started_ns, *(item.time_ns for item in items)]
-    said = [item.words for item in items]
-    bits = [int(item.failed) | 8 * item.exact | 16 * item.is_mark for item in items]
-    if facts:
+    before = [started_ns, *table.time_ns]
+    said = list(table.words)
+    bits = [f | 8 * e | 16 * m for f, e, m in zip(table.failed, table.exact, table.is_mark, strict=True)]
+    if not {fact.ref for fact in facts if fact.ref >= 0}.isdisjoint(table.ref):
+        items = table.items()
         for index, number in words.evidence_marks(items, facts).items():
             fact = facts[number]
             said[index] = words.meaning(items[index], fact)
             bits[index] |= 2 | (4 if (fact.source, fact.ref) in primaries else 0)
     return [
-        [item.time_ns - then for item, then in zip(items, before, strict=False)],
-        [item.duration_ns for item in items],
-        [LANES[item.lane] for item in items],
-        [strings(item.actor) for item in items],
-        [strings(item.name) for item in items],
-        [strings(short_addresses(item.text)) for item in items],
-        [strings(text) for text in said],
+        list(map(sub, table.time_ns, before)),
+        list(table.duration_ns),
+        [LANES[lane] for lane in table.lane],
+        strings.each(table.actor),
+        strings.each(table.name),
+        strings.each(map(short_addresses, table.text)),
+        strings.each(said),
         bits,
     ]

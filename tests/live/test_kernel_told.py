@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sockscope.analysis.joining.kernel_events import decode_kernel_events
-from sockscope.analysis.narration.kernel_story import changes_of, stamped_early, told_at
+from sockscope.analysis.narration.kernel_story import Told
 from sockscope.analysis.session import Session
 from sockscope.findings.run import run_rules
 from sockscope.model.calls import Call
@@ -43,16 +43,17 @@ def test_the_three_sources_agree(case: Case, rehearsals: Rehearsals) -> None:
     session = session_of(case, rehearsals)
     assert session.connections
     for connection in session.connections:
-        changes = session.kernel[changes_of(session, connection.id)]
+        told = Told(session, np.array([connection.id], np.int64))
+        changes = session.kernel[told.changes]
         assert len(changes), connection
         # One life: each change begins where the one before ended.
         assert (changes["old"][1:] == changes["new"][:-1]).all(), connection
         rows = session.samples_of(connection.id)
-        rows = rows[~stamped_early(session, connection.id, rows)]
+        rows = rows[~told.stamped_early(np.zeros(len(rows), np.int64), rows)]
         shown = session.sockets.records[rows]
-        told = told_at(session, connection.id, shown["time_ns"].astype(np.int64))
-        closed = (told == TcpState.CLOSE) & np.isin(shown["state"], REMAINS)
-        assert ((shown["state"] == told) | (told == TcpState.UNKNOWN) | closed).all(), connection
+        states = told.at(np.zeros(len(rows), np.int64), shown["time_ns"].astype(np.int64))
+        closed = (states == TcpState.CLOSE) & np.isin(shown["state"], REMAINS)
+        assert ((shown["state"] == states) | (states == TcpState.UNKNOWN) | closed).all(), connection
         flow = session.flows[connection.flow]
         fin_ns = flow.fin_ns[1 - connection.local_side]
         arrived = changes["time_ns"][changes["new"] == TcpState.CLOSE_WAIT]

@@ -181,6 +181,11 @@ def ready_fds(view: View) -> list[tuple[int, int]]:
     return [(fd, bits) for _, fd, bits in _ready(view)]
 
 
+def told_ready(view: View) -> tuple[int, ...]:
+    """The keys of what `words_of` tells that a wait reported: what it asks `naming` about."""
+    return tuple(key for key, _, _ in _ready(view)[:_READY_SHOWN])
+
+
 def _ready(view: View) -> list[tuple[int, int, int]]:
     """`ready_fds`, each after the key that `Naming` takes."""
     if view.errno or not view.returned or view.ret <= 0:

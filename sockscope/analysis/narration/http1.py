@@ -7,7 +7,7 @@ those tell; the next start line puts it right again.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum, StrEnum, auto
 from typing import Final
 
@@ -75,6 +75,31 @@ class Http1State:
     sent: _Half = field(default_factory=_Half)
     head_requests: int = 0
     """HEAD requests whose response is due (it has no body, whatever its Content-Length)."""
+
+
+class Standings:
+    """Distinct standings, each with a number, so that what follows from one can be looked up; 0: at the beginning."""
+
+    def __init__(self) -> None:
+        self._states = [Http1State()]
+        self._numbers = {_values(self._states[0]): 0}
+
+    def state(self, number: int) -> Http1State:
+        """A standing of its own, to be brought on."""
+        known = self._states[number]
+        return replace(known, received=replace(known.received), sent=replace(known.sent))
+
+    def number(self, state: Http1State) -> int:
+        """The number of a standing; it must not change any more."""
+        number = self._numbers.setdefault(_values(state), len(self._states))
+        if number == len(self._states):
+            self._states.append(state)
+        return number
+
+
+def _values(state: Http1State) -> tuple[object, ...]:
+    halves = (getattr(half, one.name) for half in (state.received, state.sent) for one in fields(_Half))
+    return (*halves, state.head_requests)
 
 
 _METHODS: Final = frozenset(

@@ -1,15 +1,15 @@
-"""What the kernel told of one connection: as values, as timeline items, as words."""
+"""What the kernel told of connections: as values, and as words."""
 
 from __future__ import annotations
 
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from sockscope.analysis.session import Ids, Session
 from sockscope.model.calls import Call
-from sockscope.model.kernel import KERNEL_REF, KernelCoverage, KernelStory, Reset, StateChange
-from sockscope.model.report import Lane, TimelineItem
+from sockscope.model.kernel import KernelCoverage, KernelStory, Reset, StateChange
 from sockscope.model.tcp import TcpState
 
 _STATES: Final = {int(state): state for state in TcpState}
@@ -70,59 +70,52 @@ def event_words(call: int, before: int, after: int) -> tuple[str, str, str]:
     return "RST", f"kernel: RST came in (in {state.name})", "the peer cut the connection off"
 
 
-def item_of(session: Session, row: int) -> TimelineItem:
-    """One row of `session.kernel` as a timeline item."""
-    time_ns, event, _, _, _, _, _, call, old, new = session.kernel[row].tolist()
-    name, text, words = event_words(call, old, new)
-    actor = "->" if call in (Call.tcp_reset_sent, Call.tcp_retransmit) else "--"
-    return TimelineItem(
-        time_ns=time_ns,
-        duration_ns=0,
-        lane=Lane.KERNEL,
-        actor="<-" if call == Call.tcp_reset_received else actor,
-        name=name,
-        text=text,
-        words=words,
-        ref=KERNEL_REF + event,
-        exact=True,
-        is_mark=call != Call.sock_state,
-    )
+class Told:
+    """What the kernel had told of some connections by any moment.
 
-
-def changes_of(session: Session, connection: int) -> Ids:
-    """Rows of `session.kernel` that are state changes of the connection, in time."""
-    rows = session.kernel_of(connection)
-    found: Ids = rows[session.kernel["call"][rows] == Call.sock_state]
-    return found
-
-
-def told_at(session: Session, connection: int, times_ns: Ids) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    """The state that the kernel had told by each of these times: shape (k,), TcpState, UNKNOWN before the first."""
-    rows = changes_of(session, connection)
-    if not len(rows):
-        return np.zeros(len(times_ns), np.uint8)
-    changes = session.kernel[rows]
-    states = np.append(np.uint8(TcpState.UNKNOWN), changes["new"])
-    return np.asarray(states[np.searchsorted(changes["time_ns"], times_ns, "right")], np.uint8)
-
-
-def stamped_early(session: Session, connection: int, rows: Ids) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which socket rows show what the kernel told only after their time: shape (k,).
-
-    A snapshot carries the time at which it began; on a busy machine it may take a while to come by a socket.
+    Args:
+        session: the joined session.
+        connections: their ids, shape (k,); `place` is an index into them.
     """
-    picked = session.sockets.records[rows]
-    changes = session.kernel[changes_of(session, connection)]
-    early = np.zeros(len(rows), np.bool_)
-    if not len(changes):
+
+    def __init__(self, session: Session, connections: Ids) -> None:
+        self._sockets = session.sockets.records
+        place, rows = session.kernel_of_each(connections)
+        is_change = session.kernel["call"][rows] == Call.sock_state
+        self._place = place[is_change]
+        self.changes: Ids = rows[is_change]
+        """Rows of `session.kernel` that are state changes of theirs: connection after connection, in time."""
+        changes = session.kernel[self.changes]
+        self._new: npt.NDArray[np.uint8] = changes["new"]
+        self._times = np.unique(changes["time_ns"])
+        self._keys = self._key(self._place, changes["time_ns"])
+
+    def _key(self, place: Ids, times_ns: Ids) -> Ids:
+        """Numbers in order of place, then time; between two changes all times are one."""
+        return place * (len(self._times) + 1) + np.searchsorted(self._times, times_ns, "right")
+
+    def _count(self, place: Ids, times_ns: Ids) -> Ids:
+        """How many of all `changes` come before the end of these moments: shape (n,)."""
+        found: Ids = np.searchsorted(self._keys, self._key(place, times_ns), "right")
+        return found
+
+    def at(self, place: Ids, times_ns: Ids) -> npt.NDArray[np.uint8]:
+        """The state told by each of these times: shape (n,), TcpState, UNKNOWN before the first."""
+        states = np.append(np.uint8(TcpState.UNKNOWN), self._new)
+        count = self._count(place, times_ns)
+        return np.where(count > np.searchsorted(self._place, place), states[count], np.uint8(TcpState.UNKNOWN))
+
+    def stamped_early(self, place: Ids, rows: Ids) -> npt.NDArray[np.bool_]:
+        """Which socket rows show what was told only after their time: shape (n,).
+
+        A snapshot carries the time at which it began; on a busy machine it may take a while to come by a socket.
+        """
+        states, times_ns = self._sockets["state"][rows], self._sockets["time_ns"][rows].astype(np.int64)
+        low, high = self._count(place, times_ns), self._count(place, times_ns + _LONGEST_SNAPSHOT_NS)
+        early: npt.NDArray[np.bool_] = (self.at(place, times_ns) != states) & (high > low)
+        for at in np.flatnonzero(early).tolist():
+            early[at] = states[at] in self._new[low[at] : high[at]]
         return early
-    times = picked["time_ns"].astype(np.int64)
-    low = np.searchsorted(changes["time_ns"], times, "right").tolist()
-    high = np.searchsorted(changes["time_ns"], times + _LONGEST_SNAPSHOT_NS, "right").tolist()
-    known = told_at(session, connection, times).tolist()
-    for at, state in enumerate(picked["state"].tolist()):
-        early[at] = known[at] != state and state in changes["new"][low[at] : high[at]].tolist()
-    return early
 
 
 class Stories:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sockscope.analysis.narration.describe_words import duration
 from sockscope.analysis.narration.hands import Hands
-from sockscope.analysis.narration.timeline import actor
+from sockscope.analysis.narration.timeline_calls import actor
 from sockscope.analysis.replay.control import IS_READ, IS_WRITE
 from sockscope.analysis.session import Session
 from sockscope.model.calls import Call

@@ -1,16 +1,20 @@
-"""Packets of one connection as timeline items, in tcpdump's manner: flags, relative numbers, payload."""
+"""Packets of connections as timeline items, in tcpdump's manner: flags, relative numbers, payload."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import TypeAlias
 
-from sockscope.analysis.narration.http1 import Direction, Http1State, tell
+import numpy as np
+import numpy.typing as npt
+
+from sockscope.analysis.narration.http1 import Direction, Http1State, Standings, tell
 from sockscope.analysis.narration.payload import payload_words, quote
 from sockscope.analysis.narration.wire_words import mark_words
-from sockscope.analysis.session import Session
+from sockscope.analysis.session import Ids, Session
 from sockscope.model.connections import Connection
-from sockscope.model.report import Lane, TimelineItem
-from sockscope.model.sockaddr import Address, encode_key
+from sockscope.model.report import Lane, TimelineRow
 from sockscope.model.tcp import SegmentMark, TcpFlag
 
 _TCP = 6
@@ -32,96 +36,145 @@ _IN_ORDER = tuple(
 _WRAP = 1 << 32
 _SAID_BEFORE = int(SegmentMark.RETRANSMISSION | SegmentMark.KEEP_ALIVE | SegmentMark.ZERO_WINDOW_PROBE)
 _PAYLOAD_SHOWN = 32
+_LOOKED_AT = 64
+_REMEMBERED = 1 << 15
+"""Segments whose telling is kept: most are like one before."""
+
+_Segment: TypeAlias = tuple[tuple[bool, bool, int, int, int, int, int, int], bytes, int]
+"""Sent, TCP, flags, relative seq and ack, window, payload bytes, mark; what was captured; the HTTP standing before."""
+_Told: TypeAlias = tuple[str, str, str, str, bool, int]
+"""Actor, name, text, words, failed; the standing after it."""
 
 
 class WireTeller:
-    """Tells packets in order of time; keeps sequence bases and where HTTP stands."""
+    """Tells packets of connections, each connection's in order of time."""
 
-    def __init__(self, session: Session, connection: Connection) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
-        self._connection = connection
-        self._state = Http1State()
-        local: Address | None = connection.local
-        if connection.flow >= 0:
-            local = session.flows[connection.flow].ends[connection.local_side]
-        self._local = encode_key(local) if local is not None else None
-        self._port = local.port if local is not None else 0
-        self._base = self._bases()
+        self._standings = Standings()
+        self._told: dict[_Segment, _Told] = {}
 
-    def _is_sent(self, source: bytes, port: int, outgoing: int) -> bool:
-        """Whether the target's side sent it."""
-        if self._local is None:
-            return bool(outgoing)
-        return port == self._port and source == self._local
+    def rows(self, connections: Sequence[Connection], place: Ids, part: Ids, packets: Ids) -> Iterator[TimelineRow]:
+        """One an item.
 
-    def _bases(self) -> dict[bool, int]:
-        """The number before the first byte of each direction: its SYN's, else as its first packet tells."""
-        base: dict[bool, int] = {}
-        records = self._session.packets.records
-        # The first packets of both directions; a handshake takes three.
-        for row in self._session.packets_of(self._connection.id)[:64].tolist():
-            _, source, _, port, _, seq, ack, _, flags, *_, outgoing = records[row].tolist()
-            sent = self._is_sent(source.tobytes(), port, outgoing)
-            base.setdefault(sent, seq - (0 if flags & _SYN else 1))
-            if flags & _ACK:
-                base.setdefault(not sent, ack - 1)
-            if len(base) == 2:
-                break
-        return base
-
-    def item(self, row: int) -> TimelineItem:
-        packets = self._session.packets
-        # One conversion for the whole row, in PACKET_DTYPE's order: field by field costs three times as much.
-        (_, source, _, port, _, seq, ack, window, flags, protocol, total, _, offset, captured, _, _, outgoing) = (
-            packets.records[row].tolist()
+        Args:
+            connections: those that the packets are of.
+            place: shape (n,), index into them of each packet, ascending.
+            part: shape (n,), where it changes the story begins anew: nothing is known of HTTP before.
+            packets: shape (n,), their rows, of each connection in time.
+        """
+        if len(self._told) > _REMEMBERED:
+            self._told, self._standings = {}, Standings()
+        session, ends = self._session, _Ends(self._session, connections)
+        records, raw = session.packets.records[packets], session.packets.raw.data
+        sent = ends.sent(place, records)
+        is_tcp = records["protocol"] == _TCP
+        flags = np.where(is_tcp, records["flags"], 0)
+        base = ends.bases()
+        seq = np.where(is_tcp, (records["seq"] - base[place, sent.astype(np.int64)]) % _WRAP, 0)
+        acked = (records["ack"] - base[place, (~sent).astype(np.int64)]) % _WRAP
+        marks = np.zeros(len(packets), np.int64)
+        marked = packets < len(session.packet_marks)
+        marks[marked] = session.packet_marks[packets[marked]]
+        window = np.where(is_tcp, records["window"], 0)
+        columns = (sent, is_tcp, flags, seq, np.where(flags & _ACK, acked, 0), window, records["payload_bytes"], marks)
+        offset, captured = records["payload_offset"].tolist(), records["captured_payload_bytes"].tolist()
+        segments = zip(*(column.tolist() for column in columns), strict=True)
+        places = zip(
+            session.packet_ns[packets].tolist(), packets.tolist(), part.tolist(), offset, captured, strict=True
         )
-        sent = self._is_sent(source.tobytes(), port, outgoing)
-        payload = packets.raw[offset : offset + captured].tobytes()
-        mark = int(self._session.packet_marks[row]) if row < len(self._session.packet_marks) else 0
-        if protocol == _TCP:
+        known, current, standing = self._told, -1, 0
+        for seen, (time_ns, ref, each, begin, count) in zip(segments, places, strict=True):
+            if each != current:
+                current, standing = each, 0
+            payload = bytes(raw[begin : begin + count]) if count else b""
+            key = (seen, payload, standing)
+            told = known.get(key)
+            if told is None:
+                told = known[key] = self._tell(key)
+            actor, name, text, words, failed, standing = told
+            yield time_ns, 0, Lane.WIRE, actor, name, text, words, ref, failed, False, False
+
+    def _tell(self, segment: _Segment) -> _Told:
+        (sent, is_tcp, flags, seq, ack, window, total, mark), payload, standing = segment
+        if is_tcp:
             name = flag_names(flags)
-            seq = (seq - self._base.get(sent, 0)) % _WRAP
             text = f"[{name}] seq {seq}" + (f":{seq + total}" if total else "")
             if flags & _ACK:
-                text += f" ack {(ack - self._base.get(not sent, 0)) % _WRAP}"
+                text += f" ack {ack}"
             text += f" win {window} len {total}"
         else:
-            flags = 0
             name = "datagram"
             text = f"datagram len {total}"
         if payload:
             text += f" {quote(payload, more=total > len(payload), limit=_PAYLOAD_SHOWN)}"
-        return TimelineItem(
-            time_ns=int(self._session.packet_ns[row]),
-            duration_ns=0,
-            lane=Lane.WIRE,
-            actor="->" if sent else "<-",
-            name=name,
-            text=text,
-            words=self._marked(mark, sent, flags, payload, total),
-            ref=row,
-            failed=bool(flags & _RST),
-        )
+        state = self._standings.state(standing)
+        words = _marked(state, mark, sent, flags, payload, total)
+        return "->" if sent else "<-", name, text, words, bool(flags & _RST), self._standings.number(state)
 
-    def _marked(self, mark: int, sent: bool, flags: int, payload: bytes, total: int) -> str:
-        """What it is; and what it says, unless that was said before."""
-        told = mark_words(mark)
-        if mark & _SAID_BEFORE:
-            return told
-        return ", ".join(part for part in (self._words(sent, flags, payload, total), told) if part)
 
-    def _words(self, sent: bool, flags: int, payload: bytes, total: int) -> str:
-        if flags & _SYN:
-            return "agrees to connect" if flags & _ACK else "asks to connect"
-        if flags & _RST:
-            return "resets the connection"
-        parts = []
-        if total:
-            direction = Direction.SENT if sent else Direction.RECEIVED
-            parts.append(tell(direction, payload, total, self._state) or payload_words(payload, total))
-        if flags & _FIN:
-            parts.append("ends its half" if not parts else "and ends its half")
-        return " ".join(parts)
+class _Ends:
+    """Which side of its connection a packet comes from, and where each side's sequence numbers begin."""
+
+    def __init__(self, session: Session, connections: Sequence[Connection]) -> None:
+        self._session = session
+        self._ids = np.array([one.id for one in connections], np.int64)
+        flows = np.array([one.flow for one in connections], np.int64)
+        sides = np.array([one.local_side for one in connections], np.int64)
+        self._key = np.zeros((len(connections), 16), np.uint8)
+        self._port = np.zeros(len(connections), np.uint16)
+        known, columns = flows >= 0, session.flows.columns
+        self._key[known] = columns.key[flows[known], sides[known]]
+        self._port[known] = columns.port[flows[known], sides[known]]
+
+    def sent(self, place: Ids, records: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+        """Which the target's side sent: shape (n,)."""
+        same = (records["src"] == self._key[place]).all(axis=1)
+        sent: npt.NDArray[np.bool_] = same & (records["sport"] == self._port[place])
+        return sent
+
+    def bases(self) -> Ids:
+        """The number before the first byte of each direction: its SYN's, else as its first packet tells.
+
+        Returns:
+            Shape (connections, 2), of what came and of what was sent; 0 where nothing tells.
+        """
+        place, packets = self._session.packets_of_each(self._ids)
+        # The first packets of both directions; a handshake takes three.
+        first = np.arange(len(place)) - np.searchsorted(place, place) < _LOOKED_AT
+        place, records = place[first], self._session.packets.records[packets[first]]
+        sent, flags = self.sent(place, records), records["flags"]
+        seq, ack = records["seq"].astype(np.int64), records["ack"].astype(np.int64)
+        base = np.zeros((len(self._ids), 2), np.int64)
+        for direction in (False, True):
+            own = sent == direction
+            tells = np.flatnonzero(own | (flags & _ACK != 0))
+            whose, begins = np.unique(place[tells], return_index=True)
+            at = tells[begins]
+            base[whose, int(direction)] = np.where(own[at], seq[at] - (flags[at] & _SYN == 0), ack[at] - 1)
+        return base
+
+
+def _marked(state: Http1State, mark: int, sent: bool, flags: int, payload: bytes, total: int) -> str:
+    """What it is; and what it says, unless that was said before."""
+    told = mark_words(mark)
+    if mark & _SAID_BEFORE:
+        return told
+    return ", ".join(part for part in (_words(state, sent, flags, payload, total), told) if part)
+
+
+def _words(state: Http1State, sent: bool, flags: int, payload: bytes, total: int) -> str:
+    if flags & _SYN:
+        return "agrees to connect" if flags & _ACK else "asks to connect"
+    if flags & _RST:
+        return "resets the connection"
+    parts = []
+    if total:
+        direction = Direction.SENT if sent else Direction.RECEIVED
+        parts.append(tell(direction, payload, total, state) or payload_words(payload, total))
+    if flags & _FIN:
+        parts.append("ends its half" if not parts else "and ends its half")
+    return " ".join(parts)
 
 
 @cache

@@ -11,7 +11,7 @@ from sockscope.analysis.build import build_session
 from sockscope.analysis.joining.kernel_events import decode_kernel_events, pair_key
 from sockscope.analysis.narration.describe import describe, words
 from sockscope.analysis.narration.idle import idle_words
-from sockscope.analysis.narration.kernel_story import Stories, coverage, event_words, told_at
+from sockscope.analysis.narration.kernel_story import Stories, Told, coverage, event_words
 from sockscope.analysis.narration.timeline import Timelines
 from sockscope.analysis.session import Session
 from sockscope.model.calls import KERNEL_EVENTS, Call
@@ -151,8 +151,9 @@ def test_what_snapshots_show_and_what_the_kernel_told_agree() -> None:
         script.socket_row(SERVER, CLIENT, state, inode=5, cookie=1, owners=[(100, 7)])
     session = script.session()
     rows = session.sockets.records[session.samples_of(0)]
-    assert told_at(session, 0, rows["time_ns"].astype(np.int64)).tolist() == rows["state"].tolist()
-    assert told_at(session, 0, np.array([START_NS], np.int64)).tolist() == [S.UNKNOWN]
+    told, first = Told(session, np.array([0])), np.zeros(len(rows), np.int64)
+    assert told.at(first, rows["time_ns"].astype(np.int64)).tolist() == rows["state"].tolist()
+    assert told.at(first[:1], np.array([START_NS], np.int64)).tolist() == [S.UNKNOWN]
 
 
 def test_the_timeline_tells_exact_changes_in_words_and_leaves_out_what_snapshots_repeat() -> None:
