@@ -79,10 +79,11 @@ class Alignment:
 
     Attributes:
         source: what was moved: a file's name, `packets`, `socket snapshots`.
-        offset_ns: what was added to its times.
+        offset_ns: what was added to its times to get those of what it was laid beside.
         uncertainty_ns: the true offset lies within ± this; -1: nothing tells, it was taken as it stands.
         basis: what it rests on, in words: `312 handshakes and 4 104 transfers`.
         packets: it is a capture's; else that of socket snapshots.
+        beside: the capture that it was laid beside, and that tells what both saw; empty: the rest of the evidence.
     """
 
     source: str
@@ -90,6 +91,7 @@ class Alignment:
     uncertainty_ns: int
     basis: str
     packets: bool = True
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +126,7 @@ class SessionInfo:
     @property
     def apart_ns(self) -> int | None:
         """Within this, which came first of a packet and a call is not known; None: they were not laid side by side."""
-        laid = [one.uncertainty_ns for one in self.alignments if one.packets]
+        laid = [one.uncertainty_ns for one in self.alignments if one.packets and not one.beside]
         if any(one < 0 for one in laid):
             return None
         return max([abs(self.clock_skew_ns), *laid])

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope import storage
-from sockscope.analysis.alignment.clocks import Clocks, Strand
+from sockscope.analysis.alignment.clocks import Clocks, Files, Strand
 from sockscope.analysis.build import build_session
 from sockscope.analysis.session import Session
 from sockscope.errors import UsageError
@@ -70,6 +70,7 @@ class _Tables:
     sockets: Sockets = field(default_factory=Sockets.empty)
     facts: Facts = field(default_factory=Facts)
     captures: tuple[Path, ...] = ()
+    files: Files | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -149,6 +150,9 @@ def _read_captures(
     told = None if progress is None else lambda done, whole: progress(_names(captures), done, whole)
     capture = read_captures(captures, ports=ports or None, progress=told)
     tables.packets, tables.captures = capture.packets, captures
+    if len(captures) > 1:
+        names, whole = zip(*((file.name, file.whole) for file in capture.files), strict=True)
+        tables.files = Files(names=names, whole=whole, number=capture.file_of())
     tables.notes += [*capture.damage, *capture.notes]
     return replace(
         known,
@@ -205,7 +209,8 @@ def _clocks(evidence: Evidence, tables: _Tables, text: SocketText | None) -> Clo
     """What was not recorded together may have been stamped anywhere; the pieces of a rotated capture were not."""
     packets = tables.packets if evidence.captures else Packets.empty()
     sockets = tables.sockets if text is not None else Sockets.empty()
-    clocks = Clocks(packets=_strands(_names(evidence.captures), len(packets)) if len(packets) else ())
+    strands = _strands(_names(evidence.captures), len(packets)) if len(packets) else ()
+    clocks = Clocks(packets=strands, files=tables.files if strands else None)
     if text is None or not len(sockets):
         return clocks
     if all(text.times_known):

@@ -243,7 +243,7 @@ def coverage_lines(report: Report) -> list[Line]:
 
 def _aligned(alignment: Alignment) -> Line:
     """`c.pcap laid beside the calls: +3600.000 212 s ± 38 µs, from 312 handshakes and 4,104 transfers`."""
-    beside = "the calls" if alignment.packets else "the rest"
+    beside = alignment.beside or ("the calls" if alignment.packets else "the rest")
     if alignment.uncertainty_ns < 0:
         moved = f"moved by {_seconds(alignment.offset_ns)}" if alignment.offset_ns else "taken as it stands"
         text = f"{alignment.source} {moved}: {alignment.basis}"

@@ -128,6 +128,7 @@ def _coverage(report: Report) -> Json:
                 "offset_ns": one.offset_ns,
                 "uncertainty_ns": None if one.uncertainty_ns < 0 else one.uncertainty_ns,
                 "basis": one.basis,
+                "beside": one.beside,
             }
             for one in info.alignments
         ],

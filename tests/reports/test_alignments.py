@@ -67,10 +67,12 @@ def test_json() -> None:
     told = (
         Alignment(source="c.pcap", offset_ns=-5, uncertainty_ns=40, basis="1 handshake"),
         Alignment(source="d.pcap", offset_ns=0, uncertainty_ns=-1, basis="nothing in common"),
+        Alignment(source="e.pcap", offset_ns=7, uncertainty_ns=3, basis="2 segments", beside="c.pcap"),
     )
     document = json.loads(render_json(replace(report, info=replace(report.info, alignments=told))))
     jsonschema.Draft202012Validator(json.loads(schema_text())).validate(document)
     assert document["coverage"]["alignments"] == [
-        {"source": "c.pcap", "offset_ns": -5, "uncertainty_ns": 40, "basis": "1 handshake"},
-        {"source": "d.pcap", "offset_ns": 0, "uncertainty_ns": None, "basis": "nothing in common"},
+        {"source": "c.pcap", "offset_ns": -5, "uncertainty_ns": 40, "basis": "1 handshake", "beside": ""},
+        {"source": "d.pcap", "offset_ns": 0, "uncertainty_ns": None, "basis": "nothing in common", "beside": ""},
+        {"source": "e.pcap", "offset_ns": 7, "uncertainty_ns": 3, "basis": "2 segments", "beside": "c.pcap"},
     ]

@@ -78,6 +78,14 @@ class Fit:
     def uncertainty_ns(self) -> int:
         return max(self.below_ns, self.above_ns)
 
+    def at_zero(self) -> Fit:
+        """The same bounds told from no offset, where they hold it: clocks that may be one are one."""
+        if self.slope or not -self.below_ns <= -self.offset_ns <= self.above_ns:
+            return self
+        return replace(
+            self, offset_ns=0, below_ns=self.below_ns - self.offset_ns, above_ns=self.offset_ns + self.above_ns
+        )
+
     def offsets(self, packet_ns: Ints) -> Ints:
         """The offset at each packet's time."""
         drifted: Ints = self.offset_ns + np.rint((packet_ns - self.at_ns) * self.slope).astype(np.int64)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from sockscope.model.packets import Packets
 from sockscope.model.sockets import Sockets
 
@@ -23,6 +26,20 @@ class Strand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """Several capture files, each perhaps of another host, with a clock of its own.
+
+    Attributes:
+        names: of the files. whole: a file says of no packet that it was dropped, and lost none from its middle.
+        number: shape (packets,), which of them each packet is from.
+    """
+
+    names: tuple[str, ...]
+    whole: tuple[bool, ...]
+    number: npt.NDArray[np.uint16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Clocks:
     """What has to be aligned before it is joined; empty: all tables share the session's clock.
 
@@ -31,7 +48,8 @@ class Clocks:
     any other.
 
     Attributes:
-        packets: a strand for each capture.
+        packets: a strand of all that was captured elsewhere.
+        files: where that is more than one file.
         sockets: a strand for each file whose snapshots one clock has stamped, or for each snapshot whose time was
             guessed.
         guessed: the times of the socket strands are mere guesses, to be moved to wherever the evidence puts them;
@@ -39,6 +57,7 @@ class Clocks:
     """
 
     packets: tuple[Strand, ...] = ()
+    files: Files | None = None
     sockets: tuple[Strand, ...] = ()
     guessed: bool = False
 
@@ -60,3 +79,11 @@ class Clocks:
 
 COMMON = Clocks()
 """One clock for all tables: a recording."""
+
+
+def resolution(times: npt.NDArray[np.int64]) -> int:
+    """How fine times are: 1, 1 000 (classic pcap), 1 000 000 or 1 000 000 000 ns."""
+    for step in (1_000_000_000, 1_000_000, 1_000):
+        if not (times % step).any():
+            return step
+    return 1

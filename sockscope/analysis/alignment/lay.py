@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.alignment.bounds import Fit
-from sockscope.analysis.alignment.clocks import Clocks, Strand
+from sockscope.analysis.alignment.clocks import Clocks, Strand, resolution
 from sockscope.analysis.alignment.packets import Laid, lay_beside
 from sockscope.analysis.alignment.sides import Sides
 from sockscope.analysis.alignment.snapshots import Room, align_snapshots
 from sockscope.analysis.alignment.talks import Talks
+from sockscope.analysis.alignment.together import Together, lay_together
 from sockscope.analysis.replay.assign import Assignment
 from sockscope.analysis.replay.known import complete_names
 from sockscope.analysis.replay.state import ReplayState
@@ -51,6 +52,23 @@ class Moved:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneClock:
+    """All evidence by the session's clock.
+
+    Attributes:
+        info: with alignments and notes, its beginning widened by what was moved.
+        packets, packet_ns: in order of time. sockets: as moved.
+        elsewhere: shape (packets,), those of connections that are told from another place; None: there are none.
+    """
+
+    info: SessionInfo
+    packets: Packets
+    packet_ns: Ints
+    sockets: Sockets
+    elsewhere: npt.NDArray[np.bool_] | None
+
+
 def lay(
     info: SessionInfo,
     state: ReplayState,
@@ -60,7 +78,7 @@ def lay(
     packet_ns: Ints,
     sockets: Sockets,
     clocks: Clocks,
-) -> tuple[SessionInfo, Ints, Sockets]:
+) -> OneClock:
     """Move packets and socket rows to the session's clock.
 
     Args:
@@ -68,33 +86,55 @@ def lay(
         packets, packet_ns: with their times as they stand.
         sockets: rows with their times as they stand.
         clocks: which rows have a clock of their own.
-
-    Returns:
-        The info with alignments and notes, its beginning widened by what was moved; the packets' times; the sockets.
     """
     complete_names(state, events, assignment)
     talks = Talks.of(state, events, assignment)
+    beside = _Beside(talks, packets, packet_ns, info.syscalls.resolution_ns if info.syscalls.engine else 0)
+    elsewhere = None
+    together = lay_together(packets, packet_ns, clocks.files, beside.uncertainty_ns) if clocks.files else None
+    if together is not None:
+        packet_ns, elsewhere, clocks = together.times, together.elsewhere, _named(clocks, together.reference)
+        info = replace(info, alignments=together.alignments, notes=(*info.notes, *together.notes))
     # Without a log the packets' clock is the session's.
     if info.syscalls.engine:
         if info.syscalls.resolution_ns:
-            moved = move_packets(talks, packets, packet_ns, clocks, info.syscalls.resolution_ns)
+            moved = move_packets(beside, packet_ns, clocks, together)
         else:
             moved = begin_together(packet_ns, clocks, info.started_ns)
         info, packet_ns = _told(info, moved), moved.times
+    elif together is not None:
+        info = _spanning(info, packet_ns)
+    if together is not None and (packet_ns[1:] < packet_ns[:-1]).any():
+        order = np.argsort(packet_ns, kind="stable")
+        packets = replace(packets, records=packets.records[order])
+        packet_ns, elsewhere = packet_ns[order], together.elsewhere[order]
     if clocks.sockets:
-        shown = move_sockets(talks, packets, packet_ns, sockets, clocks, _undated_by(info))
+        shown = move_sockets(talks, packets, packet_ns, sockets, clocks, _undated_by(info), elsewhere)
         info = _told(info, shown)
         records = sockets.records.copy()
         records["time_ns"] = shown.times
         sockets = replace(sockets, records=records)
     if info.syscalls.engine and clocks.packets:
         info = replace(info, ended_ns=watched_until(info, packets, packet_ns, sockets))
-    return info, packet_ns, sockets
+    return OneClock(info=info, packets=packets, packet_ns=packet_ns, sockets=sockets, elsewhere=elsewhere)
+
+
+def _named(clocks: Clocks, reference: str) -> Clocks:
+    """All packets have the reference's clock."""
+    return replace(clocks, packets=tuple(replace(one, source=reference) for one in clocks.packets))
+
+
+def _spanning(info: SessionInfo, packet_ns: Ints) -> SessionInfo:
+    """The session of captures alone, once their clocks are one."""
+    first, last = int(packet_ns.min()), int(packet_ns.max())
+    realtime = info.started_realtime_ns + first - info.started_ns
+    return replace(info, started_ns=first, ended_ns=last, started_realtime_ns=realtime)
 
 
 def _undated_by(info: SessionInfo) -> int:
     """How far a log without a date is from the captures' clock; 0: it has one."""
-    offsets = [one.offset_ns for one in info.alignments if one.packets and one.uncertainty_ns >= 0]
+    laid = [one for one in info.alignments if one.packets and not one.beside and one.uncertainty_ns >= 0]
+    offsets = [one.offset_ns for one in laid]
     return next((one for one in offsets if abs(one) > _DAYS_NS), 0)
 
 
@@ -129,7 +169,13 @@ def _told(info: SessionInfo, moved: Moved) -> SessionInfo:
 
 
 def move_sockets(
-    talks: Talks, packets: Packets, packet_ns: Ints, sockets: Sockets, clocks: Clocks, usual_ns: int = 0
+    talks: Talks,
+    packets: Packets,
+    packet_ns: Ints,
+    sockets: Sockets,
+    clocks: Clocks,
+    usual_ns: int = 0,
+    elsewhere: npt.NDArray[np.bool_] | None = None,
 ) -> Moved:
     """Lay snapshots beside packets and calls.
 
@@ -139,9 +185,10 @@ def move_sockets(
         sockets: all rows; those in a strand have times of another clock, or guessed ones.
         clocks: which rows are whose.
         usual_ns: what is added where it fits: the log has no date, and that is how far the captures show it to be off.
+        elsewhere: packets of connections that are told from another place.
     """
     times = sockets.records["time_ns"].astype(np.int64)
-    flows, packet_flow = build_flows(packets, packet_ns)
+    flows, packet_flow = build_flows(packets, packet_ns, elsewhere)
     sides = Sides.of(packets, packet_ns, flows, packet_flow) if flows else None
     alignments, notes = [], []
     for strand in clocks.sockets:
@@ -179,27 +226,48 @@ def _placed(strand: Strand, room: Room | None, guessed: bool, usual_ns: int) -> 
     return Alignment(source=strand.source, offset_ns=offset, uncertainty_ns=uncertainty, basis=basis, packets=False)
 
 
-def move_packets(talks: Talks, packets: Packets, packet_ns: Ints, clocks: Clocks, log_resolution_ns: int) -> Moved:
-    """Lay captures beside the log.
+class _Beside:
+    """How packets lie beside the log.
 
     Args:
         talks: the log's connections.
-        packets: of all captures.
-        packet_ns: shape (packets,), their times as they stand.
+        packets, packet_ns: of all captures, with times as they stand.
+        resolution_ns: how fine the log's times are; 0: it has none.
+    """
+
+    def __init__(self, talks: Talks, packets: Packets, packet_ns: Ints, resolution_ns: int) -> None:
+        self.talks, self.packets, self.packet_ns, self.resolution_ns = talks, packets, packet_ns, resolution_ns
+
+    def laid(self, rows: Ints | slice) -> Laid | None:
+        """Some of the packets."""
+        mine = replace(self.packets, records=self.packets.records[rows])
+        return align_packets(self.talks, mine, self.packet_ns[rows], self.resolution_ns)
+
+    def uncertainty_ns(self, rows: Ints) -> int | None:
+        """How closely; None: they have nothing in common with it."""
+        laid = self.laid(rows) if self.resolution_ns and len(self.talks) else None
+        return laid.fit.uncertainty_ns if laid is not None else None
+
+
+def move_packets(beside: _Beside, packet_ns: Ints, clocks: Clocks, together: Together | None) -> Moved:
+    """Lay captures beside the log.
+
+    Args:
+        beside: the log.
+        packet_ns: shape (packets,), by one clock.
         clocks: which rows are of which capture.
-        log_resolution_ns: how fine the log's times are.
+        together: captures of several places, whose reference is laid beside the log; the others move with it.
     """
     times = packet_ns.copy()
     alignments, notes = [], []
     for strand in clocks.packets:
         rows = slice(strand.start, strand.stop)
-        mine = Packets(records=packets.records[rows], raw=packets.raw)
-        laid = align_packets(talks, mine, packet_ns[rows], log_resolution_ns)
+        laid = beside.laid(rows if together is None else together.of_reference)
         if laid is None:
             alignments.append(_nothing_in_common(strand))
             notes.append(_apart(strand))
             continue
-        fit = _kept(laid, log_resolution_ns)
+        fit = _kept(laid, beside.resolution_ns)
         alignments.append(_alignment(strand, laid, fit))
         times[rows] += fit.offsets(packet_ns[rows])
         if alignments[-1].uncertainty_ns > _WORTH_A_NOTE_NS:
@@ -235,23 +303,12 @@ def align_packets(talks: Talks, packets: Packets, packet_ns: Ints, log_resolutio
     )
 
 
-def resolution(times: Ints) -> int:
-    """How fine times are: 1, 1 000 (classic pcap), 1 000 000 or 1 000 000 000 ns."""
-    for step in (1_000_000_000, 1_000_000, 1_000):
-        if not (times % step).any():
-            return step
-    return 1
-
-
 def _kept(laid: Laid, log_resolution_ns: int) -> Fit:
     """Where the clocks may be one, they are one; where both are of one host, and may be one, nothing is in doubt."""
-    fit = laid.fit
-    if not fit.slope and -fit.below_ns <= -fit.offset_ns <= fit.above_ns:
-        below, above = fit.below_ns - fit.offset_ns, fit.offset_ns + fit.above_ns
-        if laid.one_host:
-            most = max(_ONE_CLOCK_NS, 2 * log_resolution_ns)
-            below, above = min(below, most), min(above, most)
-        return replace(fit, offset_ns=0, below_ns=below, above_ns=above)
+    fit = laid.fit.at_zero()
+    if not fit.slope and not fit.offset_ns and laid.one_host:
+        most = max(_ONE_CLOCK_NS, 2 * log_resolution_ns)
+        fit = replace(fit, below_ns=min(fit.below_ns, most), above_ns=min(fit.above_ns, most))
     return fit
 
 

@@ -50,6 +50,21 @@ class PacketFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureFile:
+    """One of several capture files.
+
+    Attributes:
+        name: the file's.
+        begin: where its bytes begin in `raw`.
+        whole: it says of no packet that it was dropped, and lost none from its middle.
+    """
+
+    name: str
+    begin: int
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Captures:
     """Capture files read together.
 
@@ -62,6 +77,7 @@ class Captures:
         frame_count: captured frames, those that are not IP or not wanted included.
         dropped_count: packets that the captures say they lost.
         has_hole: damage took packets from the middle; a capture that is merely cut at its end has just ended.
+        files: in the order that they were given.
     """
 
     packets: Packets
@@ -71,6 +87,14 @@ class Captures:
     frame_count: int
     dropped_count: int
     has_hole: bool
+    files: tuple[CaptureFile, ...]
+
+    def file_of(self) -> npt.NDArray[np.uint16]:
+        """Which file each packet is from: shape (packets,)."""
+        begins = np.array([file.begin for file in self.files], np.uint64)
+        # A header comes before every payload, so an empty one at a file's very end is not yet the next one's.
+        after = np.searchsorted(begins, self.packets.records["payload_offset"], side="left")
+        return (after - 1).astype(np.uint16)
 
 
 class Scan(Protocol):
@@ -149,6 +173,10 @@ def read_captures(
         frame_count=read.frame_count,
         dropped_count=read.dropped_count,
         has_hole=read.has_hole or (len(paths) > 1 and any(part.damage for part in read.parts)),
+        files=tuple(
+            CaptureFile(name=part.name, begin=begin, whole=part.whole)
+            for part, (begin, _) in zip(read.parts, opened.spans, strict=True)
+        ),
     )
 
 
@@ -248,7 +276,15 @@ class _Reading:
         self.frame_count += decoder.frame_count
         self.dropped_count += scan.dropped_count
         self.has_hole |= scan.has_hole()
-        self.parts.append(Part(name=path.name, records=records, interfaces=scan.interfaces, damage=damage, notes=notes))
+        part = Part(
+            name=path.name,
+            records=records,
+            interfaces=scan.interfaces,
+            damage=damage,
+            notes=notes,
+            whole=not scan.dropped_count and not scan.has_hole(),
+        )
+        self.parts.append(part)
 
 
 def _scan(path: Path, data: Bytes) -> Scan:

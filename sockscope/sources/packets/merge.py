@@ -21,6 +21,7 @@ class Part:
     Attributes:
         name: of the file. records: shape (n,), PACKET_DTYPE, in file order.
         interfaces: what its `interface` column indexes. damage, notes: a line each.
+        whole: it says of no packet that it was dropped, and lost none from its middle.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Part:
     interfaces: list[Interface]
     damage: list[str]
     notes: list[str]
+    whole: bool = True
 
 
 def merge(parts: Sequence[Part]) -> tuple[npt.NDArray[np.void], list[Interface]]:

@@ -1,0 +1,214 @@
+"""Captures of several places as one: their clocks laid together, and each connection told from one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sockscope.analysis.alignment.bounds import Fit
+from sockscope.analysis.alignment.captures import Between, between
+from sockscope.analysis.alignment.clocks import Files
+from sockscope.analysis.alignment.path_loss import PathLoss, path_loss
+from sockscope.analysis.alignment.places import Place, places
+from sockscope.analysis.alignment.sight import Sight, choose
+from sockscope.model.info import Alignment
+from sockscope.model.packets import Packets
+from sockscope.model.sockaddr import from_key
+
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Together:
+    """Captures of several places.
+
+    Attributes:
+        times: shape (packets,), by the clock of the reference.
+        elsewhere: shape (packets,), of connections that are told from another place.
+        reference: the name of the capture that tells most of what several saw.
+        of_reference: shape (k,), its TCP packets.
+        alignments: of the other places. notes: what both together tell.
+    """
+
+    times: Ints
+    elsewhere: Mask
+    reference: str
+    of_reference: Ints
+    alignments: tuple[Alignment, ...]
+    notes: tuple[str, ...]
+
+
+def lay_together(
+    packets: Packets, packet_ns: Ints, files: Files, uncertainty_ns: Callable[[Ints], int | None]
+) -> Together | None:
+    """Find the places, lay their clocks together, choose from where each connection is told, count what was lost.
+
+    Args:
+        packets, packet_ns: of all files, with times as they stand.
+        files: which are from which.
+        uncertainty_ns: how closely these packets lie beside the calls; None: they do not.
+
+    Returns:
+        None where all is of one place.
+    """
+    found = places(packets, packet_ns, files)
+    if not found:
+        return None
+    close = [uncertainty_ns(np.sort(one.rows)) for one in found]
+    known = [(apart, number) for number, apart in enumerate(close) if apart is not None]
+    sight = choose(found, min(known)[1] if known else -1)
+    tree = _Tree(found, sight)
+    times = packet_ns.copy()
+    for number, fit in tree.moved:
+        rows = np.isin(files.number, found[number].files)
+        times[rows] += fit.offsets(times[rows])
+    elsewhere = np.zeros(len(packets), np.bool_)
+    for number, one in enumerate(found):
+        elsewhere[one.copied] = True
+        elsewhere[one.rows[~sight.told[one.table.flow + sight.first[number]]]] = True
+    return Together(
+        times=times,
+        elsewhere=elsewhere,
+        reference=found[sight.reference].name,
+        of_reference=np.sort(found[sight.reference].rows),
+        alignments=tuple(tree.alignments),
+        notes=tuple(tree.notes),
+    )
+
+
+class _Tree:
+    """The places, each laid beside the one of those before it with which it has most in common.
+
+    Attributes:
+        moved: places and what was added to their times, in order.
+        alignments, notes: of them.
+    """
+
+    def __init__(self, found: Sequence[Place], sight: Sight) -> None:
+        self._places = found
+        self._sight = sight
+        self._when = [one.table.when for one in found]
+        self._error_ns = {sight.reference: 0}
+        self.moved: list[tuple[int, Fit]] = []
+        self.alignments: list[Alignment] = []
+        self.notes: list[str] = []
+        pairs: dict[tuple[int, int], Between] = {}
+        newest = sight.reference
+        while True:
+            left = [each for each in range(len(found)) if each not in self._error_ns]
+            for each in left:
+                if (pair := between(found[newest], found[each], self._when[newest])) is not None:
+                    pairs[newest, each] = pair
+            open_ = [each for each in pairs if each[1] in left]
+            if not open_:
+                break
+            # What can be laid first, then what has most in common.
+            best = max(open_, key=lambda each: (pairs[each].fit is not None, pairs[each].segments))
+            self._place(*best, pairs[best])
+            newest = best[1]
+        for each in left:
+            self._alone(each)
+
+    def _place(self, one: int, other: int, pair: Between) -> None:
+        here, there = self._places[one], self._places[other]
+        seen = f"{pair.segments:,} segments of {_counted(pair.connections, 'connection')}"
+        self.notes.append(self._both(one, other, pair.connections))
+        if pair.fit is None:
+            self._error_ns[other] = self._error_ns[one]
+            self.alignments.append(
+                Alignment(source=there.name, offset_ns=0, uncertainty_ns=-1, basis=seen, beside=here.name)
+            )
+            self.notes.append(
+                f"{there.name}: the times of what it has in common with {here.name} contradict each other (a clock was "
+                "set?), so they were taken as they stand"
+            )
+            return
+        fit = pair.fit
+        self._error_ns[other] = self._error_ns[one] + max(fit.uncertainty_ns, 0)
+        self._when[other] = self._when[other] + fit.offsets(self._when[other])
+        self.moved.append((other, fit))
+        basis = f"{seen}; its clock gains {-fit.slope * 1e6:+.1f} ppm" if fit.slope else seen
+        if fit.one_sided:
+            basis += ", all of one direction"
+        self.alignments.append(
+            Alignment(
+                source=there.name,
+                offset_ns=fit.offset_ns,
+                uncertainty_ns=self._error_ns[other],
+                basis=basis,
+                beside=here.name,
+            )
+        )
+        if not fit.one_sided:
+            self._lost(one, other, pair)
+
+    def _both(self, one: int, other: int, connections: int) -> str:
+        first, second = (self._places[each].name for each in sorted((one, other)))
+        sight = self._sight
+        mine, theirs = (sight.connection[sight.first[each] : sight.first[each + 1]] for each in (one, other))
+        shared = np.intersect1d(mine, theirs)
+        teller = sight.place[sight.told & np.isin(sight.connection, shared)]
+        from_one, from_other = (int((teller == each).sum()) for each in (one, other))
+        told = self._places[one].name if from_one >= from_other else self._places[other].name
+        but = f" but for {min(from_one, from_other):,}" if from_one and from_other else ""
+        return f"{first} and {second} both saw {_counted(len(shared), 'connection')}, told from {told}{but}"
+
+    def _lost(self, one: int, other: int, pair: Between) -> None:
+        """What left one and did not come to the other, either way."""
+        here, there = self._places[one], self._places[other]
+        if not (here.whole and there.whole):
+            return
+        parts, passed, lost = [], 0, 0
+        for out, near, far, rows in (
+            (1, one, other, (pair.here, pair.there)),
+            (0, other, one, (pair.there, pair.here)),
+        ):
+            mine = pair.outward == out
+            passing = (rows[0][mine], rows[1][mine])
+            loss = path_loss(self._places[near], self._places[far], passing, (self._when[near], self._when[far]))
+            if loss is None:
+                continue
+            if loss.hole:
+                self.notes.append(
+                    f"{self._places[far].name} lacks bytes that came, since they were acknowledged: it did not capture "
+                    f"all, and what was lost on the way to it cannot be told"
+                )
+                continue
+            passed, lost = passed + int(loss.passed.sum()), lost + int(loss.lost.sum())
+            if loss.lost.any():
+                parts.append(_one_way(self._places[near], self._places[far], loss))
+        if passed:
+            count = f"{'none' if not lost else f'{lost:,}'} of {passed:,} segments"
+            text = f"{count} {'was' if lost < 2 else 'were'} lost between {here.name} and {there.name}"
+            self.notes.append(": ".join([text, *(["; ".join(parts)] if parts else [])]))
+
+    def _alone(self, each: int) -> None:
+        one, other = self._places[each], self._places[self._sight.reference]
+        if one.begin_ns <= other.end_ns and other.begin_ns <= one.end_ns:
+            self.notes.append(
+                f"{one.name} and {other.name} have no segments in common that tell how their clocks differ: "
+                "their times were taken as they stand"
+            )
+
+
+def _one_way(near: Place, far: Place, loss: PathLoss) -> str:
+    """`10 on the way to client.pcap, 4 of them of 10.0.0.2:80 → 10.0.0.1:48392`."""
+    lost, worst = int(loss.lost.sum()), int(np.argmax(loss.lost))
+    row = int(np.flatnonzero(near.way == loss.way[worst])[0])
+    most = int(loss.lost[worst])
+    share = f"{most:,} of them of" if most < lost else "of"
+    return f"{lost:,} on the way to {far.name}, {share} {_ends(near, row)}"
+
+
+def _ends(place: Place, row: int) -> str:
+    record = place.table.records[place.table.order[row]]
+    source = from_key(record["src"].tobytes(), int(record["sport"]))
+    return f"{source} → {from_key(record['dst'].tobytes(), int(record['dport']))}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
