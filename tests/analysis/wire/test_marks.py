@@ -161,6 +161,11 @@ def test_a_capture_of_an_idle_connection_begins_with_a_keep_alive() -> None:
     assert wire.facts()["began_before"]
 
 
+def test_an_ack_before_the_first_byte_is_no_keep_alive() -> None:
+    wire = Wire().say(0, "A", at=500, ack=301).say(0, "PA", at=500, ack=301, size=1).say(1, "A", at=301, ack=501)
+    assert wire.told() == ["", "", ""]
+
+
 def test_bytes_that_were_not_captured_are_told_of_once() -> None:
     wire = begun().say(0, "PA", at=1, ack=1, size=100).say(0, "PA", at=201, ack=1, size=100)
     wire.say(1, "A", at=1, ack=101).say(1, "A", at=1, ack=301).say(0, "PA", at=401, ack=1, size=100)
