@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.wire.flow_table import Flows
-from sockscope.model.columns import Columns, in_memory, pieces
+from sockscope.model.columns import PIECE_ROWS, Columns, in_memory, pieces
 from sockscope.model.connections import Connection
 from sockscope.model.descriptors import Descriptor, EpollInterest, FilesTable, OpenFile, Process
 from sockscope.model.events import Events
@@ -25,6 +25,14 @@ from sockscope.model.sockets import Sockets
 
 Ids = npt.NDArray[np.int64]
 
+_PLACE_BITS = (PIECE_ROWS - 1).bit_length()
+
+
+def _runs(values: npt.NDArray[np.signedinteger]) -> tuple[npt.NDArray[np.signedinteger], Ids, Ids]:
+    """Of sorted values: each distinct one, where its run begins, how long that is."""
+    begins = np.flatnonzero(np.append(len(values) > 0, values[1:] != values[:-1])[: len(values)])
+    return values[begins], begins, np.diff(np.append(begins, len(values)))
+
 
 class Grouping:
     """Rows grouped by an id column: which rows carry each id, in the given row order.
@@ -37,25 +45,27 @@ class Grouping:
 
     def __init__(self, ids: npt.NDArray[np.signedinteger], order: Ids, columns: Columns = in_memory) -> None:
         # As many passes as pieces, instead of one sort of everything: what it takes beside the rows is a number an id.
-        tallies = [np.unique(ids[order[part]], return_counts=True) for part in pieces(len(order))]
+        tallies = [_runs(np.sort(ids[order[part]])) for part in pieces(len(order))]
+        names = np.concatenate([names for names, _, _ in tallies])
+        names.sort()
         # searchsorted converts keys of another type than its question's, all of them, at every question.
-        self._ids: Ids = np.unique(np.concatenate([names for names, _ in tallies])).astype(np.int64)
+        self._ids: Ids = _runs(names)[0].astype(np.int64)
         sizes = np.zeros(len(self._ids), np.int64)
-        for names, counts in tallies:
+        for names, _, counts in tallies:
             sizes[np.searchsorted(self._ids, names)] += counts
         self._bounds: Ids = np.append(0, np.cumsum(sizes))
         self._rows: Ids = columns(len(order), np.int64)
         free = self._bounds[:-1].copy()
         for part in pieces(len(order)):
             picked = order[part]
-            which = np.searchsorted(self._ids, ids[picked])
-            by_id = np.argsort(which, kind="stable")
-            which = which[by_id]
-            begins = np.flatnonzero(np.diff(which, prepend=-1))
-            counts = np.diff(np.append(begins, len(which)))
-            within = np.arange(len(which)) - np.repeat(begins, counts)
-            self._rows[free[which] + within] = picked[by_id]
-            free[which[begins]] += counts
+            # Id and place in one number: several times faster to sort than an argsort is.
+            packed = ids[picked].astype(np.int64) << _PLACE_BITS | np.arange(len(picked))
+            packed.sort()
+            names, begins, counts = _runs(packed >> _PLACE_BITS)
+            at = np.searchsorted(self._ids, names)
+            within = np.arange(len(picked)) + np.repeat(free[at] - begins, counts)
+            self._rows[within] = picked[packed & ((1 << _PLACE_BITS) - 1)]
+            free[at] += counts
 
     @property
     def ids(self) -> Ids:

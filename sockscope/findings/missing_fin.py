@@ -143,7 +143,10 @@ def check(session: Session, explained: frozenset[int]) -> Iterator[Finding | Ski
     for cases in waiting.values():
         yield _waiting_finding(session, cases)
     unseen: defaultdict[tuple[str, bool], list[_Unseen]] = defaultdict(list)
-    halved = _halved(session).tolist()
+    one_sided = _halved(session)
+    if info.packets.whole:
+        session.flows.prepare(np.flatnonzero(one_sided))
+    halved = one_sided.tolist()
     for connection in session.connections:
         if connection.flow >= 0 and not halved[connection.flow]:
             continue

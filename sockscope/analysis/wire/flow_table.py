@@ -100,8 +100,7 @@ class Flows(Sequence[Flow]):
         found = self._made.get(at)
         if found is None:
             stop = min(at + (_MANY if at == self._next else _FEW), len(self))
-            for one in self._make(at, stop):
-                self._made.setdefault(one.id, one)
+            self.prepare(np.arange(at, stop))
             self._next = stop
             found = self._made[at]
         return found
@@ -112,19 +111,25 @@ class Flows(Sequence[Flow]):
     def ends_of(self, flow: Ints, side: Ints) -> list[Address]:
         """The addresses of these ends: shape (k,) each. Equal ends share an object."""
         known, columns = self._addresses, self.columns
-        raw, found = columns.key[flow, side].tobytes(), []
-        for at, (number, port) in enumerate(
-            zip(columns.number[flow, side].tolist(), columns.port[flow, side].tolist(), strict=True)
-        ):
+        numbers, at, of_each = np.unique(columns.number[flow, side], return_index=True, return_inverse=True)
+        flow, side = flow[at], side[at]
+        raw, ports = columns.key[flow, side].tobytes(), columns.port[flow, side].tolist()
+        distinct = np.empty(len(numbers), np.object_)
+        for place, (number, port) in enumerate(zip(numbers.tolist(), ports, strict=True)):
             address = known.get(number)
             if address is None:
-                address = known[number] = Address.inet(raw[at * 16 : at * 16 + 16], port)
-            found.append(address)
+                address = known[number] = Address.inet(raw[place * 16 : place * 16 + 16], port)
+            distinct[place] = address
+        found: list[Address] = distinct[of_each].tolist()
         return found
 
-    def _make(self, first: int, stop: int) -> list[Flow]:
-        part = {one.name: getattr(self.columns, one.name)[first:stop] for one in fields(FlowColumns)}
-        which = np.arange(first, stop)
+    def prepare(self, which: Ints) -> None:
+        """Make those together that will be asked for one by one: shape (k,)."""
+        missing = [number for number in which.tolist() if number not in self._made]
+        self._made.update((one.id, one) for one in self._make(np.array(missing, np.int64)))
+
+    def _make(self, which: Ints) -> list[Flow]:
+        part = {one.name: getattr(self.columns, one.name)[which] for one in fields(FlowColumns)}
         ends = [self.ends_of(which, np.full(len(which), side)) for side in (0, 1)]
         return [
             Flow(
