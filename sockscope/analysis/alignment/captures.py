@@ -95,9 +95,11 @@ def _outward(one: Place, here: Ints, when: Ints, offset_ns: Ints) -> npt.NDArray
     turns = (pair[before] == pair[after]) & (way[before] != way[after])
     before, after = before[turns], after[turns]
     ahead = np.sign(offset_ns[before] - offset_ns[after]) * np.where(way[before], 1, -1)
-    votes = np.bincount(pair[before], weights=ahead, minlength=int(pair.max()) + 1)[pair]
+    count = int(pair.max()) + 1
+    votes = np.bincount(pair[before], weights=ahead, minlength=count)[pair]
+    told = np.bincount(pair[before], minlength=count)[pair] > 0
     # Who lags behind when it was seen at the first place goes out: its offset is the smaller one.
-    return np.where(votes == 0, -1, (votes > 0) != way).astype(np.int8)
+    return np.where(told, (votes > 0) != way, -1).astype(np.int8)
 
 
 def _one_way(flow: Ints, at_ns: Ints, offset_ns: Ints, flows: int) -> Fit | None:

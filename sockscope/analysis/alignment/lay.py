@@ -58,7 +58,7 @@ class OneClock:
 
     Attributes:
         info: with alignments and notes, its beginning widened by what was moved.
-        packets, packet_ns: in order of time. sockets: as moved.
+        packets, packet_ns: in order of time, without datagrams that are there twice. sockets: as moved.
         elsewhere: shape (packets,), those of connections that are told from another place; None: there are none.
     """
 
@@ -90,10 +90,10 @@ def lay(
     complete_names(state, events, assignment)
     talks = Talks.of(state, events, assignment)
     beside = _Beside(talks, packets, packet_ns, info.syscalls.resolution_ns if info.syscalls.engine else 0)
-    elsewhere = None
+    elsewhere: npt.NDArray[np.bool_] | None = None
     together = lay_together(packets, packet_ns, clocks.files, beside.uncertainty_ns) if clocks.files else None
     if together is not None:
-        packet_ns, elsewhere, clocks = together.times, together.elsewhere, _named(clocks, together.reference)
+        packet_ns, clocks = together.times, _named(clocks, together.reference)
         info = replace(info, alignments=together.alignments, notes=(*info.notes, *together.notes))
     # Without a log the packets' clock is the session's.
     if info.syscalls.engine:
@@ -104,8 +104,9 @@ def lay(
         info, packet_ns = _told(info, moved), moved.times
     elif together is not None:
         info = _spanning(info, packet_ns)
-    if together is not None and (packet_ns[1:] < packet_ns[:-1]).any():
-        order = np.argsort(packet_ns, kind="stable")
+    if together is not None:
+        order = np.flatnonzero(~together.again)
+        order = order[np.argsort(packet_ns[order], kind="stable")]
         packets = replace(packets, records=packets.records[order])
         packet_ns, elsewhere = packet_ns[order], together.elsewhere[order]
     if clocks.sockets:

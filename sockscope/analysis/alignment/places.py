@@ -29,7 +29,7 @@ FEWEST = 3
 _WITHIN = 0.5
 """Share of one's segments that lies where the other's streams are, in connections that both have."""
 _SAMPLED_ROWS = 1_000_000
-"""Of more, whole connections are left out before files are compared."""
+"""Of more, whole connections are left out before files are compared, if that leaves some of each file."""
 _MOST_FILES = 8
 """No path has more places; what more files have is of nobody's use."""
 
@@ -123,6 +123,8 @@ def places(packets: Packets, packet_ns: Ints, files: Files) -> list[Place]:
     if len(rows) > _SAMPLED_ROWS:
         ends = _ends(records[rows])
         few = rows[ends % np.uint64(len(rows) // _SAMPLED_ROWS + 1) == 0]
+        if len(np.unique(files.number[few])) < len(np.unique(number)):
+            few = rows
     of_few = files.number[few]
     one_by_one = [
         Place.of(packets, packet_ns, few[of_few == each], files, [each]) for each in np.unique(of_few).tolist()
@@ -219,7 +221,7 @@ def _hashes(records: npt.NDArray[np.void]) -> tuple[Hashes, Hashes]:
 
     64 bits: of ten million segments two that differ are taken for one once in some hundred thousand captures.
     """
-    way = _mixed(end_hashes(records, "src", "sport"), end_hashes(records, "dst", "dport"))
+    way = ways_of(records)
     numbers = records["seq"].astype(np.uint64) << np.uint64(32) | records["ack"]
     rest = (
         records["payload_bytes"].astype(np.uint64) << np.uint64(32)
@@ -227,6 +229,11 @@ def _hashes(records: npt.NDArray[np.void]) -> tuple[Hashes, Hashes]:
         | records["flags"]
     )
     return _mixed(_mixed(way, numbers), rest), way
+
+
+def ways_of(records: npt.NDArray[np.void]) -> Hashes:
+    """Who sends to whom: shape (n,)."""
+    return _mixed(end_hashes(records, "src", "sport"), end_hashes(records, "dst", "dport"))
 
 
 def _mixed(seed: Hashes, word: Hashes) -> Hashes:

@@ -39,7 +39,8 @@ def choose(places: Sequence[Place], nearest: int = -1) -> Sight:
     """Choose for each connection that several places saw.
 
     A place counts that has the handshake, if any has, and no less than half of the bytes that another has. Of these the
-    nearest to the server is taken: to the traced one, where that is known, else where the SYN-ACK came soonest.
+    nearest to the server is taken, where the SYN-ACK came soonest. Beside a log all that the traced server's own
+    capture has is told from that; what it lacks of its own servers is not told at all: no other is close to the calls.
 
     Args:
         places: two at least.
@@ -59,17 +60,20 @@ def choose(places: Sequence[Place], nearest: int = -1) -> Sight:
     np.maximum.at(most, connection, moved)
     whole = (shook | ~seen[connection]) & (2 * moved >= most[connection])
     many = np.bincount(connection, minlength=len(place))[connection] > 1
-    distance = _by_server(np.concatenate([_ends(one) for one in places]), place, gap, many)
-    tells = _first_of(connection, whole, (distance, place))
-    reference = nearest
-    if nearest < 0:
-        sure = tells & many & (distance != NEVER)
-        votes = np.bincount(place[sure], minlength=len(places))
+    ends = np.concatenate([_ends(one) for one in places])
+    distance = _by_server(ends, place, gap, many)
+    if nearest >= 0:
+        reference = nearest
+        tells = _first_of(connection, place == nearest, (distance, place))
+        tells &= (place == nearest) | ~np.isin(ends, ends[place == nearest]).any(axis=1)
+    else:
+        tells = _first_of(connection, whole, (distance, place))
+        votes = np.bincount(place[tells & many & (distance != NEVER)], minlength=len(places))
         reference = int(np.argmax(votes))
-    # Where nothing tells which is nearer, all are told from the same place.
-    preferred = place != reference if nearest >= 0 else (place != reference) & (distance == NEVER)
-    tells = _first_of(connection, whole, (preferred.astype(np.int64), distance, place))
-    teller = np.zeros(len(place), np.int64)
+        # Where nothing tells which is nearer, all are told from the same place.
+        unlike = ((place != reference) & (distance == NEVER)).astype(np.int64)
+        tells = _first_of(connection, whole, (unlike, distance, place))
+    teller = np.full(len(place), -1, np.int64)
     teller[connection[tells]] = place[tells]
     return Sight(first=first, place=place, connection=connection, told=teller[connection] == place, reference=reference)
 
@@ -127,9 +131,9 @@ def _by_server(ends: Hashes, place: Ints, gap: Ints, many: Mask) -> Ints:
     return found
 
 
-def _first_of(connection: Ints, whole: Mask, ranks: tuple[Ints, ...]) -> Mask:
-    """The flow of each connection that comes first: one that is whole if there is one, then by rank."""
-    order = np.lexsort((*ranks[::-1], ~whole, connection))
+def _first_of(connection: Ints, good: Mask, ranks: tuple[Ints, ...]) -> Mask:
+    """The flow of each connection that comes first: a good one if there is one, then by rank."""
+    order = np.lexsort((*ranks[::-1], ~good, connection))
     out = np.zeros(len(connection), np.bool_)
     out[order[np.append(True, connection[order[1:]] != connection[order[:-1]])]] = True
     return out

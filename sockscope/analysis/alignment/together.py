@@ -12,7 +12,7 @@ from sockscope.analysis.alignment.bounds import Fit
 from sockscope.analysis.alignment.captures import Between, between
 from sockscope.analysis.alignment.clocks import Files
 from sockscope.analysis.alignment.path_loss import PathLoss, path_loss
-from sockscope.analysis.alignment.places import Place, places
+from sockscope.analysis.alignment.places import Place, places, ways_of
 from sockscope.analysis.alignment.sight import Sight, choose
 from sockscope.model.info import Alignment
 from sockscope.model.packets import Packets
@@ -20,6 +20,8 @@ from sockscope.model.sockaddr import from_key
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+
+_UDP = 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,7 @@ class Together:
     Attributes:
         times: shape (packets,), by the clock of the reference.
         elsewhere: shape (packets,), of connections that are told from another place.
+        again: shape (packets,), datagrams of which the reference has its own.
         reference: the name of the capture that tells most of what several saw.
         of_reference: shape (k,), its TCP packets.
         alignments: of the other places. notes: what both together tell.
@@ -36,6 +39,7 @@ class Together:
 
     times: Ints
     elsewhere: Mask
+    again: Mask
     reference: str
     of_reference: Ints
     alignments: tuple[Alignment, ...]
@@ -73,11 +77,21 @@ def lay_together(
     return Together(
         times=times,
         elsewhere=elsewhere,
+        again=_again(packets, np.isin(files.number, found[sight.reference].files)),
         reference=found[sight.reference].name,
         of_reference=np.sort(found[sight.reference].rows),
         alignments=tuple(tree.alignments),
         notes=tuple(tree.notes),
     )
+
+
+def _again(packets: Packets, own: Mask) -> Mask:
+    """Datagrams of other places that go a way of which the reference has some: shape (packets,)."""
+    out = np.zeros(len(packets), np.bool_)
+    rows = np.flatnonzero(packets.records["protocol"] == _UDP)
+    way, mine = ways_of(packets.records[rows]), own[rows]
+    out[rows] = ~mine & np.isin(way, way[mine])
+    return out
 
 
 class _Tree:
@@ -114,39 +128,29 @@ class _Tree:
             self._alone(each)
 
     def _place(self, one: int, other: int, pair: Between) -> None:
-        here, there = self._places[one], self._places[other]
-        seen = f"{pair.segments:,} segments of {_counted(pair.connections, 'connection')}"
-        self.notes.append(self._both(one, other, pair.connections))
-        if pair.fit is None:
-            self._error_ns[other] = self._error_ns[one]
-            self.alignments.append(
-                Alignment(source=there.name, offset_ns=0, uncertainty_ns=-1, basis=seen, beside=here.name)
-            )
+        here, there, fit = self._places[one], self._places[other], pair.fit
+        basis = f"{pair.segments:,} segments of {_counted(pair.connections, 'connection')}"
+        self._error_ns[other] = self._error_ns[one]
+        offset_ns, error_ns = 0, -1
+        both = self._both(one, other)
+        if fit is None:
             self.notes.append(
-                f"{there.name}: the times of what it has in common with {here.name} contradict each other (a clock was "
-                "set?), so they were taken as they stand"
+                f"{both}; {there.name}: its times of what it has in common with {here.name} contradict each other (a "
+                "clock was set?), so they were taken as they stand"
             )
-            return
-        fit = pair.fit
-        self._error_ns[other] = self._error_ns[one] + max(fit.uncertainty_ns, 0)
-        self._when[other] = self._when[other] + fit.offsets(self._when[other])
-        self.moved.append((other, fit))
-        basis = f"{seen}; its clock gains {-fit.slope * 1e6:+.1f} ppm" if fit.slope else seen
-        if fit.one_sided:
-            basis += ", all of one direction"
+        else:
+            self._error_ns[other] += max(fit.uncertainty_ns, 0)
+            self._when[other] = self._when[other] + fit.offsets(self._when[other])
+            self.moved.append((other, fit))
+            offset_ns, error_ns = fit.offset_ns, self._error_ns[other]
+            basis += f"; its clock gains {-fit.slope * 1e6:+.1f} ppm" if fit.slope else ""
+            basis += ", all of one direction" if fit.one_sided else ""
+            self.notes.append("; ".join([both, *self._lost(one, other, pair)]))
         self.alignments.append(
-            Alignment(
-                source=there.name,
-                offset_ns=fit.offset_ns,
-                uncertainty_ns=self._error_ns[other],
-                basis=basis,
-                beside=here.name,
-            )
+            Alignment(source=there.name, offset_ns=offset_ns, uncertainty_ns=error_ns, basis=basis, beside=here.name)
         )
-        if not fit.one_sided:
-            self._lost(one, other, pair)
 
-    def _both(self, one: int, other: int, connections: int) -> str:
+    def _both(self, one: int, other: int) -> str:
         first, second = (self._places[each].name for each in sorted((one, other)))
         sight = self._sight
         mine, theirs = (sight.connection[sight.first[each] : sight.first[each + 1]] for each in (one, other))
@@ -157,34 +161,31 @@ class _Tree:
         but = f" but for {min(from_one, from_other):,}" if from_one and from_other else ""
         return f"{first} and {second} both saw {_counted(len(shared), 'connection')}, told from {told}{but}"
 
-    def _lost(self, one: int, other: int, pair: Between) -> None:
+    def _lost(self, one: int, other: int, pair: Between) -> list[str]:
         """What left one and did not come to the other, either way."""
-        here, there = self._places[one], self._places[other]
-        if not (here.whole and there.whole):
-            return
-        parts, passed, lost = [], 0, 0
+        if not (self._places[one].whole and self._places[other].whole):
+            return []
+        ways, holes, passed, lost = [], [], 0, 0
         for out, near, far, rows in (
             (1, one, other, (pair.here, pair.there)),
             (0, other, one, (pair.there, pair.here)),
         ):
+            here, there = self._places[near], self._places[far]
             mine = pair.outward == out
-            passing = (rows[0][mine], rows[1][mine])
-            loss = path_loss(self._places[near], self._places[far], passing, (self._when[near], self._when[far]))
+            loss = path_loss(here, there, (rows[0][mine], rows[1][mine]), (self._when[near], self._when[far]))
             if loss is None:
                 continue
             if loss.hole:
-                self.notes.append(
-                    f"{self._places[far].name} lacks bytes that came, since they were acknowledged: it did not capture "
-                    f"all, and what was lost on the way to it cannot be told"
-                )
+                holes.append(f"{there.name} did not capture all that came to it, so what was lost before is not known")
                 continue
             passed, lost = passed + int(loss.passed.sum()), lost + int(loss.lost.sum())
-            if loss.lost.any():
-                parts.append(_one_way(self._places[near], self._places[far], loss))
-        if passed:
-            count = f"{'none' if not lost else f'{lost:,}'} of {passed:,} segments"
-            text = f"{count} {'was' if lost < 2 else 'were'} lost between {here.name} and {there.name}"
-            self.notes.append(": ".join([text, *(["; ".join(parts)] if parts else [])]))
+            ways += [_one_way(here, there, loss)] if loss.lost.any() else []
+        if not passed:
+            return holes
+        words = (
+            f"{'none' if not lost else f'{lost:,}'} of {passed:,} segments {'was' if lost < 2 else 'were'} lost between"
+        )
+        return [f"{words}: {', '.join(ways)}" if ways else words, *holes]
 
     def _alone(self, each: int) -> None:
         one, other = self._places[each], self._places[self._sight.reference]
@@ -196,12 +197,11 @@ class _Tree:
 
 
 def _one_way(near: Place, far: Place, loss: PathLoss) -> str:
-    """`10 on the way to client.pcap, 4 of them of 10.0.0.2:80 → 10.0.0.1:48392`."""
-    lost, worst = int(loss.lost.sum()), int(np.argmax(loss.lost))
+    """`10 on the way to client.pcap (4 of 10.0.0.2:80 → 10.0.0.1:48392)`."""
+    worst = int(np.argmax(loss.lost))
     row = int(np.flatnonzero(near.way == loss.way[worst])[0])
-    most = int(loss.lost[worst])
-    share = f"{most:,} of them of" if most < lost else "of"
-    return f"{lost:,} on the way to {far.name}, {share} {_ends(near, row)}"
+    most = f"{int(loss.lost[worst]):,} of {_ends(near, row)}"
+    return f"{int(loss.lost.sum()):,} on the way to {far.name} ({most})"
 
 
 def _ends(place: Place, row: int) -> str:
