@@ -164,13 +164,13 @@ class _Marker:
         after_probe, after_alive = probes[chains.other], alive[chains.other]
         marks = np.zeros(len(same), np.uint16)
         marks[same & open_window & ~unchanged] |= np.uint16(SegmentMark.WINDOW_UPDATE)
-        marks[same & ~open_window & unchanged & after_probe & self._heard] |= np.uint16(
-            SegmentMark.ZERO_WINDOW_PROBE_ACK
-        )
+        after_probe &= self._heard
+        # Also of an open one, where the probe met the news on its way.
+        marks[same & unchanged & after_probe] |= np.uint16(SegmentMark.ZERO_WINDOW_PROBE_ACK)
         # Where the other side was not captured at all, this may answer anything.
         present = np.zeros(int(chains.gid.max()) + 2, np.bool_)
         present[chains.gid] = True
-        repeated = same & open_window & unchanged & present[chains.gid ^ 1]
+        repeated = same & open_window & unchanged & ~after_probe & present[chains.gid ^ 1]
         after_alive &= self._heard
         marks[repeated & after_alive] |= np.uint16(SegmentMark.KEEP_ALIVE_ACK)
         marks[repeated & ~after_alive] |= np.uint16(SegmentMark.DUPLICATE_ACK)

@@ -28,7 +28,8 @@ def handshakes(table: Segments) -> Handshakes:
     syn, ack = table.has(TcpFlag.SYN), table.has(TcpFlag.ACK)
     opens = np.flatnonzero(syn & ~ack)
     syn_ns = first_times(table.flow[opens], table.when[opens], count)
-    answers = np.flatnonzero(syn & ack)
+    # Where both open at once, each side answers: the other's answer is what side 0 waits for.
+    answers = np.flatnonzero(syn & ack & (table.gid & 1 == 1))
     synack_ns = first_times(table.flow[answers], table.when[answers], count)
     wanted = np.zeros(count, np.uint32)
     wanted[table.flow[answers[::-1]]] = table.seq[answers[::-1]] + np.uint32(1)

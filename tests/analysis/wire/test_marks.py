@@ -127,6 +127,12 @@ def test_a_window_closes_is_probed_and_opens() -> None:
     assert wire.flow().zero_window_count == (0, 3)
 
 
+def test_a_probe_meets_the_news_of_the_open_window() -> None:
+    wire = begun().say(0, "PA", at=1, ack=1, size=500).say(1, "A", at=1, ack=501, window=0)
+    wire.say(0, "A", at=500, ack=1, after_ms=200).say(1, "A", at=1, ack=501).say(1, "A", at=1, ack=501)
+    assert rest(wire)[2:] == ["zero window probe", "window update", "answers the probe"]
+
+
 @pytest.mark.parametrize(("scale", "full"), [(0, True), (1, False), (-1, True)])
 def test_whether_a_window_is_full_depends_on_its_scale(scale: int, full: bool) -> None:
     wire = begun(scale=scale).say(0, "PA", at=1, ack=1, size=500)
@@ -204,6 +210,10 @@ def test_both_open_at_once() -> None:
     wire = Wire().say(0, "S").say(1, "S").say(0, "SA", ack=1).say(1, "SA", ack=1)
     assert not any(wire.told())
     assert wire.facts()["simultaneous_open"]
+    assert wire.flow().established_ns is None
+    wire.say(0, "PA", at=1, ack=1, size=10)
+    assert wire.flow().established_ns == wire.now
+    assert wire.facts()["handshake_rtt_ns"] == wire.now - 1_000_000
 
 
 def test_both_close_at_once() -> None:
