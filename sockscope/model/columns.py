@@ -56,6 +56,11 @@ def rows_of(table: npt.NDArray[Any], test: Callable[[npt.NDArray[Any]], npt.NDAr
     return np.concatenate(found)
 
 
+def picked(records: npt.NDArray[np.void], rows: Ids) -> npt.NDArray[np.void]:
+    """Whole rows, copied as bytes: several times faster than field by field, which numpy does to records."""
+    return records.view(f"V{records.itemsize}").take(rows).view(records.dtype)
+
+
 class Appended:
     """A column whose length shows only at its end.
 

@@ -18,6 +18,7 @@ from sockscope.analysis.replay.assign import Assignment
 from sockscope.analysis.replay.known import complete_names
 from sockscope.analysis.replay.state import ReplayState
 from sockscope.analysis.wire.flows import build_flows
+from sockscope.model.columns import picked
 from sockscope.model.events import Events
 from sockscope.model.info import Alignment, SessionInfo
 from sockscope.model.packets import Packets
@@ -107,7 +108,7 @@ def lay(
     if together is not None:
         order = np.flatnonzero(~together.again)
         order = order[np.argsort(packet_ns[order], kind="stable")]
-        packets = replace(packets, records=packets.records[order])
+        packets = replace(packets, records=picked(packets.records, order))
         packet_ns, elsewhere = packet_ns[order], together.elsewhere[order]
     if clocks.sockets:
         shown = move_sockets(talks, packets, packet_ns, sockets, clocks, _undated_by(info), elsewhere)

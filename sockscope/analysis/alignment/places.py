@@ -15,6 +15,7 @@ import numpy.typing as npt
 from sockscope.analysis.alignment.clocks import Files
 from sockscope.analysis.wire.columns import copies
 from sockscope.analysis.wire.segments import Segments
+from sockscope.model.columns import picked
 from sockscope.model.packets import Packets
 from sockscope.model.tcp import TcpFlag
 
@@ -79,7 +80,7 @@ class Place:
         rows = rows[np.argsort(packet_ns[rows], kind="stable")]
         copied = copies(packets.records, rows, packet_ns) if len(rows) else np.zeros(0, np.bool_)
         repeated, rows = rows[copied], rows[~copied]
-        records = packets.records[rows]
+        records = picked(packets.records, rows)
         table = Segments.of(records, packet_ns[rows])
         hashes, way = _hashes(records)
         key, telling = hashes[table.order], _telling(table)

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from sockscope.model.columns import picked
 from sockscope.sources.packets.pcapng import Interface
 
 _MOST_INTERFACES = 1 << 16
@@ -54,7 +55,7 @@ def merge(parts: Sequence[Part]) -> tuple[npt.NDArray[np.void], list[Interface]]
     records = np.concatenate(rows) if rows else parts[0].records
     following = [spans[number] for number in order if len(parts[number].records)]
     if any(earlier[1] > later[0] for earlier, later in pairwise(following)):
-        records = records[np.argsort(records["time_ns"], kind="stable")]
+        records = picked(records, np.argsort(records["time_ns"], kind="stable"))
     return records, interfaces
 
 
