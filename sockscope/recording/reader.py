@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sockscope import storage
+from sockscope import storage, truncation
 from sockscope.errors import DamagedInputError, UsageError
 from sockscope.model.events import EVENT_DTYPE, Events
 from sockscope.model.facts import NETNS_FACT_DTYPE, PROCESS_FACT_DTYPE, SEGMENT_FACT_DTYPE, Facts
@@ -161,7 +161,7 @@ def _rows(path: Path, dtype: np.dtype[np.void], damage: list[str]) -> npt.NDArra
     if not path.is_file():
         return np.zeros(0, dtype)
     try:
-        with pa.memory_map(str(path), "rb") as source:
+        with _mapped(path) as source:
             batches = list(_batches(source, path.name, damage))
     except OSError as error:
         # An empty file cannot be mapped.
@@ -175,16 +175,23 @@ def _rows(path: Path, dtype: np.dtype[np.void], damage: list[str]) -> npt.NDArra
         raise _not_of_a_recording(path, error) from error
 
 
+def _mapped(path: Path) -> pa.MemoryMappedFile:
+    with path.open("rb") as file:
+        truncation.watch(file.fileno())
+    return pa.memory_map(str(path), "rb")
+
+
 def _events(path: Path, damage: list[str]) -> Events:
     if not path.is_file():
         return Events.empty()
     try:
         if path.stat().st_size > storage.SPILL_BYTES:
             with path.open("rb") as file:
+                truncation.watch(file.fileno())
                 whole = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
             with contextlib.suppress(_ElsewhereError), pa.BufferReader(pa.py_buffer(whole)) as source:
                 return _EventTable(path, whole).read(source, damage)
-        with pa.memory_map(str(path), "rb") as source:
+        with _mapped(path) as source:
             return _EventTable(path, None).read(source, damage)
     except OSError as error:
         # An empty file cannot be mapped.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sockscope import truncation
 from sockscope.errors import UsageError
 from sockscope.sources.packets.offsets import Bytes
 
@@ -95,4 +96,5 @@ def _mapped(descriptors: Sequence[int], spans: Sequence[tuple[int, int]], size: 
         if found != base + begin:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
+        truncation.watch(descriptor)
     return data
