@@ -44,7 +44,7 @@ class Address:
     @property
     def host(self) -> str:
         if self.family in (Family.INET, Family.INET6):
-            return str(ipaddress.ip_address(self.packed))
+            return dotted(self.packed) if len(self.packed) == 4 else str(ipaddress.ip_address(self.packed))
         if self.family == Family.UNIX:
             return unix_name(self.packed)
         return ""
@@ -60,6 +60,11 @@ class Address:
 
 
 V4_MAPPED_PREFIX = b"\x00" * 10 + b"\xff\xff"
+
+
+def dotted(packed: bytes) -> str:
+    """Of IPv4, `127.0.0.1`; ten thousand are written for a page, and `ipaddress` takes several times as long."""
+    return ".".join(map(str, packed))
 
 
 def unix_name(path: bytes) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence, Set
+from json.encoder import encode_basestring_ascii
 from operator import sub
 from typing import TypeAlias, TypedDict
 
@@ -79,7 +80,7 @@ class Strings:
             shown = safe(text)
             self.texts.append(shown)
             # `<`, `>` and `&` grow from one byte to six when made inert.
-            self.json_bytes += len(json.dumps(shown)) + 1 + 5 * sum(map(shown.count, "<>&"))
+            self.json_bytes += len(encode_basestring_ascii(shown)) + 1 + 5 * sum(map(shown.count, "<>&"))
         return index
 
     def each(self, texts: Iterable[str]) -> list[int]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import pytest
 
+from sockscope.analysis.narration import timeline
+from sockscope.analysis.session import Ids
 from sockscope.model.calls import Call
+from sockscope.model.connections import Connection
 from sockscope.model.kernel import KernelStory
+from sockscope.model.report import TimelineTable
 from sockscope.pipeline import analyze, guard
 from sockscope.pipeline.analyze import make_report
 from tests.analysis.builders import Script
@@ -49,6 +55,31 @@ def test_what_is_told_when_asked_says_so_in_its_place(part: str, monkeypatch: py
     failed = {"Timelines": items[0].text, "Life": story, "Stories": "internal error" * (kernel == KernelStory())}
     assert failed[part].startswith("internal error")
     assert (len(items) == 1) == (part == "Timelines")
+
+
+def test_of_many_timelines_one_that_fails_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = faulty()
+    for peer in range(1, 6):
+        accept(script, peer, 7 + peer)
+    session = script.session()
+    report = make_report(session)
+    every = [row.connection.id for row in report.connections]
+    limits = [80] * len(every)
+    assert report.timeline_tables is not None
+    whole = [table.items() for table in report.timeline_tables(every, limits)]
+    assert whole == [list(report.timelines(number, limit=80)) for number in every]
+    tables = timeline.Timelines._tables
+
+    def failing(self: timeline.Timelines, connections: Sequence[Connection], limits: Ids) -> Iterator[TimelineTable]:
+        if any(one.id == every[3] for one in connections):
+            raise ZeroDivisionError("a bug")
+        return tables(self, connections, limits)
+
+    monkeypatch.setattr(timeline.Timelines, "_tables", failing)
+    monkeypatch.setattr(timeline, "_TOGETHER", 2)
+    told = [table.items() for table in report.timeline_tables(every, limits)]
+    assert told[:3] + told[4:] == whole[:3] + whole[4:]
+    assert [item.text for item in told[3]] == ["internal error in the timeline: ZeroDivisionError: a bug"]
 
 
 def test_a_sound_report_has_no_such_note() -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from sockscope.errors import UsageError
 from sockscope.model.connections import Protocol
-from sockscope.model.report import Report, TimelineItem
+from sockscope.model.report import Report, TimelineItem, TimelineTable
 from sockscope.reports.html import render_html, write_html
 from sockscope.reports.html_choice import choose
 from sockscope.reports.html_data import page_data
@@ -107,6 +108,16 @@ def test_html_keeps_timelines_of_findings_first_and_says_for_how_many(monkeypatc
     assert {str(c) for finding in report.findings for c in finding.connections} <= set(kept)
     assert len(kept) < 2_000
     assert f"Timeline kept for {len(kept)} of 2,000 connections" in page.text
+
+
+def test_html_is_the_same_where_timelines_are_made_together() -> None:
+    report = example_report(30)
+
+    def together(connections: Sequence[int], limits: Sequence[int]) -> Iterator[TimelineTable]:
+        for number, limit in zip(connections, limits, strict=True):
+            yield TimelineTable.of_items(report.timelines(number, limit=limit))
+
+    assert render_html(replace(report, timeline_tables=together)) == render_html(report)
 
 
 def test_html_timelines_mark_what_failed_and_what_is_evidence() -> None:

@@ -18,6 +18,7 @@ from sockscope.model.calls import KERNEL_EVENTS, WAITS, Call
 from sockscope.model.events import EventFlag, Events, Section
 from sockscope.model.signals import exit_words, signal_name
 
+_NO_ENTRY, _TRACER_EINTR = int(EventFlag.NO_ENTRY), int(EventFlag.TRACER_EINTR)
 _NO_RETURN = (Call.exit, Call.exit_group)
 
 __all__ = ["describe", "describe_view", "words"]
@@ -46,7 +47,7 @@ def describe_view(view: View, *, payload_bytes: int = SHOWN_BYTES) -> str:
     if not view.returned:
         # These never return; the others were cut off by the end of the session.
         return f"{title}({arguments}) = ?" if view.call in _NO_RETURN else f"{title}({arguments} <unfinished ...>"
-    if view.flags & EventFlag.NO_ENTRY:
+    if view.flags & _NO_ENTRY:
         return f"<... {title} resumed>({arguments}) = {_result(view)}"
     return f"{title}({arguments}) = {_result(view)}"
 
@@ -58,7 +59,7 @@ def _raw_arguments(view: View, _: int) -> str:
 def _result(view: View) -> str:
     text = v.result(view.ret)
     if view.errno:
-        return text + (" (the attach itself interrupted it)" if view.flags & EventFlag.TRACER_EINTR else "")
+        return text + (" (the attach itself interrupted it)" if view.flags & _TRACER_EINTR else "")
     if view.call in (Call.mmap, Call.shmat):
         return v.pointer(view.ret & 0xFFFFFFFFFFFFFFFF)
     if view.call == Call.fcntl:

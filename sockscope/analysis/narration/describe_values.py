@@ -12,6 +12,7 @@ from sockscope.analysis.narration.payload import quote
 from sockscope.model import constants as c
 from sockscope.model.events import UNSEEN_POINTER
 from sockscope.model.signals import signal_name
+from sockscope.model.sockaddr import dotted
 
 
 def pointer(value: int) -> str:
@@ -28,6 +29,9 @@ def name(value: int, names: c.Names) -> str:
 
 def flags(value: int, names: c.Names) -> str:
     """`A|B|0x40000`: named bits in the table's order, what has no name in hex; `0` for none."""
+    if not value & (value - 1) and (value in names or not value):
+        # One bit, or none: what most calls have.
+        return names[value] if value else "0"
     left = value
     found = set()
     # Names of several bits first: O_SYNC contains O_DSYNC.
@@ -80,7 +84,7 @@ def sockaddr(raw: bytes) -> str:
     head = f"sa_family={name(family, c.FAMILIES)}"
     if family == 2 and len(raw) >= 8:
         (port,) = struct.unpack_from("!H", raw, 2)
-        return f'{{{head}, sin_port=htons({port}), sin_addr="{ipaddress.IPv4Address(raw[4:8])}"}}'
+        return f'{{{head}, sin_port=htons({port}), sin_addr="{dotted(raw[4:8])}"}}'
     if family == 10 and len(raw) >= 24:
         port, flow = struct.unpack_from("!HI", raw, 2)
         text = f'{head}, sin6_port=htons({port}), sin6_addr="{ipaddress.IPv6Address(raw[8:24])}"'

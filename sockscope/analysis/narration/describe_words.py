@@ -22,6 +22,7 @@ from sockscope.model.signals import exit_words
 from sockscope.model.sockaddr import Family, decode_sockaddr
 
 _READY_SHOWN = 4
+_TRACER_EINTR = int(EventFlag.TRACER_EINTR)
 _STREAMS_NOT = frozenset({Call.recvmmsg, Call.pread64, Call.preadv, Call.preadv2})
 
 
@@ -263,7 +264,7 @@ _GENERAL_FAILURES = {
 
 def _failure(view: View) -> str:
     number = view.errno
-    if view.flags & EventFlag.TRACER_EINTR:
+    if view.flags & _TRACER_EINTR:
         return "interrupted by the attach, not a fault of the program"
     call = Call.accept if view.call == Call.accept4 else view.call
     if text := _FAILURES.get((call, number)):

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from sockscope.analysis.collection import no_collection
 from sockscope.analysis.narration.kernel_story import Told
 from sockscope.analysis.narration.timeline_calls import CallTeller
 from sockscope.analysis.narration.timeline_events import EventPicker
@@ -86,7 +87,9 @@ class Timelines:
         every = np.array(connections, np.int64)
         for first, end in self._together(every):
             some = [self._session.connections[number] for number in connections[first:end]]
-            yield from self._tables(some, np.array(limits[first:end], np.int64))
+            with no_collection():
+                made = list(self._tables(some, np.array(limits[first:end], np.int64)))
+            yield from made
 
     def _together(self, connections: Ids) -> Iterator[tuple[int, int]]:
         """Those that are told together: where each such part begins, and ends."""

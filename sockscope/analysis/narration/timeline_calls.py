@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from functools import cache, cached_property
 from typing import Final
 
@@ -17,7 +18,7 @@ from sockscope.analysis.narration.hands import FORKS, Hands
 from sockscope.analysis.narration.http1 import Standings
 from sockscope.analysis.replay.control import by_call
 from sockscope.analysis.session import Ids, Session
-from sockscope.model.calls import EPOLL_WAITS, FIRST_TASK_EVENT, READS, WAITS, WRITES, Call
+from sockscope.model.calls import EPOLL_WAITS, READS, WAITS, WRITES, Call
 from sockscope.model.connections import Connection, Protocol
 from sockscope.model.events import EventFlag
 from sockscope.model.ids import NO_ID
@@ -30,12 +31,11 @@ _REMEMBERED: Final = 1 << 13
 _SENDINGS: Final = frozenset({Call.sendmsg, Call.sendmmsg})
 _ARRIVALS: Final = frozenset({Call.recvmsg, Call.recvmmsg})
 _CLOSINGS: Final = frozenset({Call.close, Call.close_range, Call.task_exit})
-_OF_HANDS: Final = by_call(_SENDINGS | _ARRIVALS | _CLOSINGS | FORKS)
-_IS_WAIT: Final = by_call(WAITS)
+_OF_HANDS: Final = _SENDINGS | _ARRIVALS | _CLOSINGS | FORKS
 _MOVES: Final = by_call(READS | WRITES)
 _ARGUMENT_COUNTS: Final = {
-    1: (Call.close, Call.dup, Call.listen),
-    2: (Call.shutdown, Call.dup2),
+    1: (Call.close, Call.dup),
+    2: (Call.listen, Call.shutdown, Call.dup2),
     3: (
         Call.socket, Call.bind, Call.connect, Call.accept, Call.getsockname, Call.getpeername, Call.sendmsg,
         Call.recvmsg, Call.read, Call.write, Call.readv, Call.writev, Call.dup3, Call.fcntl, Call.ioctl, Call.poll,
@@ -47,24 +47,40 @@ _ARGUMENT_COUNTS: Final = {
 _ENTERED_ONLY, _URING = int(EventFlag.ENTERED_ONLY), int(EventFlag.URING)
 
 
+class _Kind(Enum):
+    """What the words of a call hang on, beside the call itself."""
+
+    PLAIN = auto()
+    TASK = auto()
+    """Its thread."""
+    WAIT = auto()
+    """The names of what is ready."""
+    MOVE = auto()
+    """The HTTP standing."""
+
+
 @dataclass(slots=True, kw_only=True)
 class _Alike:
     """What is told of calls that differ in their times and threads alone.
 
     Attributes:
         view: of the first of them; its times, tgid and tid are not to be asked.
+        text, words: as far as they hang on nothing else.
+        is_of_hands: it may hand descriptors on, or end them: the connection's `_Story` knows.
         ready: what a wait reports, as far as it is told by name.
         by_data: `ready` is epoll_data, not descriptors.
         is_timed: of a wait: what it means hangs on how long it took.
-        by_context: of a wait the names of what is ready, of a read or write the HTTP standing → its words, and the
-            standing after it; `words` are those of other calls.
+        by_context: of a wait the names of what is ready, of a move the HTTP standing → its words, and the standing
+            after it.
     """
 
     view: View
+    kind: _Kind
     name: str
     text: str
     words: str
     failed: bool
+    is_of_hands: bool
     is_empty_read: bool
     ready: tuple[int, ...]
     by_data: bool
@@ -111,32 +127,22 @@ class CallTeller:
         ids = np.array([one.id for one in connections], np.int64)
         is_own = session.event_connection[events] == ids[place]
         times_ns, durations_ns = _when(records, came_in)
-        columns = (
-            times_ns,
-            durations_ns,
-            records["tgid"],
-            records["tid"],
-            records["call"],
-            is_own,
-            place,
-            part,
-            events,
-        )
+        columns = (times_ns, durations_ns, records["tgid"], records["tid"], is_own, place, part, events)
         current, standing, story = -1, 0, _Story(session, self._data)
-        for key, time_ns, duration_ns, tgid, tid, call, own, at, each, event in zip(
+        for key, time_ns, duration_ns, tgid, tid, own, at, each, event in zip(
             _keys(session, records), *(column.tolist() for column in columns), strict=True
         ):
             if each != current:
                 current, standing, story = each, 0, _Story(session, self._data, connections[at])
             alike = self._alike.get(key) or self._look(key, event)
             text = alike.text
-            if call >= FIRST_TASK_EVENT:
+            if alike.kind is _Kind.TASK:
                 # They tell of their thread, which is not in the key.
                 view = View.of(session.events, event)
                 text, words = describe_view(view), words_of(view)
-            elif _IS_WAIT[call]:
+            elif alike.kind is _Kind.WAIT:
                 words = self._wait_words(alike, event, story.names(alike, tgid))
-            elif _MOVES[call]:
+            elif alike.kind is _Kind.MOVE:
                 before = standing if own else 0
                 words, after = alike.by_context.get(before) or self._moved_words(alike, before)
                 standing = after if own else standing
@@ -144,7 +150,7 @@ class CallTeller:
                     words = "read an empty datagram"
             else:
                 words = alike.words
-            if _OF_HANDS[call]:
+            if alike.is_of_hands:
                 words = story.words(alike.view, event) or words
             actor = self._actors.get((tgid, tid)) or self._actor(tgid, tid)
             yield (
@@ -153,13 +159,16 @@ class CallTeller:
 
     def _look(self, key: bytes, event: int) -> _Alike:
         view = View.of(self._session.events, event)
-        waits, plain = view.call in WAITS, not (view.is_task or _MOVES[view.number] or _IS_WAIT[view.number])
+        waits, moves = view.call in WAITS, view.call in READS or view.call in WRITES
+        kind = _Kind.TASK if view.is_task else _Kind.WAIT if waits else _Kind.MOVE if moves else _Kind.PLAIN
         alike = self._alike[key] = _Alike(
             view=view,
+            kind=kind,
             name=view.call.name,
             text="" if view.is_task else describe_view(view),
-            words=words_of(view) if plain else "",
+            words=words_of(view) if kind is _Kind.PLAIN else "",
             failed=bool(view.errno),
+            is_of_hands=view.call in _OF_HANDS,
             is_empty_read=view.call in READS and view.returned and view.ret == 0,
             ready=told_ready(view) if waits else (),
             by_data=view.call in EPOLL_WAITS,
@@ -197,7 +206,7 @@ def _keys(session: Session, records: npt.NDArray[np.void]) -> Iterator[bytes]:
     heads = np.empty(len(records), _KEY_DTYPE)
     for name in _KEY_DTYPE.names or ():
         heads[name] = records[name]
-    heads["args"][np.arange(6) >= _argument_counts()[records["call"]][:, None]] = 0
+    heads["args"][np.arange(6) >= argument_counts()[records["call"]][:, None]] = 0
     packed, blob, size = heads.tobytes(), session.events.blob.data, _KEY_DTYPE.itemsize
     places = zip(
         range(0, len(packed), size), records["blob_offset"].tolist(), records["blob_bytes"].tolist(), strict=True
@@ -207,7 +216,7 @@ def _keys(session: Session, records: npt.NDArray[np.void]) -> Iterator[bytes]:
 
 
 @cache
-def _argument_counts() -> npt.NDArray[np.uint8]:
+def argument_counts() -> npt.NDArray[np.uint8]:
     """By call number, shape (65536,)."""
     counts = np.full(1 << 16, 6, np.uint8)
     for count, calls in _ARGUMENT_COUNTS.items():
