@@ -12,14 +12,21 @@ _RESUMED = re.compile(rb"<\.\.\. ([a-z_0-9]+) resumed> ?(.*)$", re.DOTALL)
 _RESTART = re.compile(rb"restart_syscall\(<\.\.\. resuming interrupted [^>]*>\)(\s*= .*)$", re.DOTALL)
 _INTERRUPTED = re.compile(rb"(?!restart_syscall)([a-z_0-9]{1,40}\(.*\))\s*= \? ERESTART_RESTARTBLOCK\b", re.DOTALL)
 _SUPERSEDED = re.compile(rb"\+\+\+ superseded by execve in pid (\d{1,10}) \+\+\+")
-_ATTACHED = re.compile(rb"(?:strace: )?Process (\d{1,10}) attached(?: with (\d{1,9}) threads)?")
+SPEAKER = rb"(?:\.{0,2}/[^\s:\"]{0,255})?strace: "
+"""strace calls itself as it was called: `strace`, `/usr/bin/strace`, `./strace`."""
+_SPEAKS = re.compile(SPEAKER)
+_ATTACHED = re.compile(rb"(?:" + SPEAKER + rb")?Process (\d{1,10}) attached(?: with (\d{1,9}) threads)?")
 _SPOKEN_WITHIN = re.compile(
-    rb"(?:\^C)?(?:strace: )?Process \d{1,10} (?:attached|detached|suspended|resumed)(?: with \d{1,9} threads)?$"
+    rb"(?:\^C)?(?:"
+    + SPEAKER
+    + rb")?Process \d{1,10} (?:attached|detached|suspended|resumed)(?: with \d{1,9} threads)?$"
 )
 _BEGINS = re.compile(rb"[a-z_][a-z0-9_]{0,40}\(|<\.\.\. |\+\+\+ |--- ")
 _SPOKEN_ENDS = (b"attached", b"detached", b"suspended", b"resumed", b"threads")
 _SAID = re.compile(
-    rb"(?:\^C)?strace: |Process \d+ |\[ Process PID=\d+ runs in |> /|> \S+\(|<detached \.\.\.>|% time  |-{5,} -|"
+    rb"(?:\^C)?"
+    + SPEAKER
+    + rb"|Process \d+ |\[ Process PID=\d+ runs in |> /|> \S+\(|<detached \.\.\.>|% time  |-{5,} -|"
     rb"[\d.]+ +[\d.]+ +[\d-]+ +\d+|System call usage|syscall +"
 )
 _UNFINISHED = b"<unfinished ...>"
@@ -77,7 +84,7 @@ class Threads:
 
     def take(self, found: Found, line: int, text: bytes, tid: int, time_ns: int) -> None:
         """One odd line; what it completes is added to `found`."""
-        if self.split is not None and not text.startswith(b"strace: "):
+        if self.split is not None and not _SPEAKS.match(text):
             begun, whose, since = self.split
             self.split = None
             if not _BEGINS.match(text):

@@ -17,6 +17,7 @@ from sockscope.model.events import EVENT_DTYPE
 from sockscope.sources.syscalls.strace_log.encode import Encoded, NotUnderstood, encode
 from sockscope.sources.syscalls.strace_log.missing import is_unfiltered_call
 from sockscope.sources.syscalls.strace_log.names import NameFacts, read_name
+from sockscope.sources.syscalls.strace_log.odd_lines import SPEAKER
 from sockscope.sources.syscalls.strace_log.task_lines import encode_task_line
 
 Ids = npt.NDArray[np.int64]
@@ -49,7 +50,9 @@ _CALL = re.compile(rb"([a-z_][a-z0-9_]{0,40})\((.*)\)\s*= ([-?0-9].*)$", re.DOTA
 _BEGUN = re.compile(rb"([a-z_][a-z0-9_]{0,40})\((.*)$", re.DOTALL)
 _UNFINISHED = b" <unfinished ...>"
 _TAMPERED = re.compile(rb"(?: \((?:INJECTED|DELAYED)[^()]{0,40}\)){1,4}$")
-_STRACE_SPEAKS = re.compile(rb"(?:\^C)?strace: Process \d+ (?:detached|attached|suspended|resumed).*$", re.DOTALL)
+_STRACE_SPEAKS = re.compile(
+    rb"(?:\^C)?" + SPEAKER + rb"Process \d+ (?:detached|attached|suspended|resumed).*$", re.DOTALL
+)
 
 _MAKES = frozenset(
     {

@@ -162,7 +162,11 @@ def test_one_file_a_thread(tmp_path: Path) -> None:
     assert sorted(log.events.records["tid"].tolist()) == [6000, 6000, 6000, 6000, 6001, 6001]
 
 
-def test_stderr_names_nobody_while_one_is_left(tmp_path: Path) -> None:
+CALLED = pytest.mark.parametrize("strace", [b"strace", b"/usr/bin/strace", b"./strace", b"../bin/strace"])
+
+
+@CALLED
+def test_stderr_names_nobody_while_one_is_left(tmp_path: Path, strace: bytes) -> None:
     text = b"""brk(NULL)                               = 0x55
 clone(child_stack=NULL, flags=CLONE_CHILD_CLEARTID|SIGCHLDstrace: Process 501 attached
 , child_tidptr=0x7f) = 501
@@ -172,7 +176,7 @@ clone(child_stack=NULL, flags=CLONE_CHILD_CLEARTID|SIGCHLDstrace: Process 501 at
 close(5)                                = 0
 +++ exited with 0 +++
 """
-    log = read(tmp_path, text)
+    log = read(tmp_path, text.replace(b"strace:", strace + b":"))
     assert log.unread == ()
     assert called(log)[:1] == [("clone", 500, 501)]
     assert rows(log, Call.close)["tid"].tolist() == [500, 501, 500]
@@ -180,13 +184,15 @@ close(5)                                = 0
     assert log.coverage.resolution_ns == 0
 
 
-def test_a_call_that_began_while_nobody_was_named(tmp_path: Path) -> None:
+@CALLED
+def test_a_call_that_began_while_nobody_was_named(tmp_path: Path, strace: bytes) -> None:
     text = b"""clone(child_stack=NULL, flags=SIGCHLDstrace: Process 501 attached
  <unfinished ...>
 [pid   501] close(4)                    = 0
 [pid   500] <... clone resumed>, child_tidptr=0x7f) = 501
 """
-    assert sorted(called(read(tmp_path, text))) == [("clone", 500, 501), ("close", 501, 0), ("task_new", 500, 0)]
+    log = read(tmp_path, text.replace(b"strace:", strace + b":"))
+    assert sorted(called(log)) == [("clone", 500, 501), ("close", 501, 0), ("task_new", 500, 0)]
 
 
 def test_a_filtered_log_says_what_it_lacks(tmp_path: Path) -> None:
@@ -303,7 +309,8 @@ def test_lines_that_say_nothing_are_counted_with_their_numbers(tmp_path: Path) -
     assert len(rows(log, Call.close)) == 2
 
 
-def test_what_strace_says_is_no_noise(tmp_path: Path) -> None:
+@CALLED
+def test_what_strace_says_is_no_noise(tmp_path: Path, strace: bytes) -> None:
     text = b"""strace: Process 77 attached with 2 threads
 [pid    77] close(3) = 0
  > /usr/lib/x86_64-linux-gnu/libc.so.6(__close+0x10) [0xf7a50]
@@ -314,7 +321,7 @@ strace: [ Process PID=77 runs in 32 bit mode. ]
 ------ ----------- ----------- --------- --------- ----------------
 100.00    0.000000           0        29         1 total
 """
-    log = read(tmp_path, text)
+    log = read(tmp_path, text.replace(b"strace:", strace + b":"))
     assert log.unread == ()
     assert called(log) == [("close", 77, 0)]
 
