@@ -46,6 +46,7 @@ class GuardedParts:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._timelines: Timelines | None = None
+        self._life: Life | None = None
 
     def timeline(self, connection: int, *, limit: int = 200) -> Sequence[TimelineItem]:
         """A `model.report.Timelines`."""
@@ -74,7 +75,8 @@ class GuardedParts:
     def story(self, connection: int) -> str:
         """A connection's life in a few sentences."""
         try:
-            return Life(self._session)(connection)
+            self._life = self._life or Life(self._session)
+            return self._life(connection)
         except Exception as error:  # noqa: BLE001 - see above
             return _words("the story", error)
 

@@ -21,7 +21,7 @@ from sockscope.model.report import Report
 from sockscope.reports import format as words
 from sockscope.reports.escape import safe
 from sockscope.reports.html_choice import choose
-from sockscope.reports.html_data import page_data
+from sockscope.reports.html_data import PageData, page_data
 from sockscope.reports.html_findings import cards
 from sockscope.reports.html_group_table import group_table
 from sockscope.reports.html_groups import VARIOUS
@@ -135,7 +135,11 @@ def _policy(script: str, style: str) -> str:
     )
 
 
-def _inert(data: object) -> str:
+def _inert(data: PageData) -> str:
     """JSON that cannot end its element or begin another (HTML Living Standard 4.12.1.3)."""
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=True)
+    timelines = ",".join(f'"{number}":{timeline}' for number, timeline in data["timelines"].items())
+    written = {"timelines": f"{{{timelines}}}"}
+    encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
+    text = ",".join(f'"{name}":{written.get(name) or encode(value)}' for name, value in data.items())
+    text = f"{{{text}}}"
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

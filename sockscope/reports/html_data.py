@@ -6,7 +6,6 @@ kept for those with findings, then for the others in order until the budget is s
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence, Set
 from json.encoder import encode_basestring_ascii
@@ -30,10 +29,11 @@ OTHER_LIMIT = 80
 LANES = {Lane.WIRE: 0, Lane.KERNEL: 1, Lane.SYSCALL: 2}
 
 Columns: TypeAlias = dict[str, list[int]]
-Timeline: TypeAlias = list[list[int]]
-"""Eight columns: time since the item before (ns; the first since the session's start), duration (ns, -1 open),
-lane, actor, name, text, words (string indexes), and bits: 1 failed, 2 evidence, 4 primary evidence, 8 told by the
-kernel at that moment (other states are as of a snapshot), 16 not a state but a mark in the state lane."""
+Timeline: TypeAlias = str
+"""Eight columns, written in JSON at once: time since the item before (ns; the first since the session's start),
+duration (ns, -1 open), lane, actor, name, text, words (string indexes), and bits: 1 failed, 2 evidence, 4 primary
+evidence, 8 told by the kernel at that moment (other states are as of a snapshot), 16 not a state but a mark in the
+state lane."""
 
 
 LIVES = 1000
@@ -72,21 +72,27 @@ class Strings:
         self.texts: list[str] = []
         self.json_bytes = 0
         self._index: dict[str, int] = {}
+        self._digits: dict[str, str] = {}
 
     def __call__(self, text: str) -> int:
         index = self._index.get(text)
         if index is None:
             index = self._index[text] = len(self.texts)
+            self._digits[text] = str(index)
             shown = safe(text)
             self.texts.append(shown)
             # `<`, `>` and `&` grow from one byte to six when made inert.
             self.json_bytes += len(encode_basestring_ascii(shown)) + 1 + 5 * sum(map(shown.count, "<>&"))
         return index
 
-    def each(self, texts: Iterable[str]) -> list[int]:
-        """The same of several."""
-        known = self._index.get
-        return [self(text) if (index := known(text)) is None else index for text in texts]
+    def each(self, texts: Sequence[str]) -> str:
+        """The same of several, as a list in JSON."""
+        try:
+            return f"[{','.join(map(self._digits.__getitem__, texts))}]"
+        except KeyError:
+            for text in texts:
+                self(text)
+            return f"[{','.join(map(self._digits.__getitem__, texts))}]"
 
 
 def page_data(report: Report, choice: Choice) -> tuple[PageData, int]:
@@ -163,7 +169,7 @@ def _timelines(report: Report, rows: Sequence[ConnectionRow], strings: Strings) 
         if own:
             table = TimelineTable.of_items(_with_evidence(table.items(), own))
         timeline = _timeline(table, facts, primaries, report.info.started_ns, strings)
-        spent += len(json.dumps(timeline, separators=(",", ":"))) + 12
+        spent += len(timeline) + 12
         kept[row.connection.id] = timeline
         if spent + strings.json_bytes > TIMELINE_BUDGET_BYTES:
             break
@@ -223,13 +229,19 @@ def _timeline(
             fact = facts[number]
             said[index] = words.meaning(items[index], fact)
             bits[index] |= 2 | (4 if (fact.source, fact.ref) in primaries else 0)
-    return [
-        list(map(sub, table.time_ns, before)),
-        list(table.duration_ns),
-        [LANES[lane] for lane in table.lane],
+    columns = (
+        _numbers(map(sub, table.time_ns, before)),
+        _numbers(table.duration_ns),
+        _numbers(map(LANES.__getitem__, table.lane)),
         strings.each(table.actor),
         strings.each(table.name),
-        strings.each(map(short_addresses, table.text)),
+        strings.each(list(map(short_addresses, table.text))),
         strings.each(said),
-        bits,
-    ]
+        _numbers(bits),
+    )
+    return f"[{','.join(columns)}]"
+
+
+def _numbers(values: Iterable[int]) -> str:
+    """A list in JSON."""
+    return f"[{','.join(map(str, values))}]"

@@ -123,7 +123,7 @@ def test_html_is_the_same_where_timelines_are_made_together() -> None:
 def test_html_timelines_mark_what_failed_and_what_is_evidence() -> None:
     data, _ = page_data(example_report(), choose(example_report()))
     timelines, strings = data["timelines"], data["strings"]
-    deltas, _, lanes, _, names, texts, _, bits = timelines[0]
+    deltas, _, lanes, _, names, texts, _, bits = json.loads(timelines[0])
     told = example.told_of(0, leaking=4)
     assert sum(deltas) == told[-1].time_ns - example.START_NS
     # The fork that is evidence, though it is not on the connection, stands in its place.

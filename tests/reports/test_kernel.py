@@ -68,7 +68,7 @@ def test_the_coverage_says_how_much_was_told() -> None:
 def test_the_page_knows_states_marks_and_what_is_exact() -> None:
     report = heard_report()
     data, _ = page_data(report, choose(report))
-    lanes, names, bits = (data["timelines"][0][column] for column in (2, 4, 7))
+    lanes, names, bits = (json.loads(data["timelines"][0])[column] for column in (2, 4, 7))
     told = [(data["strings"][name], bit & 24) for lane, name, bit in zip(lanes, names, bits, strict=True) if lane == 1]
     assert told == [("SYN_RECV", 8), ("ESTABLISHED", 8), ("retransmit", 24), ("CLOSE_WAIT", 8), ("RST", 24)]
     silent = replace(report, kernel_stories=lambda connection: heard_report().kernel_stories(1))

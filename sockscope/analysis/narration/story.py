@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
+import numpy as np
+
 from sockscope.analysis.narration.describe_words import duration
 from sockscope.analysis.narration.hands import Hands
 from sockscope.analysis.narration.timeline_calls import actor
 from sockscope.analysis.replay.control import IS_READ, IS_WRITE
-from sockscope.analysis.session import Session
+from sockscope.analysis.session import Grouping, Session
 from sockscope.model.calls import Call
 from sockscope.model.connections import Connection, Protocol, Role
 from sockscope.model.descriptors import How
@@ -18,6 +22,11 @@ class Life:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+
+    @cached_property
+    def _exchanges(self) -> Grouping:
+        rows = self._session.exchanges
+        return Grouping(rows["connection"], np.arange(len(rows)))
 
     def __call__(self, connection: int) -> str:
         """The sentences; empty where there is nothing to tell beyond its events."""
@@ -72,7 +81,7 @@ class Life:
         session = self._session
         if one.role is not Role.SERVER:
             return ""
-        rows = session.exchanges[session.exchanges["connection"] == one.id]
+        rows = session.exchanges[self._exchanges.of(one.id)]
         # A greeting answers nothing.
         rows = rows[(rows["answered"] == 1) & (rows["last_read_ns"] >= 0)]
         if not len(rows):
