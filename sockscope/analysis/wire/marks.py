@@ -109,9 +109,9 @@ class _Marker:
         next_wanted = chains.ack[chains.answer]
         found: Mask = chains.begins & ~self._bare & (chains.length == 0) & answered
         found &= next_wanted == chains.seq + np.uint32(1)
-        # A byte that the side itself sent meanwhile was not there before.
+        # A byte, or a FIN, that the side itself sent meanwhile was not there before.
         last = chains.other[chains.answer]
-        found &= (chains.seq[last] == chains.seq) & (chains.length[last] == 0)
+        found &= (chains.seq[last] == chains.seq) & ~self._spans[last]
         return found
 
     def _window_of_other(self) -> Ints:

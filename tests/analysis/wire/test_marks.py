@@ -167,8 +167,9 @@ def test_a_capture_of_an_idle_connection_begins_with_a_keep_alive() -> None:
     assert wire.facts()["began_before"]
 
 
-def test_an_ack_before_the_first_byte_is_no_keep_alive() -> None:
-    wire = Wire().say(0, "A", at=500, ack=301).say(0, "PA", at=500, ack=301, size=1).say(1, "A", at=301, ack=501)
+@pytest.mark.parametrize(("flags", "size"), [("PA", 1), ("FA", 0)])
+def test_an_ack_before_the_first_byte_is_no_keep_alive(flags: str, size: int) -> None:
+    wire = Wire().say(0, "A", at=500, ack=301).say(0, flags, at=500, ack=301, size=size).say(1, "A", at=301, ack=501)
     assert wire.told() == ["", "", ""]
 
 
