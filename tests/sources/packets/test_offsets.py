@@ -44,6 +44,7 @@ def traps(random: np.random.Generator, count: int) -> list[Frame]:
 def test_walk_equals_the_plain_walk(monkeypatch: pytest.MonkeyPatch, seed: int, cut: int) -> None:
     monkeypatch.setattr(offsets, "SERIAL_RECORDS", 16)
     monkeypatch.setattr(offsets, "MIN_STRETCH_BYTES", 2048)
+    monkeypatch.setattr(offsets, "STRETCH_RECORDS", 4)
     frames = traps(np.random.default_rng(seed), 900)
     pcap = captures.pcap(frames)
     ng = b"".join(captures.enhanced(f) for f in frames)
@@ -58,6 +59,7 @@ def test_walk_equals_the_plain_walk(monkeypatch: pytest.MonkeyPatch, seed: int, 
 def test_walk_stops_at_damage_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offsets, "SERIAL_RECORDS", 16)
     monkeypatch.setattr(offsets, "MIN_STRETCH_BYTES", 2048)
+    monkeypatch.setattr(offsets, "STRETCH_RECORDS", 4)
     frames = traps(np.random.default_rng(9), 400)
     ng = [captures.enhanced(f) for f in frames]
     for bad in (100, 399):
