@@ -95,7 +95,7 @@ def lay(
     together = lay_together(packets, packet_ns, clocks.files, beside.uncertainty_ns) if clocks.files else None
     if together is not None:
         packet_ns, clocks = together.times, _named(clocks, together.reference)
-        info = replace(info, alignments=together.alignments, notes=(*info.notes, *together.notes))
+        info = replace(info, notes=(*info.notes, *together.notes))
     # Without a log the packets' clock is the session's.
     if info.syscalls.engine:
         if info.syscalls.resolution_ns:
@@ -106,6 +106,7 @@ def lay(
     elif together is not None:
         info = _spanning(info, packet_ns)
     if together is not None:
+        info = replace(info, alignments=(*info.alignments, *together.alignments))
         order = np.flatnonzero(~together.again)
         order = order[np.argsort(packet_ns[order], kind="stable")]
         packets = replace(packets, records=picked(packets.records, order))

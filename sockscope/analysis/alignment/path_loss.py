@@ -135,7 +135,7 @@ def _empty(sent: _Rows, came: _Rows, ways: int) -> tuple[Ints, Ints]:
     passed = _counted(way, count, ways)
     lost = _counted(way, np.maximum(count - there, 0), ways)
     # More than half: they were not captured (a filter), or changed on the way.
-    seen = 2 * lost <= passed
+    seen = 2 * lost.sum() <= passed.sum()
     return passed * seen, lost * seen
 
 
