@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sockscope.analysis.alignment.clocks import COMMON, Clocks
-from sockscope.analysis.alignment.lay import lay
 from sockscope.analysis.collection import no_collection
 from sockscope.analysis.exchanges.exchanges import build_exchanges
 from sockscope.analysis.joining.capture_end import unseen_end
@@ -87,6 +86,9 @@ def _build(
     packet_ns = wire.monotonic_ns(packets, info.clock_samples)
     elsewhere = None
     if not clocks.common:
+        # What was recorded together has no use for all this.
+        from sockscope.analysis.alignment.lay import lay
+
         laid = lay(info, replay, events, assignment, packets, packet_ns, sockets, clocks)
         info, packets, packet_ns = laid.info, laid.packets, laid.packet_ns
         sockets, elsewhere = laid.sockets, laid.elsewhere

@@ -50,7 +50,6 @@ def demo(
     wanted.check()
     loaded = fixture.load(slug)
     from sockscope.cli.watch import recording_folder
-    from sockscope.pipeline.load import load_session
     from sockscope.pipeline.options import EngineChoice
 
     print(f"sockscope: demo {slug}: {loaded.summary}", file=sys.stderr)
@@ -58,4 +57,6 @@ def demo(
     engine = loaded.engines[0] if len(loaded.engines) == 1 else EngineChoice.AUTO
     with recording_folder(output) as folder:
         fixture.rehearse(loaded, folder, program="sound" if sound else "faulty", mode=mode, engine=engine)
+        from sockscope.pipeline.load import load_session
+
         return wanted.emit(load_session(folder))

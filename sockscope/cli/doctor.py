@@ -10,7 +10,6 @@ import typer
 
 from sockscope.cli.output import check_writable, writing
 from sockscope.errors import ExitCode
-from sockscope.model.capability import main_job_possible
 
 EXAMPLES = (
     "sockscope doctor",
@@ -28,6 +27,7 @@ def doctor(
 
     Exit code 3 where the main job cannot be done.
     """
+    from sockscope.model.capability import main_job_possible
     from sockscope.reports import doctor as report
     from sockscope.sources.capabilities import probe_all
 

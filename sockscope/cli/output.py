@@ -60,11 +60,13 @@ class Output(Written):
                 check_writable(path)
         if self.parquet is not None:
             check_folder(self.parquet)
-        from sockscope.findings.catalogue import find
+        selected, ignored = slugs(self.select), slugs(self.ignore)
+        if selected or ignored:
+            from sockscope.findings.catalogue import find
 
-        for slug in sorted(slugs(self.select) | slugs(self.ignore)):
-            find(slug)
-        if slugs(self.select) and not slugs(self.select) - slugs(self.ignore):
+            for slug in sorted(selected | ignored):
+                find(slug)
+        if selected and not selected - ignored:
             raise UsageError("no rule is left to run", help_text="--ignore takes away all that --select names")
 
     def emit(self, session: Session) -> int:

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from sockscope.cli.output import check_writable
-from sockscope.cli.snapshot_run import Wanted, run
 from sockscope.errors import UsageError
 from sockscope.model.tcp import TcpState
 
@@ -83,6 +82,8 @@ def snapshot(
     if json_path is not None and json_path != "-":
         check_writable(Path(json_path))
     states = [parse_state(text) for text in state] if state else None
+    from sockscope.cli.snapshot_run import Wanted, run
+
     run(
         Wanted(
             ports=port or None,

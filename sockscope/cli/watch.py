@@ -44,7 +44,6 @@ def watch(
     Returns:
         The exit code of the report, and what `record` says.
     """
-    from sockscope.pipeline.load import load_session
     from sockscope.pipeline.record import record
 
     flying = options.keep_s is not None
@@ -62,6 +61,9 @@ def watch(
         recorded = record(options, folder, watcher)
         done()
         line.clear()
+        # Only now: the target is watched the sooner.
+        from sockscope.pipeline.load import load_session
+
         code = output.emit(load_session(recorded.folder, info=recorded.info))
         if keep is not None:
             print(f"sockscope: recording kept in {recorded.folder}", file=sys.stderr)

@@ -17,8 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import sockscope
-from sockscope.findings.run import run_rules
-from sockscope.pipeline.load import load_session
 
 _MODULE = "sockscope.pipeline.flight_check"
 _LONGEST_S = 900.0
@@ -115,6 +113,10 @@ def _give_way(pid: int) -> None:
 
 def main(folder: str, select: str, ignore: str) -> None:
     """Judge, print, end."""
+    # Who has it done needs none of this.
+    from sockscope.findings.run import run_rules
+    from sockscope.pipeline.load import load_session
+
     session = load_session(Path(folder))
     findings, _, _ = run_rules(session, select=_slugs(select) or None, ignore=_slugs(ignore) or None)
     fired = [Fired(rule=f.rule, severity=int(f.severity), tgid=f.tgid, comm=f.comm, title=f.title) for f in findings]

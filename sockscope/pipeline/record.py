@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +20,6 @@ from sockscope.model.redact import redact_events
 from sockscope.model.seed import Seed
 from sockscope.model.sockaddr import Family, decode_sockaddr
 from sockscope.pipeline import clock
-from sockscope.pipeline.flight import FlightRecorder
 from sockscope.pipeline.newcomers import Newcomers
 from sockscope.pipeline.options import RecordOptions
 from sockscope.pipeline.samplers import Samplers
@@ -28,6 +28,9 @@ from sockscope.recording.writer import Writer
 from sockscope.sources.packets.live import Capture
 from sockscope.sources.sockets.seed import listening_ports, read_seed
 from sockscope.sources.syscalls.engine import Engine
+
+if TYPE_CHECKING:
+    from sockscope.pipeline.flight import FlightRecorder
 
 HEADER_BYTES = 14 + 40 + 60
 """Ethernet, IPv6 and the longest TCP header: the snap length without payload."""
@@ -159,6 +162,8 @@ class _Recording:
         options = self._options
         if options.keep_s is None:
             return None
+        from sockscope.pipeline.flight import FlightRecorder
+
         return FlightRecorder(folder, options.keep_s, options.alarm, self._watcher.on_note)
 
     def close(self) -> None:
