@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from sockscope.model.tcp import SegmentMark as Mark
 from sockscope.model.tcp import TcpFlag
-from tests.live.flow_story import LATE, PROBES, Segment, Story
+from tests.live.flow_story import ANSWERS, LATE, PROBES, Segment, Story
 from tests.live.tshark_marks import Compared, tshark
 from tests.live.written_packets import ipv4, write_packets
 
-_IN_OTHER_WORDS = np.uint16(LATE | PROBES | Mark.ACKED_UNSEEN | Mark.ZERO_WINDOW | Mark.DUPLICATE_ACK)
+_IN_OTHER_WORDS = np.uint16(LATE | PROBES | ANSWERS | Mark.ACKED_UNSEEN | Mark.ZERO_WINDOW)
 _PARTS = (LATE, Mark.ACKED_UNSEEN, Mark(0xFFFF) & ~(LATE | Mark.ACKED_UNSEEN))
 _UNEXPLAINED = "unexplained"
 
@@ -90,16 +90,16 @@ class Differences:
             marks[story.rows[0]] = Mark.PORT_REUSED if story.reuses_ports else 0
             if not story.segments:
                 continue
-            told = np.concatenate([_with_byte_before(self._compared, story, one) for one in story.segments])
-            packets.append(_between_others(told, len(packets)))
-            for one in story.segments:
-                rows += [-1, one.row] if one.place in story.keep_alives else [one.row]
+            before = [story.segments[place].row for place in story.keep_alives]
+            told = sorted([*before, *story.at])
+            packets.append(_between_others(_with_bytes_before(self._compared, told), len(packets)))
+            rows += told
         if packets:
             with tempfile.NamedTemporaryFile(suffix=".pcap") as file:
                 write_packets(Path(file.name), np.concatenate(packets))
                 again = tshark(Path(file.name)).marks
-            kept = np.array(rows) >= 0
-            marks[np.array(rows)[kept]] |= again[kept]
+            # Of two for one row the first is the byte before.
+            marks[rows] |= again
         return Retold(marks=marks, causes=causes)
 
     def _story(self, flow: int) -> Story:
@@ -109,10 +109,12 @@ class Differences:
 
     def _causes(self, story: Story) -> dict[str, int]:
         """What of the flow counts for nothing, and from which row on that may tell."""
-        stream = self._compared.told.stream
+        stream, differs = self._compared.told.stream, self._compared.wire.packet_marks != self._compared.told.marks
         shared = bool((stream[: story.rows[0]] == stream[story.rows[0]]).any())
+        # Many a connection ends with one, after which nothing comes.
+        after = any(differs[row] for row in story.rows if row >= story.resets[0]) if story.resets else False
         since = {
-            "after-a-reset": story.resets,
+            "after-a-reset": story.resets if after else [],
             "before-the-syn": story.before_syn,
             "first-keep-alive": [story.segments[place].row for place in story.keep_alives],
             "another-connection": story.rows if shared else [],
@@ -130,15 +132,13 @@ def _between_others(packets: npt.NDArray[np.void], number: int) -> npt.NDArray[n
     return packets
 
 
-def _with_byte_before(compared: Compared, story: Story, segment: Segment) -> npt.NDArray[np.void]:
-    """The segment's packet, and before a first keep-alive what tells of the byte that it repeats."""
-    packet = compared.packets.records[segment.row : segment.row + 1].copy()
-    if segment.place not in story.keep_alives:
-        return packet
-    before = packet.copy()
-    before["seq"] += np.uint32(1)
-    before["flags"] &= ~np.uint8(TcpFlag.ACK)
-    return np.concatenate((before, packet))
+def _with_bytes_before(compared: Compared, rows: list[int]) -> npt.NDArray[np.void]:
+    """These packets; where a row comes twice, the first tells of the byte that the second, a keep-alive, repeats."""
+    packets = compared.packets.records[rows]
+    twice = np.flatnonzero(np.diff(rows) == 0)
+    packets["seq"][twice] += np.uint32(1)
+    packets["flags"][twice] &= ~np.uint8(TcpFlag.ACK)
+    return packets
 
 
 def _names(story: Story, segment: Segment, said: Mark, mark: Mark) -> set[str]:
@@ -158,7 +158,7 @@ def _names(story: Story, segment: Segment, said: Mark, mark: Mark) -> set[str]:
 def _closed_window(story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
     if more == Mark.ZERO_WINDOW_PROBE:
         return less == Mark.KEEP_ALIVE and story.closed(segment)
-    return more == Mark.ZERO_WINDOW_PROBE_ACK and not less
+    return more == Mark.ZERO_WINDOW_PROBE_ACK and less in (Mark(0), Mark.KEEP_ALIVE_ACK, Mark.DUPLICATE_ACK)
 
 
 def _seen_before(story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
@@ -173,16 +173,15 @@ def _age_of_the_hole(story: Story, segment: Segment, more: Mark, less: Mark) -> 
 
 
 def _later_hole(story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
-    other = story.before(segment, 1 - segment.side)
-    return more == Mark.FAST_RETRANSMISSION and not less and other[-1].ack != segment.start
+    return more == Mark.FAST_RETRANSMISSION and not less and segment.start != story.told(segment)
 
 
 def _counter_below_zero(story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
     """Its side had acknowledged bytes that were not captured."""
     if more or less != Mark.FAST_RETRANSMISSION:
         return False
-    own, other = story.before(segment, segment.side), story.before(segment, 1 - segment.side)
-    return segment.start == other[-1].ack and any(one.row in story.acks_of_unseen for one in (*own, segment))
+    own = story.before(segment, segment.side)
+    return segment.start == story.told(segment) and any(one.row in story.acks_of_unseen for one in (*own, segment))
 
 
 def _once_a_hole(story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
@@ -196,9 +195,31 @@ def _one_side_captured(story: Story, segment: Segment, more: Mark, less: Mark) -
 def _acknowledged_first(story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
     if less != Mark.RETRANSMISSION | Mark.SPURIOUS_RETRANSMISSION or more:
         return False
-    other, reached = story.before(segment, 1 - segment.side), story.next(segment)
-    told = other[-1].ack if other else None
+    told, reached = story.told(segment), story.next(segment)
     return told is not None and told >= segment.stop and (reached is None or segment.start >= reached)
+
+
+def _simultaneous_open(story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
+    return not more and bool(less) and less in LATE and story.opens_too(segment)
+
+
+def _one_byte_again(story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
+    if less == Mark.KEEP_ALIVE_ACK and more == Mark.DUPLICATE_ACK:
+        return _is_one_byte_again(story, story.before(segment, 1 - segment.side)[-1])
+    theirs, ours = less == Mark.KEEP_ALIVE and not more, bool(more & LATE) and not less
+    return (theirs or ours) and _is_one_byte_again(story, segment)
+
+
+def _is_one_byte_again(story: Story, segment: Segment) -> bool:
+    return story.at_last_byte(segment) and not story.below(segment)
+
+
+def _before_the_syn(story: Story, segment: Segment, more: Mark, less: Mark) -> bool:
+    """The other side had acknowledged, after its own SYN, what is not of this connection."""
+    other = story.before(segment, 1 - segment.side)
+    strays = [one for one in other if one.flags & TcpFlag.ACK and one.ack_number != segment.seq_number + 1]
+    first = not story.before(segment, segment.side)
+    return first and not more and less == Mark.PORT_REUSED and segment.answers_syn and bool(strays)
 
 
 _EXPLANATIONS = {
@@ -210,4 +231,7 @@ _EXPLANATIONS = {
     "once-a-hole": _once_a_hole,
     "one-side-captured": _one_side_captured,
     "acknowledged-first": _acknowledged_first,
+    "simultaneous-open": _simultaneous_open,
+    "one-byte-again": _one_byte_again,
+    "before-the-syn": _before_the_syn,
 }
