@@ -59,7 +59,8 @@ class OneClock:
 
     Attributes:
         info: with alignments and notes, its beginning widened by what was moved.
-        packets, packet_ns: in order of time, without datagrams that are there twice. sockets: as moved.
+        packets, packet_ns: of captures of several places in order of time, by the reference's clock, and without
+            datagrams that are there twice. sockets: as moved.
         elsewhere: shape (packets,), those of connections that are told from another place; None: there are none.
     """
 
@@ -110,6 +111,7 @@ def lay(
         order = np.flatnonzero(~together.again)
         order = order[np.argsort(packet_ns[order], kind="stable")]
         packets = replace(packets, records=picked(packets.records, order))
+        packets.records["time_ns"] += (together.times - beside.packet_ns)[order]
         packet_ns, elsewhere = packet_ns[order], together.elsewhere[order]
     if clocks.sockets:
         shown = move_sockets(talks, packets, packet_ns, sockets, clocks, _undated_by(info), elsewhere)

@@ -52,6 +52,8 @@ def test_the_clock_is_found_back(ahead_ns: int, loss: float) -> None:
     assert abs(ahead_ns) > 3 * MS or found.offset_ns == 0
     assert both.info.ended_ns - both.info.started_ns < 60 * SECOND
     assert len(both.connections) == 30
+    # Exports write one clock, too.
+    assert (both.packets.records["time_ns"] == both.packet_ns).all()
     same_as(captures, SERVER)
 
 
