@@ -29,7 +29,7 @@ FEWEST = 3
 """So many segments two places have in common, or they have nothing to do with each other."""
 _WITHIN = 0.5
 """Share of one's segments that lies where the other's streams are, in connections that both have."""
-_SAMPLED_ROWS = 1_000_000
+_SAMPLED_ROWS = 250_000
 """Of more, whole connections are left out before files are compared, if that leaves some of each file."""
 _MOST_FILES = 8
 """No path has more places; what more files have is of nobody's use."""
@@ -122,7 +122,7 @@ def places(packets: Packets, packet_ns: Ints, files: Files) -> list[Place]:
     number = files.number[rows].astype(np.int64)
     few = rows
     if len(rows) > _SAMPLED_ROWS:
-        ends = _ends(records[rows])
+        ends = _ends(picked(records, rows))
         few = rows[ends % np.uint64(len(rows) // _SAMPLED_ROWS + 1) == 0]
         if len(np.unique(files.number[few])) < len(np.unique(number)):
             few = rows

@@ -14,6 +14,7 @@ from sockscope.analysis.alignment.clocks import Files
 from sockscope.analysis.alignment.path_loss import PathLoss, path_loss
 from sockscope.analysis.alignment.places import Place, places, ways_of
 from sockscope.analysis.alignment.sight import Sight, choose
+from sockscope.model.columns import picked
 from sockscope.model.info import Alignment
 from sockscope.model.packets import Packets
 from sockscope.model.sockaddr import from_key
@@ -89,7 +90,7 @@ def _again(packets: Packets, own: Mask) -> Mask:
     """Datagrams of other places that go a way of which the reference has some: shape (packets,)."""
     out = np.zeros(len(packets), np.bool_)
     rows = np.flatnonzero(packets.records["protocol"] == _UDP)
-    way, mine = ways_of(packets.records[rows]), own[rows]
+    way, mine = ways_of(picked(packets.records, rows)), own[rows]
     out[rows] = ~mine & np.isin(way, way[mine])
     return out
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from sockscope.analysis.alignment.clocks import Clocks
+from sockscope.analysis.alignment.clocks import Clocks, Files
 from sockscope.analysis.build import build_session
 from sockscope.analysis.session import Session
 from sockscope.model.calls import Call
@@ -129,9 +129,18 @@ class Evidence:
         return Packets(records=records, raw=made.raw)
 
     def session(
-        self, ahead_ns: int = 0, *, ppm: float = 0.0, packets: Packets | None = None, resolution_ns: int = 1
+        self,
+        ahead_ns: int = 0,
+        *,
+        ppm: float = 0.0,
+        packets: Packets | None = None,
+        files: Files | None = None,
+        resolution_ns: int = 1,
     ) -> Session:
-        """Joined; `resolution_ns`: of the log's times, 0: it has none, and its lines are 1 µs apart."""
+        """Joined; `resolution_ns`: of the log's times, 0: it has none, and its lines are 1 µs apart.
+
+        `files`: of which these packets are.
+        """
         packets = self.packets(ahead_ns, ppm=ppm) if packets is None else packets
         info, events = self.script.info(), self.script.events()
         records = events.records.copy()
@@ -150,5 +159,5 @@ class Evidence:
             events=Events(records=records, blob=events.blob),
             packets=packets,
             sockets=Sockets.empty(),
-            clocks=Clocks.foreign(packets=packets),
+            clocks=replace(Clocks.foreign(packets=packets), files=files),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from sockscope.analysis.alignment.captures import between
 from sockscope.analysis.alignment.places import places
 from sockscope.findings.run import run_rules
 from sockscope.model.tcp import SegmentMark
+from tests.analysis.alignment.evidence import Evidence
 from tests.analysis.alignment.two_places import (
     BEGIN,
     CLIENT,
@@ -182,6 +184,13 @@ def test_rotated_captures_of_two_places(ahead_ns: int) -> None:
     assert abs(found.offset_ns + ahead_ns) <= found.uncertainty_ns
 
 
+@pytest.mark.parametrize("most", [1, 50, 1_000])
+def test_of_many_packets_some_show_which_files_are_of_one_place(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr("sockscope.analysis.alignment.places._SAMPLED_ROWS", most)
+    captures = Path(seed=3, loss=0.02).connections(100).both(ahead_ns=HOUR)
+    same_as(pieces("c", captures[CLIENT], 2) | {SERVER: captures[SERVER]}, SERVER)
+
+
 def test_pieces_of_one_capture_are_one_place() -> None:
     """Though keep-alives of idle connections are the same in each, and a segment is sent again behind a seam."""
     path = Path(loss=0.1).connections(60)
@@ -235,6 +244,27 @@ def test_three_places() -> None:
     offsets = {one.source: one for one in both.info.alignments}
     assert abs(offsets[CLIENT].offset_ns - HOUR) <= offsets[CLIENT].uncertainty_ns
     assert abs(offsets["between.pcap"].offset_ns + 7 * SECOND) <= offsets["between.pcap"].uncertainty_ns
+
+
+@pytest.mark.parametrize("ahead_ns", [0, -HOUR])
+def test_beside_a_log_the_servers_own_capture_tells(ahead_ns: int) -> None:
+    """Even of what it lacks: the client's is too far from the calls."""
+    evidence = Evidence().connections(40)
+    mine = evidence.packets(3 * HOUR).records
+    theirs = mine.copy()
+    theirs["time_ns"] += np.where(theirs["sport"] == 80, 20 * MS, -20 * MS) + ahead_ns
+    late = {SERVER: mine[len(mine) // 2 :]}
+    packets, files = tables(late | {CLIENT: theirs[np.argsort(theirs["time_ns"], kind="stable")]})
+    both, alone = evidence.session(packets=packets, files=files), evidence.session(packets=tables(late)[0])
+    assert told(both) == told(alone)
+    assert [one.rule for one in run_rules(both)[0]] == [one.rule for one in run_rules(alone)[0]]
+    log, path = both.info.alignments
+    assert replace(log, source="packets") == alone.info.alignments[0]
+    assert (log.source, path.source, path.beside) == (SERVER, CLIENT, SERVER)
+    apart_ns = both.info.apart_ns
+    assert apart_ns is not None
+    assert apart_ns == alone.info.apart_ns < MS
+    assert abs(path.offset_ns + ahead_ns) <= path.uncertainty_ns < 25 * MS
 
 
 def test_datagrams_count_once() -> None:
