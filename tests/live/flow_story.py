@@ -17,6 +17,7 @@ from tests.live.tshark_marks import Compared
 
 LATE = Mark.RETRANSMISSION | Mark.FAST_RETRANSMISSION | Mark.SPURIOUS_RETRANSMISSION | Mark.OUT_OF_ORDER | Mark.RTO
 PROBES = Mark.KEEP_ALIVE | Mark.ZERO_WINDOW_PROBE
+ANSWERS = Mark.DUPLICATE_ACK | Mark.KEEP_ALIVE_ACK | Mark.ZERO_WINDOW_PROBE_ACK
 REORDERING_NS, FAST_NS, TIMEOUT_NS = 3_000_000, 20_000_000, 150_000_000
 _BARE = TcpFlag.SYN | TcpFlag.FIN | TcpFlag.RST
 
@@ -25,8 +26,8 @@ _BARE = TcpFlag.SYN | TcpFlag.FIN | TcpFlag.RST
 class Segment:
     """One row; `start` and `stop` count from the first seen of its side, `ack` from the other's.
 
-    `place` is its number in its story; -1: it counts for nothing there. `ack_number`
-    is as sent. `mark` is ours.
+    `place` is its number in its story; -1: it counts for nothing there. `seq_number`
+    and `ack_number` are as sent. `mark` is ours.
     """
 
     row: int
@@ -38,6 +39,7 @@ class Segment:
     stop: int
     length: int
     ack: int | None
+    seq_number: int
     ack_number: int
     window: int
     mark: Mark
@@ -46,6 +48,14 @@ class Segment:
     def bare(self) -> bool:
         """Neither SYN nor FIN."""
         return not self.flags & _BARE
+
+    @property
+    def opens(self) -> bool:
+        return bool(self.flags & TcpFlag.SYN) and not self.flags & TcpFlag.ACK
+
+    @property
+    def answers_syn(self) -> bool:
+        return bool(self.flags & TcpFlag.SYN) and bool(self.flags & TcpFlag.ACK)
 
 
 class Story:
@@ -100,6 +110,7 @@ class Story:
                     stop=start + length + bool(flags & TcpFlag.SYN) + bool(flags & TcpFlag.FIN),
                     length=length,
                     ack=_signed(int(one["ack"]) - bases[1 - side]) if known else None,
+                    seq_number=seq,
                     ack_number=int(one["ack"]),
                     window=int(one["window"]),
                     mark=Mark(int(self._compared.wire.packet_marks[row])),
@@ -111,7 +122,7 @@ class Story:
     def at(self) -> dict[int, Segment]:
         return {one.row: one for one in self.segments}
 
-    @property
+    @cached_property
     def one_sided(self) -> bool:
         return len({one.side for one in self.segments}) == 1
 
@@ -130,6 +141,16 @@ class Story:
                 found.append(first.place)
         return found
 
+    def round_trip_ns(self) -> int:
+        """Of the handshake: from the opener's last SYN to its first ACK of the SYN-ACK; -1: not seen."""
+        opener = next((one.side for one in self.segments if one.opens), None)
+        answer = next((one for one in self.segments if one.answers_syn and one.side != opener), None)
+        for one in self.segments:
+            acks = one.side == opener and one.flags & TcpFlag.ACK and not one.flags & TcpFlag.SYN
+            if acks and (answer is None or one.ack_number == (answer.seq_number + 1) % (1 << 32)):
+                return one.time_ns - max([syn.time_ns for syn in self.before(one, one.side) if syn.opens])
+        return -1
+
     def before(self, segment: Segment, side: int) -> list[Segment]:
         """What that side had sent by then."""
         return [one for one in self.segments[: segment.place] if one.side == side]
@@ -138,43 +159,58 @@ class Story:
         """The number after the highest that its side had sent; None: it had sent nothing."""
         own = self.before(segment, segment.side)
         # A byte beyond a closed window counts when it is sent in earnest.
-        stops = [self._stop(one) for one in own if not one.mark & Mark.ZERO_WINDOW_PROBE]
+        stops = [self._stop(one) for one in own if not (one.length and one.mark & Mark.ZERO_WINDOW_PROBE)]
         return max([own[0].start, *stops]) if own else None
 
     def words(self, segment: Segment) -> tuple[Mark, Mark]:
         """What the page says of it in other words than Wireshark's guide: (which marks it has, of which it speaks)."""
-        mark, spoken = self.late(segment), LATE | Mark.ACKED_UNSEEN | Mark.ZERO_WINDOW_PROBE_ACK
+        mark, spoken = self.late(segment) | self.answer(segment), LATE | ANSWERS | Mark.ACKED_UNSEEN
         if segment.row in self.acks_of_unseen:
             mark |= Mark.ACKED_UNSEEN
-        if self.answers_probe(segment):
-            mark |= Mark.ZERO_WINDOW_PROBE_ACK
+        if self.at_last_byte(segment):
+            spoken |= PROBES
         if self.below(segment):
             mark |= Mark.ZERO_WINDOW_PROBE if self.closed(segment) else Mark.KEEP_ALIVE
-            spoken |= PROBES
-        if self.one_sided:
-            spoken |= Mark.DUPLICATE_ACK
         return mark, spoken
 
+    def at_last_byte(self, segment: Segment) -> bool:
+        """Nothing, or one byte, at next − 1."""
+        reached = self.next(segment)
+        last = segment.bare and segment.length <= 1 and reached is not None and segment.start == reached - 1
+        return last or segment.place in self.keep_alives
+
     def below(self, segment: Segment) -> bool:
-        """Nothing, or one byte that was acknowledged, at next − 1."""
-        if segment.place in self.keep_alives:
-            return True
-        reached, other = self.next(segment), self.before(segment, 1 - segment.side)
-        if not segment.bare or segment.length > 1 or reached is None or segment.start != reached - 1:
-            return False
-        return not segment.length or not other or (other[-1].ack is not None and other[-1].ack > segment.start)
+        """The same; and the byte was acknowledged."""
+        other = self.before(segment, 1 - segment.side)
+        told = self.told(segment)
+        acknowledged = not other or (told is not None and told > segment.start)
+        return self.at_last_byte(segment) and (not segment.length or acknowledged)
+
+    def told(self, segment: Segment) -> int | None:
+        """What the other side acknowledged last, as an offset of its stream."""
+        other = self.before(segment, 1 - segment.side)
+        if not other or not other[-1].flags & TcpFlag.ACK:
+            return None
+        return segment.start + _signed(other[-1].ack_number - segment.seq_number)
 
     def closed(self, segment: Segment) -> bool:
         """Whether the other side's window is."""
         other = self.before(segment, 1 - segment.side)
         return bool(other) and not other[-1].window
 
-    def answers_probe(self, segment: Segment) -> bool:
+    def answer(self, segment: Segment) -> Mark:
+        """Of ACKs that repeat the one before, which."""
         own, other = self.before(segment, segment.side), self.before(segment, 1 - segment.side)
-        if not own or not other or not other[-1].mark & Mark.ZERO_WINDOW_PROBE:
-            return False
-        repeats = own[-1].ack_number == segment.ack_number and segment.start == self.next(segment)
-        return repeats and segment.bare and not segment.length and segment.window == 0 == own[-1].window
+        if not own or self.one_sided or segment.length or not segment.bare or segment.start != self.next(segment):
+            return Mark(0)
+        if (own[-1].ack_number, own[-1].window) != (segment.ack_number, segment.window):
+            return Mark(0)
+        after = other[-1].mark if other else Mark(0)
+        if after & Mark.ZERO_WINDOW_PROBE:
+            return Mark.ZERO_WINDOW_PROBE_ACK
+        if not segment.window:
+            return Mark(0)
+        return Mark.KEEP_ALIVE_ACK if after & Mark.KEEP_ALIVE else Mark.DUPLICATE_ACK
 
     def late(self, segment: Segment) -> Mark:
         """Of the late kinds, which."""
@@ -184,9 +220,9 @@ class Story:
         if segment.length > 1 and segment.start == reached - 1:
             return Mark(0)
         own, other = self.before(segment, segment.side), self.before(segment, 1 - segment.side)
-        if segment.flags & TcpFlag.SYN and segment.flags & TcpFlag.ACK and not own[-1].flags & TcpFlag.ACK:
+        if self.opens_too(segment):
             return Mark(0)
-        told = other[-1].ack if other else None
+        told = self.told(segment)
         if told is not None and 0 < segment.length <= told - segment.start:
             return Mark.RETRANSMISSION | Mark.SPURIOUS_RETRANSMISSION
         if self.brings_new(segment) and self.young(segment):
@@ -197,6 +233,11 @@ class Story:
         sent = [one.time_ns for one in own if one.stop > one.start] or [own[0].time_ns]
         silent = segment.time_ns - sent[-1] >= max(self.rtt_ns, TIMEOUT_NS)
         return Mark.RETRANSMISSION | (Mark.RTO if silent else Mark(0))
+
+    def opens_too(self, segment: Segment) -> bool:
+        """The SYN-ACK of a simultaneous open, after the own SYN."""
+        own = self.before(segment, segment.side)
+        return segment.answers_syn and bool(own) and own[-1].opens
 
     def brings_new(self, segment: Segment) -> bool:
         """Whether some byte below the highest of its side had not been seen."""

@@ -49,11 +49,8 @@ class Differences:
 
     def each(self, flow: int | None = None) -> Iterator[tuple[int, str]]:
         """(frame number, the differences' names; empty where one is not explained), of one flow or all."""
-        ours, theirs, flows = (
-            self._compared.wire.packet_marks,
-            self._compared.told.marks,
-            self._compared.wire.packet_flow,
-        )
+        wire, theirs = self._compared.wire, self._compared.told.marks
+        ours, flows = wire.packet_marks, wire.packet_flow
         mine = flows == flow if flow is not None else flows >= 0
         # What the page tells in its own words is looked up even where both say the same.
         odd = mine & ((ours != theirs) | ((ours | theirs) & _IN_OTHER_WORDS != 0))
@@ -65,8 +62,9 @@ class Differences:
         for row in np.flatnonzero(odd).tolist():
             story = self._story(int(flows[row]))
             mark, said = Mark(int(ours[row])), Mark(int(retold.marks[row]))
-            causes = retold.causes.get(row, {}) if said != theirs[row] else {}
-            names = {name for name, since in causes.items() if since <= row}
+            names = set[str]()
+            if said != theirs[row]:
+                names = {name for name, since in retold.causes[row].items() if since <= row} or {_UNEXPLAINED}
             segment = story.at.get(row)
             if segment is not None:
                 names |= _names(story, segment, said, mark)

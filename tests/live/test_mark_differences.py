@@ -109,6 +109,18 @@ def after_a_reset(wire: Wire) -> None:
     wire.say(0, "RA", at=101, ack=51).say(0, "A", at=101, ack=51).say(1, "R", at=51)
 
 
+def simultaneous_open(wire: Wire) -> None:
+    wire.say(0, "S", scale=0).say(1, "S", scale=0).say(0, "SA", ack=1, scale=0, after_ms=9)
+    wire.say(1, "SA", ack=1, scale=0).say(0, "PA", at=1, ack=1, size=100).say(1, "A", at=1, ack=101)
+
+
+def one_byte_again(wire: Wire) -> None:
+    begun(wire).say(0, "PA", at=1, ack=1, size=1).say(1, "A", at=1, ack=1).say(
+        0, "PA", at=1, ack=1, size=1, after_ms=250
+    )
+    wire.say(1, "A", at=1, ack=1).say(1, "A", at=1, ack=2)
+
+
 SCENES: dict[str, tuple[Callable[[Wire], None], tuple[int, ...]]] = {
     "closed-window": (closed_window, (6, 7, 8, 9)),
     "seen-before": (seen_before, (6,)),
@@ -122,6 +134,8 @@ SCENES: dict[str, tuple[Callable[[Wire], None], tuple[int, ...]]] = {
     "before-the-syn": (before_the_syn, (2, 5)),
     "acknowledged-first": (acknowledged_first, (5,)),
     "after-a-reset": (after_a_reset, (7,)),
+    "simultaneous-open": (simultaneous_open, (3, 4)),
+    "one-byte-again": (one_byte_again, (6, 7)),
 }
 """What is made, and which of its packets, from 1 on, tshark calls something else."""
 
