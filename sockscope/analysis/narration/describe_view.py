@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from sockscope.model.calls import FIRST_TASK_EVENT, READS, WRITES, Call
 from sockscope.model.events import EventFlag, Events, Section, unpack_sections
 
+_ROW = struct.Struct("<qqq6QQIiiHH")
+"""EVENT_DTYPE."""
 _MULTIPLE = frozenset({Call.sendmmsg, Call.recvmmsg})
 _CALLS = {int(call): call for call in Call}
 _ENTERED_ONLY = int(EventFlag.ENTERED_ONLY)
@@ -51,8 +53,9 @@ class View:
 
     @classmethod
     def of(cls, events: Events, event: int) -> View:
-        # One conversion for the whole row, in EVENT_DTYPE's order: field by field costs three times as much.
-        enter_ns, exit_ns, ret, args, offset, length, tgid, tid, number, flags = events.records[event].tolist()
+        # The whole row at once: numpy's own way takes several times as long, field by field twenty times.
+        row = _ROW.unpack_from(events.records[event])
+        enter_ns, exit_ns, ret, *args, offset, length, tgid, tid, number, flags = row
         sections: dict[int, bytes] = {}
         for kind, errno, data in unpack_sections(events.blob.data[offset : offset + length]):
             if not (errno and not data):
@@ -60,7 +63,7 @@ class View:
         return cls(
             call=_CALLS.get(number, Call.unknown),
             number=number,
-            args=tuple(args.tolist()),
+            args=tuple(args),
             ret=ret,
             flags=flags,
             tgid=tgid,
