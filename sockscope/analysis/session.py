@@ -167,6 +167,11 @@ class Session:
         return calls
 
     @cached_property
+    def snapshots_ns(self) -> Ids:
+        """When the kernel's sockets were looked at: shape (snapshots,), ascending."""
+        return np.unique(self.sockets.records["time_ns"])
+
+    @cached_property
     def _events_by_connection(self) -> Grouping:
         return Grouping(self.event_connection, self.order, self.columns)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from enum import Enum, auto
 
 import numpy as np
+import numpy.typing as npt
 
 from sockscope.analysis.replay.control import by_call
 from sockscope.analysis.session import Ids, Session
@@ -92,14 +93,15 @@ def meanwhile(session: Session, tid: int, began_ns: int, ended_ns: int, *, besid
         besides: the connection that was to be served; calls on it count as calls, not as a client's.
     """
     records = session.events.records
-    events = session.events_of_tid(tid)
-    events = events[(session.event_call[events] < FIRST_TASK_EVENT) & (records["flags"][events] & EventFlag.URING == 0)]
+    life = session.events_of_tid(tid)
+    events = _around(session, life, began_ns, ended_ns)
+    events = events[_is_own_call(session, events)]
     enter, leave = records["enter_ns"][events], records["exit_ns"][events]
     enter = np.maximum(np.where(enter >= 0, enter, session.info.started_ns), began_ns)
     leave = np.minimum(np.where(leave >= 0, leave, session.info.ended_ns), ended_ns)
     inside = leave > enter
     events, took = events[inside], (leave - enter)[inside]
-    tgid = int(records["tgid"][events[0]]) if len(events) else _tgid_of(session, tid)
+    tgid = int(records["tgid"][life[0]]) if len(life) else _tgid_of(session, tid)
     unseen = ended_ns - began_ns - int(took.sum())
     # Sorted by length: of very many calls the short ones matter for their sum alone.
     order = np.argsort(-took, kind="stable")[:_LOOKED_AT]
@@ -128,6 +130,32 @@ def meanwhile(session: Session, tid: int, began_ns: int, ended_ns: int, *, besid
         starved=(runnable and cpu_ns is not None and cpu_ns < _BUSY_SHARE * (ended_ns - began_ns))
         or _slow_machine(session, tgid, began_ns, ended_ns),
     )
+
+
+def _around(session: Session, life: Ids, began_ns: int, ended_ns: int) -> Ids:
+    """Of a thread's events those that may lie in this time: its whole life is not gone through at every look."""
+    records, at_ns = session.events.records, session.effective_ns
+    low = bisect_left(life, began_ns, key=lambda event: at_ns[event])
+    high = bisect_left(life, ended_ns, key=lambda event: at_ns[event])
+    # A call that lies across an end takes effect beyond it; what is no call may come between.
+    over = False
+    while low and not over:
+        low -= 1
+        is_call = bool(_is_own_call(session, life[low : low + 1])[0])
+        over = is_call and 0 <= int(records["exit_ns"][life[low]]) <= began_ns
+    over = False
+    while high < len(life) and not over:
+        is_call = bool(_is_own_call(session, life[high : high + 1])[0])
+        over = is_call and int(records["enter_ns"][life[high]]) >= ended_ns
+        high += 1
+    return life[low:high]
+
+
+def _is_own_call(session: Session, events: Ids) -> npt.NDArray[np.bool_]:
+    """Which events, shape (n,), are calls that the thread itself is in: one after another."""
+    ringed = session.events.records["flags"][events] & EventFlag.URING != 0
+    own: npt.NDArray[np.bool_] = (session.event_call[events] < FIRST_TASK_EVENT) & ~ringed
+    return own
 
 
 def _tgid_of(session: Session, tid: int) -> int:
@@ -222,7 +250,7 @@ def blamed(one: Meanwhile, least_ns: int) -> bool:
 def _slow_machine(session: Session, tgid: int, began_ns: int, ended_ns: int) -> bool:
     """Whether everything was slow in that time: calls that never wait took long, or our own looking came late."""
     lasted = ended_ns - began_ns
-    looked = np.unique(session.sockets.records["time_ns"])
+    looked = session.snapshots_ns
     if len(looked) > 1:
         # Where there are very many sockets, all looks are far apart.
         usual = max(_LOOKS_EVERY_NS, int(np.quantile(np.diff(looked), 0.25)))
