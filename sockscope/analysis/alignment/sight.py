@@ -38,7 +38,7 @@ class Sight:
 def choose(places: Sequence[Place], nearest: int = -1) -> Sight:
     """Choose for each connection that several places saw.
 
-    A place counts that has the handshake, if any has, and no less than half of the bytes that another has. Of these the
+    A place counts that has the beginning, if any has, and no less than half of the bytes that another has. Of these the
     nearest to the server is taken, where the SYN-ACK came soonest. Beside a log all that the traced server's own
     capture has is told from that; what it lacks of its own servers is not told at all: no other is close to the calls.
 
@@ -51,14 +51,14 @@ def choose(places: Sequence[Place], nearest: int = -1) -> Sight:
     connection = _connections(places, first)
     shakes = [handshakes(one.table) for one in places]
     syn, synack = (np.concatenate([getattr(one, name) for one in shakes]) for name in ("syn", "synack"))
-    shook = (syn != NEVER) & (synack != NEVER)
-    gap = np.where(shook, synack - syn, NEVER)
+    began = (syn != NEVER) | (synack != NEVER)
+    gap = np.where((syn != NEVER) & (synack != NEVER), synack - syn, NEVER)
     moved = np.concatenate([_moved(one) for one in places])
     seen = np.zeros(len(place), np.bool_)
-    seen[connection[shook]] = True
+    seen[connection[began]] = True
     most = np.zeros(len(place), np.int64)
     np.maximum.at(most, connection, moved)
-    whole = (shook | ~seen[connection]) & (2 * moved >= most[connection])
+    whole = (began | ~seen[connection]) & (2 * moved >= most[connection])
     many = np.bincount(connection, minlength=len(place))[connection] > 1
     ends = np.concatenate([_ends(one) for one in places])
     distance = _by_server(ends, place, gap, many)
@@ -68,10 +68,12 @@ def choose(places: Sequence[Place], nearest: int = -1) -> Sight:
         tells &= (place == nearest) | ~np.isin(ends, ends[place == nearest]).any(axis=1)
     else:
         tells = _first_of(connection, whole, (distance, place))
-        votes = np.bincount(place[tells & many & (distance != NEVER)], minlength=len(places))
+        unsure = np.zeros(len(place), np.bool_)
+        unsure[connection[distance == NEVER]] = True
+        votes = np.bincount(place[tells & many & ~unsure[connection]], minlength=len(places))
         reference = int(np.argmax(votes))
-        # Where nothing tells which is nearer, all are told from the same place.
-        unlike = ((place != reference) & (distance == NEVER)).astype(np.int64)
+        # Where it is not known which is nearer, all are told from the same place.
+        unlike = ((place != reference) & unsure[connection]).astype(np.int64)
         tells = _first_of(connection, whole, (unlike, distance, place))
     teller = np.full(len(place), -1, np.int64)
     teller[connection[tells]] = place[tells]

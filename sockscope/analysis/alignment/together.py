@@ -160,7 +160,7 @@ class _Tree:
         from_one, from_other = (int((teller == each).sum()) for each in (one, other))
         told = self._places[one].name if from_one >= from_other else self._places[other].name
         but = f" but for {min(from_one, from_other):,}" if from_one and from_other else ""
-        return f"{first} and {second} both saw {_counted(len(shared), 'connection')}, told from {told}{but}"
+        return f"{first} and {second} both saw {_counted(len(teller), 'connection')}, told from {told}{but}"
 
     def _lost(self, one: int, other: int, pair: Between) -> list[str]:
         """What left one and did not come to the other, either way."""
