@@ -162,7 +162,8 @@ def split_reuse(starts: Mask, rows: Ints, forward: Mask, syns: npt.NDArray[np.vo
     isn = np.where(answers, ack - np.uint32(1), seq)
     opener = np.where(answers, 1 - direction, direction)
     known = np.zeros(len(rows), bool)
-    for back in (1, 2, 3):
+    # Where both open at once, their SYNs come in turn, some of them twice.
+    for back in range(1, 6):
         if len(rows) <= back:
             break
         beyond = isn[back:] - isn[:-back]

@@ -217,6 +217,13 @@ def test_both_open_at_once() -> None:
     assert wire.facts()["handshake_rtt_ns"] == wire.now - 1_000_000
 
 
+def test_both_open_at_once_on_a_path_that_doubles() -> None:
+    wire = Wire().say(0, "S").say(1, "S").say(0, "SA", ack=1).say(1, "S").say(1, "SA", ack=1)
+    wire.say(0, "PA", at=1, ack=1, size=10)
+    assert wire.flow().established_ns == wire.now
+    assert wire.told()[3:] == ["retransmission", "", ""]
+
+
 def test_both_close_at_once() -> None:
     wire = begun().say(0, "FA", at=1, ack=1).say(1, "FA", at=1, ack=1).say(0, "A", at=2, ack=2).say(1, "A", at=2, ack=2)
     assert wire.facts()["simultaneous_close"]
