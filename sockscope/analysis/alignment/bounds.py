@@ -78,13 +78,17 @@ class Fit:
     def uncertainty_ns(self) -> int:
         return max(self.below_ns, self.above_ns)
 
-    def at_zero(self) -> Fit:
-        """The same bounds told from no offset, where they hold it: clocks that may be one are one."""
-        if self.slope or not -self.below_ns <= -self.offset_ns <= self.above_ns:
+    def at_zero(self, spare_ns: int = 0) -> Fit:
+        """The same bounds told from no offset, where they hold it: clocks that may be one are one.
+
+        Args:
+            spare_ns: they need not hold it if they do when widened by so much.
+        """
+        below_ns, above_ns = self.below_ns - self.offset_ns, self.offset_ns + self.above_ns
+        if self.slope or min(below_ns, above_ns) < -spare_ns:
             return self
-        return replace(
-            self, offset_ns=0, below_ns=self.below_ns - self.offset_ns, above_ns=self.offset_ns + self.above_ns
-        )
+        below_ns, above_ns = (each if each >= 0 else spare_ns for each in (below_ns, above_ns))
+        return replace(self, offset_ns=0, below_ns=below_ns, above_ns=above_ns)
 
     def offsets(self, packet_ns: Ints) -> Ints:
         """The offset at each packet's time."""

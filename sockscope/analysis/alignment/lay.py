@@ -34,6 +34,8 @@ _LISTED_NS = 600 * 1_000_000_000
 """So long after the last packet a listing may still be of the same watching."""
 _STIRRING = int(TcpFlag.SYN | TcpFlag.FIN | TcpFlag.RST)
 _WORTH_A_NOTE_NS = 1_000_000
+_SPOKEN_NS = 100_000
+"""strace takes a call's time before it prints the arguments, and counts its duration from after that."""
 _ONE_CLOCK_NS = 1_000_000
 """What strace and tcpdump on one machine may differ by: each stamps a little beside the moment itself."""
 
@@ -310,7 +312,7 @@ def align_packets(talks: Talks, packets: Packets, packet_ns: Ints, log_resolutio
 
 def _kept(laid: Laid, log_resolution_ns: int) -> Fit:
     """Where the clocks may be one, they are one; where both are of one host, and may be one, nothing is in doubt."""
-    fit = laid.fit.at_zero()
+    fit = laid.fit.at_zero(_SPOKEN_NS if laid.one_host else 0)
     if not fit.slope and not fit.offset_ns and laid.one_host:
         most = max(_ONE_CLOCK_NS, 2 * log_resolution_ns)
         fit = replace(fit, below_ns=min(fit.below_ns, most), above_ns=min(fit.above_ns, most))

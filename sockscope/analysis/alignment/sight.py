@@ -65,7 +65,9 @@ def choose(places: Sequence[Place], nearest: int = -1) -> Sight:
     if nearest >= 0:
         reference = nearest
         tells = _first_of(connection, place == nearest, (distance, place))
-        tells &= (place == nearest) | ~np.isin(ends, ends[place == nearest]).any(axis=1)
+        # Another interface of the same host has nothing in common with it, and is as close.
+        afar = np.isin(place, place[np.isin(connection, connection[place == nearest])]) & (place != nearest)
+        tells &= ~(afar & np.isin(ends, ends[place == nearest]).any(axis=1))
     else:
         tells = _first_of(connection, whole, (distance, place))
         unsure = np.zeros(len(place), np.bool_)

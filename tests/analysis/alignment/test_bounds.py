@@ -80,3 +80,13 @@ def test_no_quartz_is_that_bad(ppm: float) -> None:
     at = np.arange(100) * SECOND
     truth = np.rint(at * ppm / 1e6).astype(np.int64)
     assert fit(bounds(truth + 10, at), bounds(truth - 10, at), 100) is None
+
+
+def test_clocks_that_may_be_one_are_one() -> None:
+    near = Fit(offset_ns=-28_000, below_ns=26_000, above_ns=26_000)
+    assert near.at_zero() == near
+    assert near.at_zero(1_000) == near
+    assert near.at_zero(2_000) == Fit(offset_ns=0, below_ns=54_000, above_ns=2_000)
+    assert Fit(offset_ns=20, below_ns=50, above_ns=60).at_zero(100) == Fit(offset_ns=0, below_ns=30, above_ns=80)
+    drifting = Fit(offset_ns=1, below_ns=5, above_ns=5, slope=1e-6)
+    assert drifting.at_zero(100) == drifting

@@ -266,6 +266,19 @@ def test_beside_a_log_the_servers_own_capture_tells(ahead_ns: int) -> None:
     assert abs(path.offset_ns + ahead_ns) <= path.uncertainty_ns < 25 * MS
 
 
+def test_two_interfaces_of_the_traced_host() -> None:
+    """Each has connections of its own, to the same server."""
+    evidence = Evidence().connections(40)
+    whole = evidence.packets(HOUR)
+    odd = (whole.records["sport"] + whole.records["dport"]) % 2 == 1
+    packets, files = tables({"eth0.pcap": whole.records[odd], "eth1.pcap": whole.records[~odd]})
+    both, alone = evidence.session(packets=packets, files=files), evidence.session(packets=whole)
+    assert [each[:6] for each in told(both)] == [each[:6] for each in told(alone)]
+    assert sum(one.flow >= 0 and one.open_file >= 0 for one in both.connections) == 40
+    (note,) = both.info.notes
+    assert "no segments in common" in note
+
+
 def test_datagrams_count_once() -> None:
     path = Path().connections(5)
     for size in range(10):
