@@ -38,7 +38,7 @@ def monotonic_ns(packets: Packets, clock_samples: Sequence[tuple[int, int]]) -> 
     monotonic, realtime = samples[:, 0], samples[:, 1]
     offsets = monotonic - realtime
     if len(samples) == 1:
-        return times + offsets[0]
+        return times + int(offsets[0])
     # Differences are small enough for float64 to hold them to the nanosecond; absolute times are not.
     moved = np.interp((times - realtime[0]).astype(np.float64), realtime - realtime[0], offsets - offsets[0])
     shifted: Ints = times + offsets[0] + np.rint(moved).astype(np.int64)
