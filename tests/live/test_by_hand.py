@@ -40,6 +40,10 @@ ELSE_BEFORE = {
         {"bind-address-in-use"},
         "the listener was opened before strace came: whether it is closed on exec is in /proc/PID/fdinfo alone",
     ),
+    "thundering-herd": (
+        set(),
+        "the listener was registered before strace came: what an epoll watches is in /proc/PID/fdinfo alone",
+    ),
     "uneven-workers": (set(), "the workers were there before strace came: that their listener is one is in kcmp alone"),
 }
 """Rules whose evidence lies before the attach, where a live session asks /proc: what is found instead, and why."""
@@ -89,7 +93,8 @@ def test_the_same_is_found_by_hand(case: PlayByHand, rehearsals: Rehearsals) -> 
     if case.slug in NOT_TO_BE_SEEN:
         assert by_hand <= live
     elif case.slug in ELSE_BEFORE:
-        assert by_hand == ELSE_BEFORE[case.slug][0]
+        # Whether somebody waited in the queue for long enough to be told is a matter of the moment.
+        assert by_hand | {"unaccepted-connection"} == ELSE_BEFORE[case.slug][0] | {"unaccepted-connection"}
     elif case.slug not in TRACED_TWICE:
         said = {finding.rule for finding in both.by_hand.findings}
         assert case.slug in said, (both.by_hand.skipped, both.by_hand.notes)
@@ -117,7 +122,10 @@ def test_a_real_server_is_the_same_by_hand(case: ServerByHand, rehearsals: Rehea
 @pytest.mark.parametrize("case", plays("faulty", frozenset(["close-wait-leak"])), ids=str)
 def test_clocks_of_one_machine_are_one(case: PlayByHand, rehearsals: Rehearsals) -> None:
     need(case.engine)
-    packets = rehearsals.outcome(case).by_hand.alignments[0]
+    both = rehearsals.outcome(case)
+    if not both.live.connections:
+        pytest.skip("its clients do not come by TCP")
+    packets = both.by_hand.alignments[0]
     assert packets.offset_ns == 0
     assert 0 <= packets.uncertainty_ns < 100_000_000
 

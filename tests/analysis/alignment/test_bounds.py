@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sockscope.analysis.alignment.bounds import Bounds, fit
+from sockscope.analysis.alignment.bounds import Bounds, Fit, fit
 
 SECOND = 1_000_000_000
 

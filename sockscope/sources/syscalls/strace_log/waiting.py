@@ -21,12 +21,14 @@ _POLLFDS_CAP: Final = 8192 // _POLLFD.size
 _EVENTS_CAP: Final = 8192 // _EPOLL_EVENT.size
 _DETAIL = re.compile(rb"\s*+\S++\s++\((.*)\)\s*\Z", re.DOTALL)
 """What follows a result in parentheses."""
+_TWICE_CLOSED = re.compile(rb"(?<=[\d>])\]\](?=, |\Z)")
+"""Where select found more than strace can name (`2 (in [3]])`), strace closes a list twice."""
 
 
 def detail(result: bytes) -> Group | None:
     """`1 ([{fd=3, revents=POLLIN}])`, `2 (in [3], left {..})`: what is in the parentheses; None without."""
     found = _DETAIL.match(result)
-    return parse(found[1]).top if found else None
+    return parse(_TWICE_CLOSED.sub(b"]", found[1])).top if found else None
 
 
 def pollfds(value: Value | None, ret: int | None, told: Group | None, parts: Parts) -> None:
@@ -77,6 +79,8 @@ def fd_sets(nfds: int, values: list[Value | None], ret: int | None, told: Group 
     if ret > 0 and not items:
         return
     after.update({each.head: each for each in items if isinstance(each, Group) and each.head in after})
+    if sum(len(each.items) for each in after.values()) < ret:
+        parts.cut()
     parts.add(Section.FDSETS, b"".join(_bit_set(each, bits, parts) for each in after.values()))
 
 

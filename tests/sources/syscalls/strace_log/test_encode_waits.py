@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from sockscope.model.events import EventFlag, Section
-from tests.sources.syscalls.strace_log.encoding import of, section
+from tests.sources.syscalls.strace_log.encoding import of, section, sections
 
 
 def pollfds(*entries: tuple[int, int, int]) -> bytes:
@@ -87,6 +87,13 @@ def test_select(
 )
 def test_timeouts(line: str, seconds: tuple[int, int] | None) -> None:
     assert section(line, Section.TIMEOUT) == (None if seconds is None else struct.pack("<qq", *seconds))
+
+
+@pytest.mark.parametrize("result", ["2 (in [3]])", "2 (in [3<pipe:[1]>]])", "2 (in [3]], left {4, 1})"])
+def test_select_that_found_more_than_is_printed(result: str) -> None:
+    encoded = of(f"select(6, [3 5], NULL, NULL, {{5, 6}}) = {result}")
+    assert sections(encoded)[Section.FDSETS] == sets((3,), (), ())
+    assert encoded.flags == EventFlag.TRUNCATED
 
 
 DATA = 0x1234567890ABCDEF
