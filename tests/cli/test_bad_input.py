@@ -6,16 +6,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from sockscope.cli import execute
 from sockscope.fixture import free_port
 from sockscope.recording import layout
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+Refusal = Callable[..., None]
 
 
 def sockscope(*arguments: str | Path, user: int | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -38,6 +40,17 @@ def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> N
         assert word in done.stderr, done.stderr
 
 
+@pytest.fixture
+def refuses(capsys: pytest.CaptureFixture[str]) -> Refusal:
+    """What is refused before anything is watched needs no process of its own: a traceback fails the test itself."""
+
+    def check(arguments: Sequence[str | Path], code: int, *words: str) -> None:
+        ended = execute(list(map(str, arguments)))
+        refused(subprocess.CompletedProcess(arguments, ended, *capsys.readouterr()), code, *words)
+
+    return check
+
+
 @contextmanager
 def sleeping(*prefix: str) -> Iterator[int]:
     process = subprocess.Popen([*prefix, "sleep", "60"])
@@ -55,9 +68,9 @@ def no_such_pid() -> int:
     return process.pid
 
 
-def test_no_such_pid() -> None:
-    refused(sockscope("attach", str(no_such_pid())), 3, "no process")
-    refused(sockscope("diagnose", "--pid", str(no_such_pid())), 3, "no process")
+def test_no_such_pid(refuses: Refusal) -> None:
+    refuses(("attach", str(no_such_pid())), 3, "no process")
+    refuses(("diagnose", "--pid", str(no_such_pid())), 3, "no process")
 
 
 @root
@@ -105,31 +118,31 @@ def test_zombie() -> None:
         process.wait()
 
 
-def test_nobody_listens() -> None:
+def test_nobody_listens(refuses: Refusal) -> None:
     port = free_port()
-    refused(sockscope("diagnose", "--port", str(port)), 3, f"port {port}")
+    refuses(("diagnose", "--port", str(port)), 3, f"port {port}")
 
 
 @pytest.mark.parametrize("port", ["0", "-1", "65536", "99999"])
-def test_port_out_of_range(port: str) -> None:
-    refused(sockscope("diagnose", f"--port={port}"), 2, "range")
+def test_port_out_of_range(port: str, refuses: Refusal) -> None:
+    refuses(("diagnose", f"--port={port}"), 2, "range")
 
 
-def test_no_target() -> None:
-    refused(sockscope("diagnose"), 2, "--port", "--pid")
+def test_no_target(refuses: Refusal) -> None:
+    refuses(("diagnose",), 2, "--port", "--pid")
 
 
-def test_not_a_number() -> None:
-    refused(sockscope("attach", "nginx"), 2, "PID")
+def test_not_a_number(refuses: Refusal) -> None:
+    refuses(("attach", "nginx"), 2, "PID")
 
 
 @pytest.mark.parametrize("command", [("rules", "close-wait-lek"), ("report", "x", "--select", "close-wait-lek")])
-def test_unknown_rule_names_the_nearest(command: tuple[str, ...]) -> None:
-    refused(sockscope(*command), 2, "close-wait-lek", "close-wait-leak")
+def test_unknown_rule_names_the_nearest(command: tuple[str, ...], refuses: Refusal) -> None:
+    refuses(command, 2, "close-wait-lek", "close-wait-leak")
 
 
-def test_unknown_demo() -> None:
-    refused(sockscope("demo", "nothing"), 2, "nothing")
+def test_unknown_demo(refuses: Refusal) -> None:
+    refuses(("demo", "nothing"), 2, "nothing")
 
 
 def test_output_that_exists(tmp_path: Path) -> None:
@@ -138,10 +151,10 @@ def test_output_that_exists(tmp_path: Path) -> None:
     assert (tmp_path / "kept").read_text() == "mine"
 
 
-def test_unwritable_outputs(tmp_path: Path) -> None:
-    refused(sockscope("run", "--html", tmp_path / "no" / "x.html", "--", "true"), 2, "does not exist")
-    refused(sockscope("run", "--json", tmp_path, "--", "true"), 2, "folder")
-    refused(sockscope("run", "--output", "/proc/nothing", "--", "true"), 2, "/proc/nothing")
+def test_unwritable_outputs(tmp_path: Path, refuses: Refusal) -> None:
+    refuses(("run", "--html", tmp_path / "no" / "x.html", "--", "true"), 2, "does not exist")
+    refuses(("run", "--json", tmp_path, "--", "true"), 2, "folder")
+    refuses(("run", "--output", "/proc/nothing", "--", "true"), 2, "/proc/nothing")
 
 
 def test_command_that_does_not_exist() -> None:
@@ -173,31 +186,31 @@ def test_no_raw_sockets_goes_on_without_packets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["report", "analyze"])
-def test_recordings_that_are_none(command: str, tmp_path: Path) -> None:
-    refused(sockscope(command, tmp_path / "none"), 2, "does not exist")
-    refused(sockscope(command, tmp_path), 4, "not a recording")
+def test_recordings_that_are_none(command: str, tmp_path: Path, refuses: Refusal) -> None:
+    refuses((command, tmp_path / "none"), 2, "does not exist")
+    refuses((command, tmp_path), 4, "not a recording")
     (tmp_path / layout.MANIFEST).write_text("")
-    refused(sockscope(command, tmp_path), 4, "damaged")
+    refuses((command, tmp_path), 4, "damaged")
     (tmp_path / layout.MANIFEST).write_text('{"format": "sockscope-recording", "version": 99}')
-    refused(sockscope(command, tmp_path), 4, "version 99")
+    refuses((command, tmp_path), 4, "version 99")
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [(b"", "empty"), (b"\x7fELF" + bytes(100), "not"), (b"\x0a\x0d\x0d\x0a" + bytes(4), "x.pcap")],
 )
-def test_captures_that_are_none(content: bytes, words: str, tmp_path: Path) -> None:
+def test_captures_that_are_none(content: bytes, words: str, tmp_path: Path, refuses: Refusal) -> None:
     path = tmp_path / "x.pcap"
     path.write_bytes(content)
-    refused(sockscope("analyze", "--pcap", path), 4, words)
+    refuses(("analyze", "--pcap", path), 4, words)
 
 
-def test_capture_that_is_not_there(tmp_path: Path) -> None:
-    refused(sockscope("analyze", "--pcap", tmp_path / "none.pcap"), 2, "none.pcap")
+def test_capture_that_is_not_there(tmp_path: Path, refuses: Refusal) -> None:
+    refuses(("analyze", "--pcap", tmp_path / "none.pcap"), 2, "none.pcap")
 
 
-def test_nothing_to_analyze() -> None:
-    refused(sockscope("analyze"), 2, "--pcap")
+def test_nothing_to_analyze(refuses: Refusal) -> None:
+    refuses(("analyze",), 2, "--pcap")
 
 
 @root
@@ -214,12 +227,12 @@ def test_full_disk_keeps_what_fitted(tmp_path: Path) -> None:
         subprocess.run(["umount", small], check=True)
 
 
-def test_html_goes_to_a_file(tmp_path: Path) -> None:
-    refused(sockscope("report", tmp_path, "--html", "-"), 2, "file")
+def test_html_goes_to_a_file(tmp_path: Path, refuses: Refusal) -> None:
+    refuses(("report", tmp_path, "--html", "-"), 2, "file")
 
 
-def test_no_rule_is_left(tmp_path: Path) -> None:
-    refused(sockscope("report", tmp_path, "--select", "missing-fin", "--ignore", "missing-fin"), 2, "no rule is left")
+def test_no_rule_is_left(tmp_path: Path, refuses: Refusal) -> None:
+    refuses(("report", tmp_path, "--select", "missing-fin", "--ignore", "missing-fin"), 2, "no rule is left")
 
 
 def test_a_folder_is_no_command(tmp_path: Path) -> None:

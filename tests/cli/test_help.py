@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 
@@ -16,12 +17,18 @@ def test_help_names_every_command() -> None:
     assert all(command in done.stdout for command in COMMANDS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_has_help(command: str) -> None:
+@cache
+def helped(command: str) -> str:
+    """What it says of a command."""
     done = subprocess.run(
         [sys.executable, "-m", "sockscope", command, "--help"], capture_output=True, text=True, check=True
     )
-    assert "Usage: sockscope" in done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(command: str) -> None:
+    assert "Usage: sockscope" in helped(command)
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -35,10 +42,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_stand_on_lines_of_their_own(command: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "sockscope", command, "--help"], capture_output=True, text=True, check=True
-    )
-    _, _, below = done.stdout.partition("Examples:\n")
+    _, _, below = helped(command).partition("Examples:\n")
     lines = [line.strip().removeprefix("sudo ") for line in below.splitlines() if line.strip()]
     assert lines
     assert all(line.startswith(f"sockscope {command}") for line in lines)

@@ -7,8 +7,6 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
-
 from sockscope.model.sockaddr import Address, Family
 
 LOOPBACK = "lo"
@@ -25,6 +23,9 @@ def interfaces_for(addresses: Sequence[Address], *, other_namespace: bool = Fals
         addresses: local addresses of listeners and connections; those that are not IP do not matter.
         other_namespace: this thread has moved to another network namespace, of which /sys knows nothing.
     """
+    # Only the capture's own process asks.
+    import psutil
+
     known = psutil.net_if_addrs()
     up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
     every = {name for name in up if other_namespace or not Path(f"/sys/class/net/{name}/master").exists()}
