@@ -11,10 +11,11 @@ tools/trace-processor.sh
 .venv/bin/lint-imports
 
 # Compiled modules go to build/, also where the environment wants none kept: each command of the tests loads them.
+# numpy's linear algebra would start a thread a CPU in each of them, which spins for a while.
 # What a shell starts in the background ignores Ctrl-C; what the tests start must not.
 tests() {
     as_root env --default-signal=INT,QUIT -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX="$PWD/build/pycache" \
-        .venv/bin/python -m pytest "$@"
+        OPENBLAS_NUM_THREADS=1 .venv/bin/python -m pytest "$@"
 }
 still() {
     .venv/bin/mypy && NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet --site-dir build/site

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sockscope.cli import options as shared
+from sockscope.cli.numpy_threads import load_numpy
 from sockscope.cli.options import FailOn
 from sockscope.cli.progress import told
 from sockscope.cli.stdout import reader_may_leave
@@ -60,6 +61,8 @@ class Output(Written):
                 check_writable(path)
         if self.parquet is not None:
             check_folder(self.parquet)
+        # From here on every command needs it.
+        load_numpy()
         selected, ignored = slugs(self.select), slugs(self.ignore)
         if selected or ignored:
             from sockscope.findings.catalogue import find

@@ -86,7 +86,11 @@ class Checker:
     def _start(self, folder: Path) -> subprocess.Popen[bytes] | None:
         package = str(Path(sockscope.__file__).parents[1])
         inherited = os.environ.get("PYTHONPATH")
-        environment = os.environ | {"PYTHONPATH": f"{package}{os.pathsep}{inherited}" if inherited else package}
+        environment = os.environ | {
+            "PYTHONPATH": f"{package}{os.pathsep}{inherited}" if inherited else package,
+            # numpy's linear algebra would start a thread a CPU, and have it spin.
+            "OPENBLAS_NUM_THREADS": "1",
+        }
         with self._lock:
             if self._stopped:
                 return None

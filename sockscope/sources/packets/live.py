@@ -85,7 +85,11 @@ class Capture:
         """
         package = str(Path(sockscope.__file__).parents[1])
         inherited = os.environ.get("PYTHONPATH")
-        environment = os.environ | {"PYTHONPATH": f"{package}{os.pathsep}{inherited}" if inherited else package}
+        environment = os.environ | {
+            "PYTHONPATH": f"{package}{os.pathsep}{inherited}" if inherited else package,
+            # numpy's linear algebra would start a thread a CPU, and have it spin.
+            "OPENBLAS_NUM_THREADS": "1",
+        }
         with self._lock:
             # -P: nothing is imported from the current folder. A session of its own: Ctrl-C is for us.
             self._process = subprocess.Popen(
