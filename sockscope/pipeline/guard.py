@@ -46,6 +46,7 @@ class GuardedParts:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._timelines: Timelines | None = None
+        self._wire: WireTeller | None = None
         self._life: Life | None = None
 
     def timeline(self, connection: int, *, limit: int = 200) -> Sequence[TimelineItem]:
@@ -90,6 +91,7 @@ class GuardedParts:
     def wire(self, connection: int) -> WireFacts | None:
         """A `model.wire_facts.WireTold`; None where it fails."""
         try:
-            return WireTeller(self._session)(connection)
+            self._wire = self._wire or WireTeller(self._session)
+            return self._wire(connection)
         except Exception:  # noqa: BLE001 - see above
             return None

@@ -159,52 +159,58 @@ def _counted(count: int, name: str) -> str:
     return f"{count} {name}" + ("s" if count != 1 else "")
 
 
+_TRIPS = ("rtt_min_ns", "rtt_median_ns", "rtt_max_ns")
+_SINGLES = ("handshake_rtt_ns", "half_close_ns", "reset_side", "seen_sides", "began_before", *_FLAGS)
+_BLOCK = 256
+
+
 class WireTeller:
-    """A `model.wire_facts.WireTold`."""
+    """A `model.wire_facts.WireTold`. Flows are read some at a time: who asks for one mostly asks for the next."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._block = -1
+        self._counts: list[list[list[int]]] = []
+        self._stalls: list[list[int]] = []
+        self._trips: list[list[list[int]]] = []
+        self._singles: list[list[int]] = []
 
     def __call__(self, connection: int) -> WireFacts | None:
         one: Connection = self._session.connections[connection]
         if one.flow < 0 or one.flow >= len(self._session.flow_facts):
             return None
-        values: tuple[object, ...] = self._session.flow_facts[one.flow].item()
-        return _facts(dict(zip(self._session.flow_facts.dtype.names or (), values, strict=True)), one.local_side)
+        block, place = divmod(one.flow, _BLOCK)
+        if block != self._block:
+            self._read(block)
+        return self._facts(place, one.local_side)
 
+    def _read(self, block: int) -> None:
+        table = self._session.flow_facts[block * _BLOCK : (block + 1) * _BLOCK]
+        self._block = block
+        self._counts = np.stack([table[name] for name in COUNTS], axis=2).tolist()
+        self._stalls = table["longest_stall_ns"].tolist()
+        self._trips = np.stack([table[name] for name in _TRIPS], axis=2).tolist()
+        self._singles = np.stack([table[name].astype(np.int64) for name in _SINGLES], axis=1).tolist()
 
-def _facts(row: dict[str, object], local: int) -> WireFacts:
-    def number(name: str) -> int:
-        value = row[name]
-        assert isinstance(value, int)
-        return value
-
-    def pair(name: str) -> tuple[int, int]:
-        value = row[name]
-        assert isinstance(value, np.ndarray)
-        first, second = value.tolist()
-        return first, second
-
-    columns = {name: pair(name) for name in COUNTS}
-    stalls, trips = pair("longest_stall_ns"), [pair(f"rtt_{name}_ns") for name in ("min", "median", "max")]
-    sides = [
-        WireSide(
-            counts={name: column[side] for name, column in columns.items()},
-            stall_ns=stalls[side],
-            rtt_ns=None if trips[0][side] < 0 else (trips[0][side], trips[1][side], trips[2][side]),
+    def _facts(self, place: int, local: int) -> WireFacts:
+        sides = [
+            WireSide(
+                counts=dict(zip(COUNTS, counts, strict=True)),
+                stall_ns=stall,
+                rtt_ns=None if trips[0] < 0 else (trips[0], trips[1], trips[2]),
+            )
+            for counts, stall, trips in zip(self._counts[place], self._stalls[place], self._trips[place], strict=True)
+        ]
+        handshake, half, reset, seen, before, reused, opened, closed = self._singles[place]
+        return WireFacts(
+            local=sides[local],
+            peer=sides[1 - local],
+            handshake_ns=handshake if handshake >= 0 else None,
+            one_sided=seen != 3,
+            began_before=bool(before),
+            port_reused=bool(reused),
+            simultaneous_open=bool(opened),
+            simultaneous_close=bool(closed),
+            reset_by="" if reset < 0 else "local" if reset == local else "peer",
+            half_close_ns=half if half >= 0 else None,
         )
-        for side in (0, 1)
-    ]
-    handshake, half, reset = number("handshake_rtt_ns"), number("half_close_ns"), number("reset_side")
-    return WireFacts(
-        local=sides[local],
-        peer=sides[1 - local],
-        handshake_ns=handshake if handshake >= 0 else None,
-        one_sided=number("seen_sides") != 3,
-        began_before=bool(number("began_before")),
-        port_reused=bool(number("port_reused")),
-        simultaneous_open=bool(number("simultaneous_open")),
-        simultaneous_close=bool(number("simultaneous_close")),
-        reset_by="" if reset < 0 else "local" if reset == local else "peer",
-        half_close_ns=half if half >= 0 else None,
-    )
