@@ -248,6 +248,11 @@ def test_lanes_never_overlap(spans: list[tuple[int, int, int]]) -> None:
         last[key, lane] = end if end >= 0 else 10**9
 
 
+def test_what_never_ended_overlaps_all_that_follows() -> None:
+    begin = np.array([0, 2**63 - 1], np.int64)
+    assert lanes(np.zeros(2, np.int64), begin, np.array([-1, 2**63 - 1], np.int64)).tolist() == [0, 1]
+
+
 TIMES = st.one_of(st.integers(-5, 60), st.sampled_from([0, 2**62, 2**63 - 1]))
 ROWS = st.tuples(
     TIMES,
