@@ -38,15 +38,11 @@ _OFFSET_LIMIT = 1 << 38
 def endpoints(records: npt.NDArray[np.void]) -> tuple[Words, Words]:
     """Each row's source and destination as numbers: equal exactly where address and port are equal."""
     source, destination = np.empty(len(records), np.uint64), np.empty(len(records), np.uint64)
-    every = True
     # A piece at a time, so that what is read of a row for one column is at hand for the next.
     for part in pieces(len(records), _NEAR_ROWS):
-        every &= all(
-            _number_v4(numbers[part], records[part], *names)
-            for numbers, names in ((source, ("src", "sport")), (destination, ("dst", "dport")))
-        )
-    if not every:
-        source, destination = _number_all(records)
+        for numbers, address, port in ((source, "src", "sport"), (destination, "dst", "dport")):
+            if not _number_v4(numbers[part], records[part], address, port):
+                return _number_all(records)
     return source, destination
 
 
