@@ -23,7 +23,7 @@ from sockscope.findings.run import run_rules
 from sockscope.model.findings import Severity
 from sockscope.pipeline.load import Evidence, load_session
 from sockscope.sources.packets.files import read_packets
-from tests.analysis.alignment.two_places import told
+from tests.analysis.alignment.places.two_places import told
 from tests.live.lossy_network import SERVER, Network, Weather, captured, network
 from tests.live.test_alignment import shifted
 

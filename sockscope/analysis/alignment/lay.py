@@ -10,10 +10,10 @@ import numpy.typing as npt
 from sockscope.analysis.alignment.bounds import Fit
 from sockscope.analysis.alignment.clocks import Clocks, Strand, resolution
 from sockscope.analysis.alignment.packets import Laid, lay_beside
+from sockscope.analysis.alignment.places.together import Together, lay_together
 from sockscope.analysis.alignment.sides import Sides
 from sockscope.analysis.alignment.snapshots import Room, align_snapshots
 from sockscope.analysis.alignment.talks import Talks
-from sockscope.analysis.alignment.together import Together, lay_together
 from sockscope.analysis.replay.assign import Assignment
 from sockscope.analysis.replay.known import complete_names
 from sockscope.analysis.replay.state import ReplayState

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.analysis.alignment.places import Hashes, Place, end_hashes
+from sockscope.analysis.alignment.places.place import Hashes, Place, end_hashes
 from sockscope.analysis.wire.columns import NEVER, distinct_bytes
 from sockscope.analysis.wire.openings import handshakes
 

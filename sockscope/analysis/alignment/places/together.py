@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sockscope.analysis.alignment.bounds import Fit
-from sockscope.analysis.alignment.captures import Between, between
 from sockscope.analysis.alignment.clocks import Files
-from sockscope.analysis.alignment.path_loss import PathLoss, path_loss
-from sockscope.analysis.alignment.places import Place, places, ways_of
-from sockscope.analysis.alignment.sight import Sight, choose
+from sockscope.analysis.alignment.places.between import Between, between
+from sockscope.analysis.alignment.places.path_loss import PathLoss, path_loss
+from sockscope.analysis.alignment.places.place import Place, places, ways_of
+from sockscope.analysis.alignment.places.sight import Sight, choose
 from sockscope.model.columns import picked
 from sockscope.model.info import Alignment
 from sockscope.model.packets import Packets

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sockscope.analysis.alignment.bounds import Bounds, Fit, fit
 from sockscope.analysis.alignment.clocks import resolution
-from sockscope.analysis.alignment.places import FEWEST, Place, common
+from sockscope.analysis.alignment.places.place import FEWEST, Place, common
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

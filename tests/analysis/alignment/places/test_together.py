@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from sockscope.analysis.alignment.captures import between
-from sockscope.analysis.alignment.places import places
+from sockscope.analysis.alignment.places.between import between
+from sockscope.analysis.alignment.places.place import places
 from sockscope.findings.run import run_rules
 from sockscope.model.tcp import SegmentMark
 from tests.analysis.alignment.evidence import Evidence
-from tests.analysis.alignment.two_places import (
+from tests.analysis.alignment.places.two_places import (
     BEGIN,
     CLIENT,
     DATA,
@@ -186,7 +186,7 @@ def test_rotated_captures_of_two_places(ahead_ns: int) -> None:
 
 @pytest.mark.parametrize("most", [1, 50, 1_000])
 def test_of_many_packets_some_show_which_files_are_of_one_place(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    monkeypatch.setattr("sockscope.analysis.alignment.places._SAMPLED_ROWS", most)
+    monkeypatch.setattr("sockscope.analysis.alignment.places.place._SAMPLED_ROWS", most)
     captures = Path(seed=3, loss=0.02).connections(100).both(ahead_ns=HOUR)
     same_as(pieces("c", captures[CLIENT], 2) | {SERVER: captures[SERVER]}, SERVER)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.analysis.alignment.places import Hashes, Place
+from sockscope.analysis.alignment.places.place import Hashes, Place
 from sockscope.model.tcp import TcpFlag
 
 Ints = npt.NDArray[np.int64]
