@@ -81,15 +81,23 @@ class Grouping:
 
     def of_each(self, wanted: Ids) -> tuple[Ids, Ids]:
         """Of several ids, shape (k,): the place in `wanted` that each row belongs to, ascending, and the rows."""
-        if not len(self._ids):
-            return self._rows[:0], self._rows[:0]
-        at = np.minimum(np.searchsorted(self._ids, wanted), len(self._ids) - 1)
-        begins = self._bounds[at]
-        counts = np.where(self._ids[at] == wanted, self._bounds[at + 1] - begins, 0)
+        begins, counts = self._spans_of(wanted)
         place = np.repeat(np.arange(len(wanted)), counts)
         within = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
         rows: Ids = self._rows[begins[place] + within]
         return place, rows
+
+    def counts(self, wanted: Ids) -> Ids:
+        """How many rows each of several ids has: shape (k,)."""
+        return self._spans_of(wanted)[1]
+
+    def _spans_of(self, wanted: Ids) -> tuple[Ids, Ids]:
+        """Where the rows of each id begin, and how many there are, both shape (k,)."""
+        if not len(self._ids):
+            return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.int64)
+        at = np.minimum(np.searchsorted(self._ids, wanted), len(self._ids) - 1)
+        begins = self._bounds[at]
+        return begins, np.where(self._ids[at] == wanted, self._bounds[at + 1] - begins, 0)
 
     def spans(self, count: int) -> tuple[Ids, Ids]:
         """Rows of the ids 0 to count - 1, id after id; and shape (count + 1,): where each id's begin in them."""
@@ -246,10 +254,19 @@ class Session:
 
     def packets_of_each(self, connections: Ids) -> tuple[Ids, Ids]:
         """`packets_of` several, as in `events_of_each`."""
-        flows = np.fromiter((self.connections[one].flow for one in connections.tolist()), np.int64, len(connections))
+        flows = self._flows_of(connections)
         known = np.flatnonzero(flows >= 0)
         place, rows = self._packets_by_flow.of_each(flows[known])
         return known[place], rows
+
+    def row_counts(self, connections: Ids) -> Ids:
+        """How many events and packets each of several connections has, together: shape (k,)."""
+        flows = self._flows_of(connections)
+        packets = np.where(flows >= 0, self._packets_by_flow.counts(flows), 0)
+        return self._events_by_connection.counts(connections) + packets
+
+    def _flows_of(self, connections: Ids) -> Ids:
+        return np.fromiter((self.connections[one].flow for one in connections.tolist()), np.int64, len(connections))
 
     def samples_of(self, connection: int) -> Ids:
         """Socket rows of the connection, one a snapshot, in time."""

@@ -94,9 +94,7 @@ class Timelines:
     def _together(self, connections: Ids) -> Iterator[tuple[int, int]]:
         """Those that are told together: where each such part begins, and ends."""
         for low in range(0, len(connections), _TOGETHER):
-            part = connections[low : low + _TOGETHER]
-            places = [self._session.events_of_each(part)[0], self._session.packets_of_each(part)[0]]
-            counts = np.bincount(np.concatenate(places), minlength=len(part))
+            counts = self._session.row_counts(connections[low : low + _TOGETHER])
             for first, end in group_pieces(np.append(0, np.cumsum(counts)), _ROWS_TOGETHER):
                 yield low + first, low + end
 

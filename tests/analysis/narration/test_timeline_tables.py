@@ -139,5 +139,6 @@ def test_a_standing_is_brought_on_as_if_never_put_down(steps: list[tuple[Directi
 def test_rows_of_several_ids(ids: list[int], wanted: list[int]) -> None:
     grouping = Grouping(np.array(ids, np.int64), np.arange(len(ids))[::-1].copy())
     place, rows = grouping.of_each(np.array(wanted, np.int64))
+    assert grouping.counts(np.array(wanted, np.int64)).tolist() == [len(grouping.of(one)) for one in wanted]
     expected = [(at, row) for at, one in enumerate(wanted) for row in grouping.of(one).tolist()]
     assert list(zip(place.tolist(), rows.tolist(), strict=True)) == expected
