@@ -95,7 +95,7 @@ def lay(
     talks = Talks.of(state, events, assignment)
     beside = _Beside(talks, packets, packet_ns, info.syscalls.resolution_ns if info.syscalls.engine else 0)
     elsewhere: npt.NDArray[np.bool_] | None = None
-    together = lay_together(packets, packet_ns, clocks.files, beside.uncertainty_ns) if clocks.files else None
+    together = lay_together(packets, packet_ns, clocks.files, beside.laid) if clocks.files else None
     if together is not None:
         packet_ns, clocks = together.times, _named(clocks, together.reference)
         info = replace(info, notes=(*info.notes, *together.notes))
@@ -246,14 +246,20 @@ class _Beside:
         self.talks, self.packets, self.packet_ns, self.resolution_ns = talks, packets, packet_ns, resolution_ns
 
     def laid(self, rows: Ints | slice) -> Laid | None:
-        """Some of the packets."""
-        mine = replace(self.packets, records=self.packets.records[rows])
-        return align_packets(self.talks, mine, self.packet_ns[rows], self.resolution_ns)
-
-    def uncertainty_ns(self, rows: Ints) -> int | None:
-        """How closely; None: they have nothing in common with it."""
-        laid = self.laid(rows) if self.resolution_ns and len(self.talks) else None
-        return laid.fit.uncertainty_ns if laid is not None else None
+        """Some of the packets; None where they have nothing in common with it."""
+        if not self.resolution_ns or not len(self.talks):
+            return None
+        every, packet_ns = self.packets.records, self.packet_ns[rows]
+        packets = replace(self.packets, records=every[rows] if isinstance(rows, slice) else picked(every, rows))
+        flows, packet_flow = build_flows(packets, packet_ns)
+        if not flows:
+            return None
+        return lay_beside(
+            self.talks,
+            Sides.of(packets, packet_ns, flows, packet_flow),
+            log_resolution_ns=self.resolution_ns,
+            packet_resolution_ns=resolution(packets.records["time_ns"]),
+        )
 
 
 def move_packets(beside: _Beside, packet_ns: Ints, clocks: Clocks, together: Together | None) -> Moved:
@@ -269,7 +275,7 @@ def move_packets(beside: _Beside, packet_ns: Ints, clocks: Clocks, together: Tog
     alignments, notes = [], []
     for strand in clocks.packets:
         rows = slice(strand.start, strand.stop)
-        laid = beside.laid(rows if together is None else together.of_reference)
+        laid = beside.laid(rows) if together is None else together.laid
         if laid is None:
             alignments.append(_nothing_in_common(strand))
             notes.append(_apart(strand))
@@ -297,17 +303,6 @@ def begin_together(packet_ns: Ints, clocks: Clocks, started_ns: int) -> Moved:
             "which came first of a packet and a call is not known: record it with strace -f -ttt -T"
         )
     return Moved(times=times, alignments=tuple(alignments), notes=tuple(notes))
-
-
-def align_packets(talks: Talks, packets: Packets, packet_ns: Ints, log_resolution_ns: int) -> Laid | None:
-    """How one capture lies beside the log; None where they have nothing in common."""
-    flows, packet_flow = build_flows(packets, packet_ns)
-    if not flows:
-        return None
-    sides = Sides.of(packets, packet_ns, flows, packet_flow)
-    return lay_beside(
-        talks, sides, log_resolution_ns=log_resolution_ns, packet_resolution_ns=resolution(packets.records["time_ns"])
-    )
 
 
 def _kept(laid: Laid, log_resolution_ns: int) -> Fit:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from sockscope.analysis.alignment.bounds import Fit
 from sockscope.analysis.alignment.clocks import Files
+from sockscope.analysis.alignment.packets import Laid
 from sockscope.analysis.alignment.places.between import Between, between
 from sockscope.analysis.alignment.places.path_loss import PathLoss, path_loss
 from sockscope.analysis.alignment.places.place import Place, places, ways_of
@@ -34,7 +35,7 @@ class Together:
         elsewhere: shape (packets,), of connections that are told from another place.
         again: shape (packets,), datagrams of which the reference has its own.
         reference: the name of the capture that tells most of what several saw.
-        of_reference: shape (k,), its TCP packets.
+        laid: how its packets lie beside the calls; None: they have nothing in common with them.
         alignments: of the other places. notes: what both together tell.
     """
 
@@ -42,20 +43,20 @@ class Together:
     elsewhere: Mask
     again: Mask
     reference: str
-    of_reference: Ints
+    laid: Laid | None
     alignments: tuple[Alignment, ...]
     notes: tuple[str, ...]
 
 
 def lay_together(
-    packets: Packets, packet_ns: Ints, files: Files, uncertainty_ns: Callable[[Ints], int | None]
+    packets: Packets, packet_ns: Ints, files: Files, beside: Callable[[Ints], Laid | None]
 ) -> Together | None:
     """Find the places, lay their clocks together, choose from where each connection is told, count what was lost.
 
     Args:
         packets, packet_ns: of all files, with times as they stand.
         files: which are from which.
-        uncertainty_ns: how closely these packets lie beside the calls; None: they do not.
+        beside: how these packets lie beside the calls; None: they have nothing in common with them.
 
     Returns:
         None where all is of one place.
@@ -63,8 +64,8 @@ def lay_together(
     found = places(packets, packet_ns, files)
     if not found:
         return None
-    close = [uncertainty_ns(np.sort(one.rows)) for one in found]
-    known = [(apart, number) for number, apart in enumerate(close) if apart is not None]
+    laid = [beside(np.sort(one.rows)) for one in found]
+    known = [(each.fit.uncertainty_ns, number) for number, each in enumerate(laid) if each is not None]
     sight = choose(found, min(known)[1] if known else -1)
     tree = _Tree(found, sight)
     times = packet_ns.copy()
@@ -80,7 +81,7 @@ def lay_together(
         elsewhere=elsewhere,
         again=_again(packets, np.isin(files.number, found[sight.reference].files)),
         reference=found[sight.reference].name,
-        of_reference=np.sort(found[sight.reference].rows),
+        laid=laid[sight.reference],
         alignments=tuple(tree.alignments),
         notes=tuple(tree.notes),
     )
