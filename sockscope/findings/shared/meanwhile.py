@@ -101,7 +101,8 @@ def meanwhile(session: Session, tid: int, began_ns: int, ended_ns: int, *, besid
     leave = np.minimum(np.where(leave >= 0, leave, session.info.ended_ns), ended_ns)
     inside = leave > enter
     events, took = events[inside], (leave - enter)[inside]
-    tgid = int(records["tgid"][life[0]]) if len(life) else _tgid_of(session, tid)
+    known = events if len(events) else life
+    tgid = int(records["tgid"][known[0]]) if len(known) else _tgid_of(session, tid)
     unseen = ended_ns - began_ns - int(took.sum())
     # Sorted by length: of very many calls the short ones matter for their sum alone.
     order = np.argsort(-took, kind="stable")[:_LOOKED_AT]
