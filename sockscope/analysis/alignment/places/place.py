@@ -146,15 +146,16 @@ def places(packets: Packets, packet_ns: Ints, files: Files) -> list[Place]:
 
 
 def _groups(files: Sequence[Place], related: Mask) -> list[list[int]]:
-    """Files by place."""
+    """Files by place: what may follow several goes on with that which ended last."""
+
+    def ended_ns(group: list[int]) -> int:
+        return max(files[each].end_ns for each in group)
+
     groups: list[list[int]] = []
     for each in sorted(range(len(files)), key=lambda number: files[number].begin_ns):
-        one = files[each]
-        for group in groups:
-            last = max(files[other].end_ns for other in group)
-            if not related[each, group].any() and one.begin_ns >= last:
-                group.append(each)
-                break
+        fit = [one for one in groups if not related[each, one].any() and ended_ns(one) <= files[each].begin_ns]
+        if fit:
+            max(fit, key=ended_ns).append(each)
         else:
             groups.append([each])
     return groups

@@ -158,10 +158,12 @@ class _Tree:
         mine, theirs = (sight.connection[sight.first[each] : sight.first[each + 1]] for each in (one, other))
         shared = np.intersect1d(mine, theirs)
         teller = sight.place[sight.told & np.isin(sight.connection, shared)]
-        from_one, from_other = (int((teller == each).sum()) for each in (one, other))
-        told = self._places[one].name if from_one >= from_other else self._places[other].name
-        but = f" but for {min(from_one, from_other):,}" if from_one and from_other else ""
-        return f"{first} and {second} both saw {_counted(len(teller), 'connection')}, told from {told}{but}"
+        # It may be a third place.
+        told = np.bincount(teller, minlength=len(self._places))
+        most = max(range(len(told)), key=lambda each: (told[each], each == one))
+        but = f" but for {len(teller) - told[most]:,}" if told[most] < len(teller) else ""
+        how = f"told from {self._places[most].name}{but}" if len(teller) else "told from neither"
+        return f"{first} and {second} both saw {_counted(len(teller) or len(shared), 'connection')}, {how}"
 
     def _lost(self, one: int, other: int, pair: Between) -> list[str]:
         """What left one and did not come to the other, either way."""

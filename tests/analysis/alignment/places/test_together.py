@@ -184,6 +184,18 @@ def test_rotated_captures_of_two_places(ahead_ns: int) -> None:
     assert abs(found.offset_ns + ahead_ns) <= found.uncertainty_ns
 
 
+def test_a_piece_follows_the_one_that_ended_last() -> None:
+    """The server's capture goes on when the client's is over: its last piece has nothing in common with that."""
+    path = Path(seed=3).connections(40)
+    captures = path.both(ahead_ns=-5 * HOUR)
+    theirs = captures[CLIENT]
+    captures[CLIENT] = theirs[theirs["time_ns"] + 5 * HOUR < captures[SERVER]["time_ns"][-80]]
+    captures |= pieces("s", captures.pop(SERVER), 30)
+    packets, files = tables(captures)
+    found = places(packets, packets.records["time_ns"].astype(np.int64), files)
+    assert [one.name for one in found] == [CLIENT, "s0 and 29 more"]
+
+
 @pytest.mark.parametrize("most", [1, 50, 1_000])
 def test_of_many_packets_some_show_which_files_are_of_one_place(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     monkeypatch.setattr("sockscope.analysis.alignment.places.place._SAMPLED_ROWS", most)
@@ -244,6 +256,18 @@ def test_three_places() -> None:
     offsets = {one.source: one for one in both.info.alignments}
     assert abs(offsets[CLIENT].offset_ns - HOUR) <= offsets[CLIENT].uncertainty_ns
     assert abs(offsets["between.pcap"].offset_ns + 7 * SECOND) <= offsets["between.pcap"].uncertainty_ns
+
+
+def test_the_third_place_tells() -> None:
+    """Two that have most in common with one another, and are told from neither."""
+    path = Path(loss=0.02).connections(20)
+    captures = path.both()
+    near = captures[CLIENT].copy()
+    near["time_ns"] += np.where(near["dport"] == 80, MS, -MS)
+    both = session(captures | {"gate.pcap": near[np.argsort(near["time_ns"], kind="stable")]})
+    assert told(both) == told(session({SERVER: captures[SERVER]}))
+    assert len(both.info.notes) == 2
+    assert all("both saw 20 connections, told from server.pcap;" in note for note in both.info.notes)
 
 
 @pytest.mark.parametrize("ahead_ns", [0, -HOUR])
