@@ -84,16 +84,14 @@ def _build(
     _begin_launched(replay, info, events)
     assignment = assign_descriptors(replay, events, columns)
     packet_ns = wire.monotonic_ns(packets, info.clock_samples)
-    elsewhere = None
     if not clocks.common:
         # What was recorded together has no use for all this.
         from sockscope.analysis.alignment.lay import lay
 
         laid = lay(info, replay, events, assignment, packets, packet_ns, sockets, clocks)
-        info, packets, packet_ns = laid.info, laid.packets, laid.packet_ns
-        sockets, elsewhere = laid.sockets, laid.elsewhere
+        info, packets, packet_ns, sockets = laid.info, laid.packets, laid.packet_ns, laid.sockets
     complete_open_files(replay, events, sockets, assignment)
-    told = wire.build_wire(packets, packet_ns, elsewhere)
+    told = wire.build_wire(packets, packet_ns)
     groups = group_sockets(sockets)
     joined = join(state=replay, info=info, groups=groups, flows=told.flows, moved=moved_on(replay, events, assignment))
     event_connection, event_reason = assign_connections(replay, events, assignment, joined.connections, columns)

@@ -21,7 +21,10 @@ import pytest
 from sockscope.analysis.session import Session
 from sockscope.findings.run import run_rules
 from sockscope.model.findings import Severity
+from sockscope.pipeline.analyze import make_report
+from sockscope.pipeline.export import session_tables
 from sockscope.pipeline.load import Evidence, load_session
+from sockscope.reports.pcapng import write_pcapng
 from sockscope.sources.packets.files import read_packets
 from tests.analysis.alignment.places.two_places import told
 from tests.live.lossy_network import SERVER, Network, Weather, captured, network
@@ -113,6 +116,15 @@ def test_both_are_told_as_the_servers_own(made: Made, hours: int, logged: bool) 
     assert found.beside == made.server.name
     assert [one for one in both.info.alignments if not one.beside] == list(alone.info.alignments)
     assert both.info.apart_ns == alone.info.apart_ns
+
+
+def test_what_is_exported_is_one_capture(made: Made, tmp_path: Path) -> None:
+    """Else Wireshark takes the other's packets for retransmissions."""
+    both = load_session(Evidence(captures=(shifted(made.client, 10_800_000_000), made.server)))
+    write_pcapng(make_report(both), session_tables(both), tmp_path / "out.pcapng")
+    exported, alone = (read_packets(file).packets for file in (tmp_path / "out.pcapng", made.server))
+    for column in ("time_ns", "src", "sport", "seq", "ack", "flags", "payload_bytes"):
+        assert np.array_equal(exported.records[column], alone.records[column])
 
 
 def test_what_was_lost_is_what_lacks(made: Made) -> None:

@@ -61,16 +61,14 @@ class OneClock:
 
     Attributes:
         info: with alignments and notes, its beginning widened by what was moved.
-        packets, packet_ns: of captures of several places in order of time, by the reference's clock, and without
-            datagrams that are there twice. sockets: as moved.
-        elsewhere: shape (packets,), those of connections that are told from another place; None: there are none.
+        packets, packet_ns: of captures of several places in order of time, by the reference's clock, and only those
+            that are told. sockets: as moved.
     """
 
     info: SessionInfo
     packets: Packets
     packet_ns: Ints
     sockets: Sockets
-    elsewhere: npt.NDArray[np.bool_] | None
 
 
 def lay(
@@ -94,7 +92,6 @@ def lay(
     complete_names(state, events, assignment)
     talks = Talks.of(state, events, assignment)
     beside = _Beside(talks, packets, packet_ns, info.syscalls.resolution_ns if info.syscalls.engine else 0)
-    elsewhere: npt.NDArray[np.bool_] | None = None
     together = lay_together(packets, packet_ns, clocks.files, beside.laid) if clocks.files else None
     if together is not None:
         packet_ns, clocks = together.times, _named(clocks, together.reference)
@@ -108,22 +105,23 @@ def lay(
         info, packet_ns = _told(info, moved), moved.times
     elif together is not None:
         info = _spanning(info, packet_ns)
+    every_ns = packet_ns
     if together is not None:
         info = replace(info, alignments=(*info.alignments, *together.alignments))
-        order = np.flatnonzero(~together.again)
+        order = np.flatnonzero(together.told)
         order = order[np.argsort(packet_ns[order], kind="stable")]
-        packets = replace(packets, records=picked(packets.records, order))
+        packets, packet_ns = replace(packets, records=picked(packets.records, order)), packet_ns[order]
         packets.records["time_ns"] += (together.times - beside.packet_ns)[order]
-        packet_ns, elsewhere = packet_ns[order], together.elsewhere[order]
     if clocks.sockets:
-        shown = move_sockets(talks, packets, packet_ns, sockets, clocks, _undated_by(info), elsewhere)
+        shown = move_sockets(talks, packets, packet_ns, sockets, clocks, _undated_by(info))
         info = _told(info, shown)
         records = sockets.records.copy()
         records["time_ns"] = shown.times
         sockets = replace(sockets, records=records)
     if info.syscalls.engine and clocks.packets:
-        info = replace(info, ended_ns=watched_until(info, packets, packet_ns, sockets))
-    return OneClock(info=info, packets=packets, packet_ns=packet_ns, sockets=sockets, elsewhere=elsewhere)
+        # What is not told shows, too, that the server was asked for something.
+        info = replace(info, ended_ns=watched_until(info, beside.packets, every_ns, sockets))
+    return OneClock(info=info, packets=packets, packet_ns=packet_ns, sockets=sockets)
 
 
 def _named(clocks: Clocks, reference: str) -> Clocks:
@@ -176,13 +174,7 @@ def _told(info: SessionInfo, moved: Moved) -> SessionInfo:
 
 
 def move_sockets(
-    talks: Talks,
-    packets: Packets,
-    packet_ns: Ints,
-    sockets: Sockets,
-    clocks: Clocks,
-    usual_ns: int = 0,
-    elsewhere: npt.NDArray[np.bool_] | None = None,
+    talks: Talks, packets: Packets, packet_ns: Ints, sockets: Sockets, clocks: Clocks, usual_ns: int = 0
 ) -> Moved:
     """Lay snapshots beside packets and calls.
 
@@ -192,10 +184,9 @@ def move_sockets(
         sockets: all rows; those in a strand have times of another clock, or guessed ones.
         clocks: which rows are whose.
         usual_ns: what is added where it fits: the log has no date, and that is how far the captures show it to be off.
-        elsewhere: packets of connections that are told from another place.
     """
     times = sockets.records["time_ns"].astype(np.int64)
-    flows, packet_flow = build_flows(packets, packet_ns, elsewhere)
+    flows, packet_flow = build_flows(packets, packet_ns)
     sides = Sides.of(packets, packet_ns, flows, packet_flow) if flows else None
     alignments, notes = [], []
     for strand in clocks.sockets:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sockscope.analysis.wire.columns import Ints, Mask, copies, distinct_bytes, first_times, last_times
+from sockscope.analysis.wire.columns import Ints, copies, distinct_bytes, first_times, last_times
 from sockscope.analysis.wire.facts import count_facts, first_resets
 from sockscope.analysis.wire.flow_table import FlowColumns, Flows
 from sockscope.analysis.wire.marks import Marks, mark_segments
@@ -52,7 +52,7 @@ class WireTables:
     Attributes:
         flows: in order of their first packet.
         packet_flow: shape (packets,), int32, each packet's flow; -1 for all but TCP and for copies of a packet that
-            another interface showed at the same moment, or another place's capture.
+            another interface showed at the same moment.
         packet_marks: shape (packets,), uint16, `SegmentMark`; 0 for those without a flow.
         flow_facts: shape (flows,), FLOW_FACT_DTYPE.
     """
@@ -63,7 +63,7 @@ class WireTables:
     flow_facts: npt.NDArray[np.void]
 
 
-def build_wire(packets: Packets, packet_ns: Ints, elsewhere: Mask | None = None) -> WireTables:
+def build_wire(packets: Packets, packet_ns: Ints) -> WireTables:
     """Group TCP packets into connections, and tell what each went through.
 
     Ports used again make another flow: at each handshake with another initial sequence number. A connection
@@ -72,14 +72,11 @@ def build_wire(packets: Packets, packet_ns: Ints, elsewhere: Mask | None = None)
     Args:
         packets: the packets, of any protocol, in any order.
         packet_ns: shape (n,), int64, their CLOCK_MONOTONIC times.
-        elsewhere: shape (n,), those of connections that are told from another place's capture; None: there are none.
     """
     packet_flow = np.full(len(packets), -1, np.int32)
     packet_marks = np.zeros(len(packets), np.uint16)
     records = packets.records
     rows = np.flatnonzero((records["protocol"] == _TCP) & (records["sport"] > 0) & (records["dport"] > 0))
-    if elsewhere is not None:
-        rows = rows[~elsewhere[rows]]
     if not len(rows):
         none = np.zeros(0, FLOW_FACT_DTYPE)
         return WireTables(flows=Flows(), packet_flow=packet_flow, packet_marks=packet_marks, flow_facts=none)
@@ -110,11 +107,9 @@ def build_wire(packets: Packets, packet_ns: Ints, elsewhere: Mask | None = None)
     return WireTables(flows=Flows(columns), packet_flow=packet_flow, packet_marks=packet_marks, flow_facts=facts)
 
 
-def build_flows(
-    packets: Packets, packet_ns: Ints, elsewhere: Mask | None = None
-) -> tuple[Flows, npt.NDArray[np.int32]]:
+def build_flows(packets: Packets, packet_ns: Ints) -> tuple[Flows, npt.NDArray[np.int32]]:
     """The flows of `build_wire`, and each packet's."""
-    wire = build_wire(packets, packet_ns, elsewhere)
+    wire = build_wire(packets, packet_ns)
     return wire.flows, wire.packet_flow
 
 

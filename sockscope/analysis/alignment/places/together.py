@@ -32,16 +32,15 @@ class Together:
 
     Attributes:
         times: shape (packets,), by the clock of the reference.
-        elsewhere: shape (packets,), of connections that are told from another place.
-        again: shape (packets,), datagrams of which the reference has its own.
+        told: shape (packets,), those to go on with: all but what other places have of a connection that is told from
+            one, and of datagrams of which the reference has its own.
         reference: the name of the capture that tells most of what several saw.
         laid: how its packets lie beside the calls; None: they have nothing in common with them.
         alignments: of the other places. notes: what both together tell.
     """
 
     times: Ints
-    elsewhere: Mask
-    again: Mask
+    told: Mask
     reference: str
     laid: Laid | None
     alignments: tuple[Alignment, ...]
@@ -72,14 +71,13 @@ def lay_together(
     for number, fit in tree.moved:
         rows = np.isin(files.number, found[number].files)
         times[rows] += fit.offsets(times[rows])
-    elsewhere = np.zeros(len(packets), np.bool_)
+    told = ~_again(packets, np.isin(files.number, found[sight.reference].files))
     for number, one in enumerate(found):
-        elsewhere[one.copied] = True
-        elsewhere[one.rows[~sight.told[one.table.flow + sight.first[number]]]] = True
+        told[one.copied] = False
+        told[one.rows] = sight.told[one.table.flow + sight.first[number]]
     return Together(
         times=times,
-        elsewhere=elsewhere,
-        again=_again(packets, np.isin(files.number, found[sight.reference].files)),
+        told=told,
         reference=found[sight.reference].name,
         laid=laid[sight.reference],
         alignments=tuple(tree.alignments),
