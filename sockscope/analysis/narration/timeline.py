@@ -20,7 +20,7 @@ from sockscope.analysis.narration.timeline_states import (
     telling_samples,
     untold_ends,
 )
-from sockscope.analysis.narration.timeline_wire import WireTeller
+from sockscope.analysis.narration.timeline_wire import PacketTeller
 from sockscope.analysis.session import Ids, Session
 from sockscope.model.columns import group_pieces
 from sockscope.model.connections import Connection
@@ -63,7 +63,7 @@ class _Tickets:
 
 
 class Timelines:
-    """Makes timelines of a session's connections when asked (a `model.report.Timelines`).
+    """Makes timelines of a session's connections when asked (its `tables` are a `model.report.TimelineTables`).
 
     What all connections need (which wait came before which call, who watches which descriptor) is
     worked out once, at the first call.
@@ -72,7 +72,7 @@ class Timelines:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._picker = EventPicker(session)
-        self._wire = WireTeller(session)
+        self._packets = PacketTeller(session)
         self._calls: CallTeller | None = None
 
     def __call__(self, connection: int, *, limit: int = 200) -> list[TimelineItem]:
@@ -83,7 +83,7 @@ class Timelines:
         return next(self.tables([connection], [limit])).items()
 
     def tables(self, connections: Sequence[int], limits: Sequence[int]) -> Iterator[TimelineTable]:
-        """A `model.report.TimelineTables`."""
+        """Of several, one after another, each with its limit."""
         every = np.array(connections, np.int64)
         for first, end in self._together(every):
             some = [self._session.connections[number] for number in connections[first:end]]
@@ -146,7 +146,7 @@ class Timelines:
         calls, packets, samples, gone, told, _ = (tickets.of(at) for at in picked)
         made: tuple[Iterable[TimelineRow], ...] = (
             self._calls.rows(connections, calls.place, part[picked[_EVENT]], calls.ref, calls.came_in),
-            self._wire.rows(connections, packets.place, part[picked[_PACKET]], packets.ref),
+            self._packets.rows(connections, packets.place, part[picked[_PACKET]], packets.ref),
             sample_rows(self._session, samples.ref),
             gone_rows(gone.time_ns.tolist()),
             kernel_rows(self._session, told.ref),

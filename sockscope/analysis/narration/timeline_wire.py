@@ -46,7 +46,7 @@ _Told: TypeAlias = tuple[str, str, str, str, bool, int]
 """Actor, name, text, words, failed; the standing after it."""
 
 
-class WireTeller:
+class PacketTeller:
     """Tells packets of connections, each connection's in order of time."""
 
     def __init__(self, session: Session) -> None:
