@@ -98,18 +98,13 @@ _row_of: Callable[[TimelineItem], TimelineRow] = attrgetter(*_FIELDS)
 
 
 class TimelineTables(TypingProtocol):
-    """Timelines of many connections, made together: what they share is worked out once."""
+    """Timelines made when asked for: of many connections together, as what they share is worked out once."""
 
     def __call__(self, connections: Sequence[int], limits: Sequence[int]) -> Iterator[TimelineTable]:
-        """One after another, each as `Timelines` gives it with its limit; made some hundreds at a time."""
-        ...
+        """One after another, made some hundreds at a time: ten thousand of them are never all wanted.
 
-
-class Timelines(TypingProtocol):
-    """Timelines made when asked for: ten thousand of them are never all wanted."""
-
-    def __call__(self, connection: int, *, limit: int = 200) -> Sequence[TimelineItem]:
-        """In order of time; over `limit`, the middle is left out and one item says how much."""
+        Each is in order of time; over its limit, the middle is left out and one item says how much.
+        """
         ...
 
 
@@ -149,12 +144,9 @@ class Report:
     skipped: tuple[Skip, ...]
     rules: tuple[Rule, ...]
     """Those that ran."""
-    timelines: Timelines
-    """One at a time."""
+    timeline_tables: TimelineTables
     unassigned: dict[str, int]
     """Reason → events that belong to no connection."""
-    timeline_tables: TimelineTables | None = None
-    """Many at once; None: only one at a time."""
     idle_words: tuple[str, ...] = ()
     """What each process does at rest: `python3[812]: poll every 500 ms`."""
     stories: Callable[[int], str] = no_story
@@ -169,3 +161,8 @@ class Report:
     kernel_stories: KernelStories = untold
     wire_facts: WireTold = no_wire
     """What a connection's packets went through, in numbers."""
+
+    def timelines(self, connection: int, *, limit: int = 200) -> list[TimelineItem]:
+        """One connection's timeline, as objects."""
+        (table,) = self.timeline_tables([connection], [limit])
+        return table.items()

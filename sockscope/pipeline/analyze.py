@@ -57,7 +57,6 @@ def _report(session: Session, choice: RuleChoice) -> Report:
         findings=tuple(findings),
         skipped=tuple(skipped),
         rules=tuple(rules),
-        timelines=told.timeline,
         timeline_tables=told.timeline_tables,
         unassigned=_unassigned(session),
         idle_words=guard.part("what is done at rest", lambda: idle_words(session), ()),

@@ -49,17 +49,6 @@ class GuardedParts:
         self._wire: WireTeller | None = None
         self._life: Life | None = None
 
-    def timeline(self, connection: int, *, limit: int = 200) -> Sequence[TimelineItem]:
-        """A `model.report.Timelines`."""
-        try:
-            self._timelines = self._timelines or Timelines(self._session)
-            return self._timelines(connection, limit=limit)
-        except Exception as error:  # noqa: BLE001 - see above
-            said, began_ns = _words("the timeline", error), self._session.connections[connection].first_ns
-            return [
-                TimelineItem(time_ns=began_ns, duration_ns=0, lane=Lane.KERNEL, actor="--", name="…", text=said),
-            ]
-
     def timeline_tables(self, connections: Sequence[int], limits: Sequence[int]) -> Iterator[TimelineTable]:
         """A `model.report.TimelineTables`."""
         told_count = 0
@@ -68,10 +57,18 @@ class GuardedParts:
             for table in self._timelines.tables(connections, limits):
                 yield table
                 told_count += 1
-        except Exception:  # noqa: BLE001 - see above
+        except Exception as error:  # noqa: BLE001 - see above
+            if len(connections) == 1:
+                yield self._untold(connections[0], error)
+                return
             # It may fail for one of them only: each alone, who fails says so.
             for number, limit in zip(connections[told_count:], limits[told_count:], strict=True):
-                yield TimelineTable.of_items(self.timeline(number, limit=limit))
+                yield from self.timeline_tables([number], [limit])
+
+    def _untold(self, connection: int, error: Exception) -> TimelineTable:
+        said, began_ns = _words("the timeline", error), self._session.connections[connection].first_ns
+        item = TimelineItem(time_ns=began_ns, duration_ns=0, lane=Lane.KERNEL, actor="--", name="…", text=said)
+        return TimelineTable.of_items([item])
 
     def story(self, connection: int) -> str:
         """A connection's life in a few sentences."""

@@ -7,7 +7,7 @@ kept for those with findings, then for the others in order until the budget is s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from json.encoder import encode_basestring_ascii
 from operator import sub
 from typing import TypeAlias, TypedDict
@@ -162,7 +162,9 @@ def _timelines(report: Report, rows: Sequence[ConnectionRow], strings: Strings) 
     spent = 0
     primaries = {(f.evidence[0].source, f.evidence[0].ref) for f in report.findings if f.evidence}
     wanted = _most_wanted(report, rows)[:TIMELINE_COUNT]
-    for row, table in zip(wanted, _tables(report, wanted), strict=False):
+    limits = [FINDING_LIMIT if row.finding_indexes else OTHER_LIMIT for row in wanted]
+    tables = report.timeline_tables([row.connection.id for row in wanted], limits)
+    for row, table in zip(wanted, tables, strict=True):
         findings = [report.findings[i] for i in row.finding_indexes]
         facts = [fact for finding in findings for fact in finding.evidence]
         own = [fact for finding in findings if finding.worst == row.connection.id for fact in finding.evidence]
@@ -174,16 +176,6 @@ def _timelines(report: Report, rows: Sequence[ConnectionRow], strings: Strings) 
         if spent + strings.json_bytes > TIMELINE_BUDGET_BYTES:
             break
     return kept
-
-
-def _tables(report: Report, rows: Sequence[ConnectionRow]) -> Iterator[TimelineTable]:
-    """The timeline of each."""
-    ids = [row.connection.id for row in rows]
-    limits = [FINDING_LIMIT if row.finding_indexes else OTHER_LIMIT for row in rows]
-    if report.timeline_tables is not None:
-        return report.timeline_tables(ids, limits)
-    pairs = zip(ids, limits, strict=True)
-    return (TimelineTable.of_items(report.timelines(number, limit=limit)) for number, limit in pairs)
 
 
 def _most_wanted(report: Report, rows: Sequence[ConnectionRow]) -> list[ConnectionRow]:

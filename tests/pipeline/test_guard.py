@@ -65,9 +65,8 @@ def test_of_many_timelines_one_that_fails_costs_no_other(monkeypatch: pytest.Mon
     report = make_report(session)
     every = [row.connection.id for row in report.connections]
     limits = [80] * len(every)
-    assert report.timeline_tables is not None
     whole = [table.items() for table in report.timeline_tables(every, limits)]
-    assert whole == [list(report.timelines(number, limit=80)) for number in every]
+    assert whole == [report.timelines(number, limit=80) for number in every]
     tables = timeline.Timelines._tables
 
     def failing(self: timeline.Timelines, connections: Sequence[Connection], limits: Ids) -> Iterator[TimelineTable]:

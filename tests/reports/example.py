@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sockscope.model.connections import Connection, Protocol, Role
 from sockscope.model.descriptors import Process
 from sockscope.model.findings import Confidence, Evidence, Finding, Holder, Rule, Severity, Skip, Source
 from sockscope.model.info import PacketCoverage, SessionInfo, SocketCoverage, SyscallCoverage, Target
-from sockscope.model.report import ConnectionRow, Lane, Report, TimelineItem
+from sockscope.model.report import ConnectionRow, Lane, Report, TimelineItem, TimelineTable
 from sockscope.model.sockaddr import Address
 from sockscope.model.tcp import TcpState
 from tests.reports.latency_example import busy_server, quiet_server
@@ -212,12 +212,16 @@ def story(number: int, *, leaks: bool) -> list[TimelineItem]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleTimelines:
-    """Keeps the promise of `Timelines`."""
+    """Keeps the promise of `TimelineTables`."""
 
     leaking: int
     idle: bool = False
 
-    def __call__(self, connection: int, *, limit: int = 200) -> Sequence[TimelineItem]:
+    def __call__(self, connections: Sequence[int], limits: Sequence[int]) -> Iterator[TimelineTable]:
+        for connection, limit in zip(connections, limits, strict=True):
+            yield TimelineTable.of_items(self._items(connection, limit))
+
+    def _items(self, connection: int, limit: int) -> Sequence[TimelineItem]:
         if self.idle:
             return []
         items = told_of(connection, self.leaking)
@@ -414,7 +418,7 @@ def example_report(connections: int = 12, *, packets: bool = True) -> Report:
             Skip(rule="reuseaddr-after-bind", reason="the listener was there before the attach"),
         ),
         rules=tuple(Rule(slug=f.rule, severity=f.severity, summary=f.title) for f in findings),
-        timelines=ExampleTimelines(leaking=leaking),
+        timeline_tables=ExampleTimelines(leaking=leaking),
         unassigned={"on a descriptor that is no socket": 31},
         idle_words=(f"python3[{SERVER}]: poll every 500 ms", f"{COMMS[HELPER]}[{HELPER}]: sleeps"),
         architecture=(
@@ -435,7 +439,7 @@ def sound_report() -> Report:
     faulty = example_report()
     rows = tuple(replace(row, finding_indexes=()) for row in faulty.connections)
     return replace(
-        faulty, findings=(), connections=rows, timelines=ExampleTimelines(leaking=0), skipped=(), unassigned={}
+        faulty, findings=(), connections=rows, timeline_tables=ExampleTimelines(leaking=0), skipped=(), unassigned={}
     )
 
 
@@ -449,5 +453,5 @@ def empty_report() -> Report:
         idle_words=(),
         architecture=(),
         latency=(),
-        timelines=ExampleTimelines(leaking=0, idle=True),
+        timeline_tables=ExampleTimelines(leaking=0, idle=True),
     )

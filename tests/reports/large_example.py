@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from sockscope.model.connections import Connection, Protocol, Role
-from sockscope.model.report import ConnectionRow, Report, TimelineItem
+from sockscope.model.report import ConnectionRow, Report, TimelineTable
 from sockscope.model.tcp import TcpState
 from tests.reports.example import LOCAL, MS, SERVER, START_NS, WORKER, example_report, peer, story
 
@@ -20,9 +20,10 @@ class CountedTimelines:
 
     asked: list[int] = field(default_factory=list)
 
-    def __call__(self, connection: int, *, limit: int = 200) -> Sequence[TimelineItem]:
-        self.asked.append(connection)
-        return story(connection, leaks=connection % FAULTY_EVERY == 0)
+    def __call__(self, connections: Sequence[int], limits: Sequence[int]) -> Iterator[TimelineTable]:
+        for connection in connections:
+            self.asked.append(connection)
+            yield TimelineTable.of_items(story(connection, leaks=connection % FAULTY_EVERY == 0))
 
 
 def large_row(number: int) -> ConnectionRow:
@@ -70,5 +71,5 @@ def large_report(connections: int = 100_000, timelines: CountedTimelines | None 
         base,
         connections=tuple(map(large_row, range(connections))),
         findings=findings,
-        timelines=timelines or CountedTimelines(),
+        timeline_tables=timelines or CountedTimelines(),
     )

@@ -14,7 +14,7 @@ import pytest
 
 from sockscope.errors import UsageError
 from sockscope.model.connections import Protocol
-from sockscope.model.report import Report, TimelineItem, TimelineTable
+from sockscope.model.report import Report, TimelineTable
 from sockscope.reports.html import render_html, write_html
 from sockscope.reports.html_choice import choose
 from sockscope.reports.html_data import page_data
@@ -90,11 +90,13 @@ def test_html_of_ten_thousand_connections_keeps_its_bounds(tmp_path: Path) -> No
 
 
 def test_html_keeps_its_bounds_where_every_connection_has_much_to_tell() -> None:
-    def talkative(connection: int, *, limit: int = 200) -> list[TimelineItem]:
-        items = example.told_of(connection, leaking=40)
-        return [replace(item, text=f"{item.text} <&> {connection}.{turn}") for turn in range(4) for item in items]
+    def talkative(connections: Sequence[int], limits: Sequence[int]) -> Iterator[TimelineTable]:
+        for number in connections:
+            items = example.told_of(number, leaking=40)
+            more = (replace(item, text=f"{item.text} <&> {number}.{turn}") for turn in range(4) for item in items)
+            yield TimelineTable.of_items(more)
 
-    text = render_html(replace(example_report(10_000), timelines=talkative))
+    text = render_html(replace(example_report(10_000), timeline_tables=talkative))
     assert 10_000_000 < len(text) < 15_000_000
     assert "those with findings and as many others as fit" in text
 
@@ -108,16 +110,6 @@ def test_html_keeps_timelines_of_findings_first_and_says_for_how_many(monkeypatc
     assert {str(c) for finding in report.findings for c in finding.connections} <= set(kept)
     assert len(kept) < 2_000
     assert f"Timeline kept for {len(kept)} of 2,000 connections" in page.text
-
-
-def test_html_is_the_same_where_timelines_are_made_together() -> None:
-    report = example_report(30)
-
-    def together(connections: Sequence[int], limits: Sequence[int]) -> Iterator[TimelineTable]:
-        for number, limit in zip(connections, limits, strict=True):
-            yield TimelineTable.of_items(report.timelines(number, limit=limit))
-
-    assert render_html(replace(report, timeline_tables=together)) == render_html(report)
 
 
 def test_html_timelines_mark_what_failed_and_what_is_evidence() -> None:
@@ -153,7 +145,9 @@ def test_idle_socketpairs_come_last_and_say_what_they_are() -> None:
         first.connection, id=99, protocol=Protocol.UNIX, local=None, peer=None, read_bytes=0, written_bytes=0
     )
     idle = replace(first, connection=pair, finding_indexes=(), summary="")
-    report = replace(report, connections=(idle, *report.connections), timelines=lambda _, limit=200: [])
+    report = replace(
+        report, connections=(idle, *report.connections), timeline_tables=example.ExampleTimelines(leaking=0, idle=True)
+    )
     data, _ = page_data(report, choose(report))
     assert data["connections"]["id"][-1] == 99
     assert data["strings"][data["connections"]["peer"][-1]] == "unix pair"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sockscope.model.report import Lane
+from sockscope.model.report import Lane, TimelineTable
 from sockscope.reports.html import write_html
 from tests.reports.example import MARKUP, SCRIPT, example_report
 from tests.reports.kernel_example import heard_report
@@ -249,7 +249,7 @@ def test_threads_of_a_process_have_lines_of_their_own(chromium: Browser, tmp_pat
         for index, item in enumerate(first)
     ]
     path = tmp_path / "threads.html"
-    write_html(replace(report, timelines=lambda connection, *, limit=200: mixed), path)
+    write_html(replace(report, timeline_tables=lambda ids, limits: (TimelineTable.of_items(mixed) for _ in ids)), path)
     page = chromium.new_page()
     page.goto(path.as_uri() + "#c3")
     page.locator("#lanes .event").first.wait_for()
