@@ -5,6 +5,7 @@ Source: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ class CaptureFile:
     """One of several capture files.
 
     Attributes:
-        name: the file's.
+        name: the file's; its path, where another is called the same.
         begin: where its bytes begin in `raw`.
         whole: it says of no packet that it was dropped, and lost none from its middle.
     """
@@ -242,6 +243,7 @@ class _Reading:
         self._opened = opened
         self._ports = ports
         self._progress = progress
+        self._alike = Counter(path.name for path in opened.paths)
         self.parts: list[Part] = []
         self.frame_count = 0
         self.dropped_count = 0
@@ -277,7 +279,7 @@ class _Reading:
         self.dropped_count += scan.dropped_count
         self.has_hole |= scan.has_hole()
         part = Part(
-            name=path.name,
+            name=path.name if self._alike[path.name] == 1 else str(path),
             records=records,
             interfaces=scan.interfaces,
             damage=damage,

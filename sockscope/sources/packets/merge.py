@@ -20,7 +20,7 @@ class Part:
     """One file, read.
 
     Attributes:
-        name: of the file. records: shape (n,), PACKET_DTYPE, in file order.
+        name: of the file, or its path. records: shape (n,), PACKET_DTYPE, in file order.
         interfaces: what its `interface` column indexes. damage, notes: a line each.
         whole: it says of no packet that it was dropped, and lost none from its middle.
     """
@@ -30,7 +30,7 @@ class Part:
     interfaces: list[Interface]
     damage: list[str]
     notes: list[str]
-    whole: bool = True
+    whole: bool
 
 
 def merge(parts: Sequence[Part]) -> tuple[npt.NDArray[np.void], list[Interface]]:

@@ -64,6 +64,18 @@ def test_frames_of_rows_of_several_files(tmp_path: Path, monkeypatch: pytest.Mon
     assert [frame.data for batch in batches for frame in batch] == [some[row].data for row in rows]
 
 
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """`tcpdump -w c.pcap` on either host."""
+    paths = [tmp_path / "client" / "c.pcap", tmp_path / "server" / "c.pcap", tmp_path / "d.pcap"]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(captures.pcap(frames(3))[:-1])
+    found = read_captures(paths)
+    names = [str(paths[0]), str(paths[1]), "d.pcap"]
+    assert [file.name for file in found.files] == names
+    assert [line.split(": ")[0] for line in found.damage] == names
+
+
 def test_a_packet_in_two_captures_counts_once(tmp_path: Path) -> None:
     some = frames(40)
     late = [Frame(data=f.data, time_ns=f.time_ns + 20_000) for f in some[10:30]]
