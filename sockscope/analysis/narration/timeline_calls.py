@@ -19,6 +19,7 @@ from sockscope.analysis.narration.http1 import Standings
 from sockscope.analysis.replay.control import by_call
 from sockscope.analysis.session import Ids, Session
 from sockscope.model.calls import EPOLL_WAITS, READS, WAITS, WRITES, Call
+from sockscope.model.columns import picked
 from sockscope.model.connections import Connection, Protocol
 from sockscope.model.events import EventFlag
 from sockscope.model.ids import NO_ID
@@ -123,7 +124,7 @@ class CallTeller:
         if len(self._alike) > _REMEMBERED:
             self._alike, self._standings = {}, Standings()
         session = self._session
-        records = session.events.records[events]
+        records = picked(session.events.records, events)
         ids = np.array([one.id for one in connections], np.int64)
         is_own = session.event_connection[events] == ids[place]
         times_ns, durations_ns = _when(records, came_in)

@@ -149,9 +149,9 @@ class EventPicker:
 
     def _births(self, connections: Sequence[Connection], place: Ids, events: Ids) -> Ids:
         """How the threads that handle it came to be, where that was after its beginning: pairs."""
-        records = self._session.events.records[events]
-        new = records["call"] == Call.task_new
-        tids = np.concatenate([records["tid"], records["args"][new, 0].astype(np.int64)])
+        records = self._session.events.records
+        new = self._session.event_call[events] == Call.task_new
+        tids = np.concatenate([records["tid"][events], records["args"][events[new], 0].astype(np.int64)])
         places = np.concatenate([place, place[new]])
         born = np.isin(tids, self._births_by_tid.ids)
         found = [

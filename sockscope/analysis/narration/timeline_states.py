@@ -10,6 +10,7 @@ import numpy as np
 from sockscope.analysis.narration.kernel_story import Told, event_words, state_of
 from sockscope.analysis.session import Ids, Session
 from sockscope.model.calls import Call
+from sockscope.model.columns import picked
 from sockscope.model.connections import Connection
 from sockscope.model.kernel import KERNEL_REF
 from sockscope.model.report import Lane, TimelineRow
@@ -33,12 +34,12 @@ def telling_samples(session: Session, connections: Ids, told: Told) -> tuple[Ids
     place, rows = session.samples_of_each(connections)
     fresh = ~told.stamped_early(place, rows)
     place, rows = place[fresh], rows[fresh]
-    picked = session.sockets.records[rows]
-    state, recv_q = picked["state"], picked["recv_q"]
+    table = picked(session.sockets.records, rows)
+    state, recv_q = table["state"], table["recv_q"]
     waits = state == TcpState.CLOSE_WAIT
     telling = np.ones(len(rows), np.bool_)
     telling[1:] = (place[1:] != place[:-1]) | (state[1:] != state[:-1]) | (waits[1:] & (recv_q[1:] != recv_q[:-1]))
-    telling &= (told.at(place, picked["time_ns"].astype(np.int64)) != state) | waits
+    telling &= (told.at(place, table["time_ns"].astype(np.int64)) != state) | waits
     return place[telling], rows[telling]
 
 
@@ -60,9 +61,9 @@ def untold_ends(connections: Sequence[Connection], told: Told) -> tuple[Ids, Ids
 
 def sample_rows(session: Session, rows: Ids) -> Iterator[TimelineRow]:
     """Socket rows, one an item."""
-    picked = session.sockets.records[rows]
-    owned = (picked["inode"] != 0) | (picked["state"] == TcpState.TIME_WAIT)
-    columns = (picked["time_ns"], picked["state"], picked["recv_q"], picked["send_q"], owned, rows)
+    table = picked(session.sockets.records, rows)
+    owned = (table["inode"] != 0) | (table["state"] == TcpState.TIME_WAIT)
+    columns = (table["time_ns"], table["state"], table["recv_q"], table["send_q"], owned, rows)
     for time_ns, number, recv_q, send_q, has_owner, row in zip(*(each.tolist() for each in columns), strict=True):
         name, text, words = _sample(number, recv_q, send_q, has_owner)
         yield time_ns, 0, Lane.KERNEL, "--", name, text, words, row, False, False, False
@@ -78,8 +79,8 @@ def _sample(number: int, recv_q: int, send_q: int, owned: bool) -> tuple[str, st
 
 def kernel_rows(session: Session, rows: Ids) -> Iterator[TimelineRow]:
     """Rows of `session.kernel`, one an item."""
-    picked = session.kernel[rows]
-    columns = (picked["time_ns"], picked["event"], picked["call"], picked["old"], picked["new"])
+    table = picked(session.kernel, rows)
+    columns = (table["time_ns"], table["event"], table["call"], table["old"], table["new"])
     for time_ns, event, call, old, new in zip(*(each.tolist() for each in columns), strict=True):
         actor, name, text, words, is_mark = _told(call, old, new)
         yield time_ns, 0, Lane.KERNEL, actor, name, text, words, KERNEL_REF + event, False, True, is_mark

@@ -13,6 +13,7 @@ from sockscope.analysis.narration.http1 import Direction, Http1State, Standings,
 from sockscope.analysis.narration.payload import payload_words, quote
 from sockscope.analysis.narration.wire_words import mark_words
 from sockscope.analysis.session import Ids, Session
+from sockscope.model.columns import picked
 from sockscope.model.connections import Connection
 from sockscope.model.report import Lane, TimelineRow
 from sockscope.model.tcp import SegmentMark, TcpFlag
@@ -66,7 +67,7 @@ class PacketTeller:
         if len(self._told) > _REMEMBERED:
             self._told, self._standings = {}, Standings()
         session, ends = self._session, _Ends(self._session, connections)
-        records, raw = session.packets.records[packets], session.packets.raw.data
+        records, raw = picked(session.packets.records, packets), session.packets.raw.data
         sent = ends.sent(place, records)
         is_tcp = records["protocol"] == _TCP
         flags = np.where(is_tcp, records["flags"], 0)
@@ -142,7 +143,7 @@ class _Ends:
         place, packets = self._session.packets_of_each(self._ids)
         # The first packets of both directions; a handshake takes three.
         first = np.arange(len(place)) - np.searchsorted(place, place) < _LOOKED_AT
-        place, records = place[first], self._session.packets.records[packets[first]]
+        place, records = place[first], picked(self._session.packets.records, packets[first])
         sent, flags = self.sent(place, records), records["flags"]
         seq, ack = records["seq"].astype(np.int64), records["ack"].astype(np.int64)
         base = np.zeros((len(self._ids), 2), np.int64)
