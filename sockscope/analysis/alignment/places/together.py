@@ -81,8 +81,22 @@ def lay_together(
         reference=found[sight.reference].name,
         laid=laid[sight.reference],
         alignments=tuple(tree.alignments),
-        notes=tuple(tree.notes),
+        notes=(*tree.notes, *_left_out(found, sight)),
     )
+
+
+def _left_out(found: Sequence[Place], sight: Sight) -> list[str]:
+    """Connections that are told from nowhere."""
+    reference = found[sight.reference]
+    untold = ~np.isin(sight.connection, sight.connection[sight.told])
+    for number, one in enumerate(found):
+        # Of some nothing shows that both have them: only keep-alives.
+        untold[one.table.flow[np.isin(one.way, reference.way)] + sight.first[number]] = False
+    count = len(np.unique(sight.connection[untold]))
+    if not count:
+        return []
+    many = f"{_counted(count, 'connection')} that {reference.name} lacks {'is' if count == 1 else 'are'} left out"
+    return [f"{many}: it lies beside the calls, and what else was captured is too far from them"]
 
 
 def _again(packets: Packets, own: Mask) -> Mask:

@@ -22,6 +22,7 @@ from tests.analysis.alignment.places.two_places import (
     MS,
     SECOND,
     SERVER,
+    SYN,
     Path,
     Records,
     session,
@@ -285,6 +286,10 @@ def test_beside_a_log_the_servers_own_capture_tells(ahead_ns: int) -> None:
     assert [one.rule for one in run_rules(both)[0]] == [one.rule for one in run_rules(alone)[0]]
     log, path = both.info.alignments
     assert replace(log, source="packets") == alone.info.alignments[0]
+    left_out = len(mine[mine["flags"] == SYN]) - sum(one.flow >= 0 for one in both.connections)
+    assert any(
+        note.startswith(f"{left_out} connections that server.pcap lacks are left out") for note in both.info.notes
+    )
     assert (log.source, path.source, path.beside) == (SERVER, CLIENT, SERVER)
     assert both.info.apart_ns == alone.info.apart_ns
     assert log.uncertainty_ns < MS
