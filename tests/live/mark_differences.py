@@ -1,8 +1,18 @@
 """Where our mark of a segment differs from tshark's: which of the differences of docs/wire.md it is.
 
-Each explanation is checked against the packets themselves, segment by segment, without the columns that made the mark.
-Where the page says that something counts for nothing, tshark is asked again without it: what it says then must be what
-we say.
+A segment on which both do not agree, or of which the page speaks in its own words, passes three questions; who fails
+one is unexplained, and the test with it:
+
+1. Does tshark say something else when it is asked again without what counts for nothing, by the page? (`retold`.)
+   Then the cause (`_causes`) names the difference, and the new answer is the one to compare with.
+2. Is our mark what the page says of this segment? `flow_story.Story.words` looks that up in the packets, one segment at
+   a time, without the columns that made the mark.
+3. What still differs from tshark, part for part (`_PARTS`): does one of `_EXPLANATIONS` hold for it?
+
+A new difference takes: its name and reason in docs/wire.md; in `Story` what the page says of such a segment, unless
+Wireshark would say the same; here an explanation, or a cause; and a scene in test_mark_differences.py, which makes it
+and then tells it wrong in every way. (`tshark_marks` asks tshark; `wire_traffic` over `lossy_network` makes the
+captures of test_expert_agreement.py.)
 """
 
 from __future__ import annotations

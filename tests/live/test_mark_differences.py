@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -140,6 +142,9 @@ SCENES: dict[str, tuple[Callable[[Wire], None], tuple[int, ...]]] = {
 """What is made, and which of its packets, from 1 on, tshark calls something else."""
 
 
+PAGE = Path(__file__).parents[2] / "docs" / "wire.md"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Played:
     """All scenes, one after another, seen by both.
@@ -174,6 +179,10 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     compared = Compared(packets=made, wire=wire_of(made), told=tshark(file))
     retold = Differences(compared).retold(list(range(len(compared.wire.flows))))
     return Played(compared=compared, retold=retold, first=first)
+
+
+def test_each_difference_of_the_page_is_made() -> None:
+    assert sorted(re.findall(r"^`([a-z-]+)`$", PAGE.read_text("utf-8"), re.MULTILINE)) == sorted(SCENES)
 
 
 @pytest.mark.parametrize("name", SCENES)
