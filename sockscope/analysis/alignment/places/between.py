@@ -16,7 +16,6 @@ from sockscope.analysis.alignment.clocks import resolution
 from sockscope.analysis.alignment.places.place import FEWEST, Place, common
 
 Ints = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 _SLOWEST_PATH_NS = 1_000_000_000
 """What differs by more is no path's delay."""

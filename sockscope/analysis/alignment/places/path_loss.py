@@ -92,6 +92,7 @@ def path_loss(near: Place, far: Place, passing: tuple[Ints, Ints], when: tuple[I
     ways, first = np.unique(near.way[here], return_index=True)
     base = near.table.seq[here[first]]
     sent, came = _Rows.of(near, ways, base), _Rows.of(far, ways, base)
+    acked = _acknowledged((sent, came), base)
     # What was still under way at the far capture's end did not come to be seen.
     begin, end = int(when[1].min()), int(when[1].max())
     longest = int((when[1][there] - when[0][here]).max())
@@ -102,7 +103,6 @@ def path_loss(near: Place, far: Place, passing: tuple[Ints, Ints], when: tuple[I
     if not len(sent.rows):
         return None
     passed, lost, unseen = _data(sent.of_rows(sent.length > 0), came.of_rows(came.length > 0), len(ways))
-    acked = _acknowledged((near, far), ways, base)
     hole = bool((unseen < acked).any())
     for count, empty in zip((passed, lost), _empty(sent, came, len(ways)), strict=True):
         count += empty
@@ -139,16 +139,14 @@ def _empty(sent: _Rows, came: _Rows, ways: int) -> tuple[Ints, Ints]:
     return passed * seen, lost * seen
 
 
-def _acknowledged(places: tuple[Place, Place], ways: Hashes, base: npt.NDArray[np.uint32]) -> Ints:
-    """How far each way's bytes were acknowledged: shape (ways,), counted from its base."""
-    out = np.full(len(ways), -_MOST_BYTES, np.int64)
-    for one in places:
-        table = one.table
+def _acknowledged(both: tuple[_Rows, _Rows], base: npt.NDArray[np.uint32]) -> Ints:
+    """How far each way's bytes were acknowledged at either place: shape (ways,), counted from its base."""
+    out = np.full(len(base), -_MOST_BYTES, np.int64)
+    for one in both:
+        table = one.place.table
         # A way's other direction is the other side of the same flow.
-        way_of = np.full(2 * one.flow_count, -1, np.int64)
-        at = np.minimum(np.searchsorted(ways, one.way), len(ways) - 1)
-        mine = ways[at] == one.way
-        way_of[table.gid[mine] ^ 1] = at[mine]
+        way_of = np.full(2 * one.place.flow_count, -1, np.int64)
+        way_of[table.gid[one.rows] ^ 1] = one.way
         rows = np.flatnonzero((way_of[table.gid] >= 0) & table.has(TcpFlag.ACK) & ~table.has(TcpFlag.RST))
         way = way_of[table.gid[rows]]
         np.maximum.at(out, way, (table.ack[rows] - base[way]).view(np.int32).astype(np.int64))
