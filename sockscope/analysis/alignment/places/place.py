@@ -47,7 +47,8 @@ class Place:
         key: shape (n,), equal exactly where TCP says the same.
         way: shape (n,), equal where connection and direction are.
         telling: shape (n,), brings something that was not there before: no repeated ACK, no keep-alive, no probe.
-        once_key, once: shape (k,), keys that one telling segment alone has, ascending, and its place in the table.
+        keys, first: shape (k,), keys of telling segments, ascending, each once, and where in the table it first is.
+        once: shape (k,), one telling segment alone has it.
     """
 
     name: str
@@ -61,8 +62,9 @@ class Place:
     key: Hashes
     way: Hashes
     telling: Mask
-    once_key: Hashes
-    once: Ints
+    keys: Hashes
+    first: Ints
+    once: Mask
 
     @property
     def flow_count(self) -> int:
@@ -86,7 +88,6 @@ class Place:
         key, telling = hashes[table.order], _telling(table)
         told = np.flatnonzero(telling)
         keys, first, count = np.unique(key[told], return_index=True, return_counts=True)
-        alone = count == 1
         names = [files.names[each] for each in numbers]
         return cls(
             name=names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more",
@@ -100,15 +101,17 @@ class Place:
             key=key,
             way=way[table.order],
             telling=telling,
-            once_key=keys[alone],
-            once=told[first[alone]],
+            keys=keys,
+            first=told[first],
+            once=count == 1,
         )
 
 
 def common(one: Place, other: Place) -> tuple[Ints, Ints]:
     """Segments that occur exactly once in either: their places in the two tables, shape (k,) each."""
-    _, first, second = np.intersect1d(one.once_key, other.once_key, assume_unique=True, return_indices=True)
-    return one.once[first], other.once[second]
+    mine, theirs = one.keys[one.once], other.keys[other.once]
+    _, first, second = np.intersect1d(mine, theirs, assume_unique=True, return_indices=True)
+    return one.first[one.once][first], other.first[other.once][second]
 
 
 def places(packets: Packets, packet_ns: Ints, files: Files) -> list[Place]:
@@ -164,8 +167,8 @@ def _groups(files: Sequence[Place], related: Mask) -> list[list[int]]:
 def _related(files: Sequence[Place]) -> Mask:
     """Which files were captured at two places of the same paths: shape (files, files)."""
     out = np.zeros((len(files), len(files)), np.bool_)
-    keys = np.concatenate([file.once_key for file in files])
-    owner = np.repeat(np.arange(len(files)), [len(file.once) for file in files])
+    keys = np.concatenate([file.keys[file.once] for file in files])
+    owner = np.repeat(np.arange(len(files)), [np.count_nonzero(file.once) for file in files])
     order = np.argsort(keys, kind="stable")
     keys, owner = keys[order], owner[order]
     shared = np.zeros((len(files), len(files)), np.int64)

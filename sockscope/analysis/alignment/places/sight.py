@@ -84,13 +84,8 @@ def choose(places: Sequence[Place], nearest: int = -1) -> Sight:
 
 def _connections(places: Sequence[Place], first: Ints) -> Ints:
     """Flows that share a segment are one connection: shape (flows,), the smallest number of its flows."""
-    keys, flows = [], []
-    for one, begin in zip(places, first.tolist(), strict=False):
-        rows = np.flatnonzero(one.telling)
-        found, at = np.unique(one.key[rows], return_index=True)
-        keys.append(found)
-        flows.append(one.table.flow[rows[at]] + begin)
-    key, flow = np.concatenate(keys), np.concatenate(flows)
+    key = np.concatenate([one.keys for one in places])
+    flow = np.concatenate([one.table.flow[one.first] + begin for one, begin in zip(places, first, strict=False)])
     order = np.argsort(key, kind="stable")
     key, flow = key[order], flow[order]
     same = key[1:] == key[:-1]
