@@ -7,6 +7,7 @@ tuple of them (tests/live/conftest.py).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import multiprocessing
@@ -110,14 +111,22 @@ def players() -> int:
     return max(FEWEST_PLAYERS, MOST_PLAYERS - int(os.getloadavg()[0]))
 
 
-def end_with_parent() -> None:
-    """A player must not go on playing once the tests are gone, however they went."""
+def come_on() -> None:
+    """A player ends with the tests, however these end, and its plays inherit nothing of the pool.
+
+    multiprocessing leaves its pipes inheritable, at other numbers in each player: what a play launches would get them.
+    """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    for name in os.listdir("/proc/self/fd"):
+        # That of the listing itself is closed by now.
+        with contextlib.suppress(OSError):
+            if int(name) > 2:
+                os.set_inheritable(int(name), False)
 
 
 def pool(count: int) -> ProcessPoolExecutor:
     # Spawned, not forked: pytest has threads.
-    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent)
+    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=come_on)
 
 
 class Rehearsals:
@@ -150,7 +159,8 @@ class Rehearsals:
 
     def again(self, case: Performance[Outcome]) -> None:
         """Play once more, by a player of its own: what comes of that takes the place of what came before."""
-        self._folders[case] = self._folders[case].with_name(f"{case}-again")
+        # Tests may share a play, and each may want it again.
+        self._folders[case] = self._folders[case].with_name(f"{self._folders[case].name}-again")
         with pool(1) as player:
             self._plays[case] = player.submit(play, case, self._folders[case])
 
