@@ -29,6 +29,8 @@ _KEY_DTYPE: Final = np.dtype([("ret", "<i8"), ("args", "<u8", (6,)), ("call", "<
 """What the text of a call is made of, beside its blob."""
 _REMEMBERED: Final = 1 << 13
 """Calls whose telling is kept: most are like one before."""
+_REMEMBERED_BYTES: Final = 1 << 24
+"""Of what they were told by at most: with `--payload`, or in a log of strace, much of each may be kept."""
 _SENDINGS: Final = frozenset({Call.sendmsg, Call.sendmmsg})
 _ARRIVALS: Final = frozenset({Call.recvmsg, Call.recvmmsg})
 _CLOSINGS: Final = frozenset({Call.close, Call.close_range, Call.task_exit})
@@ -102,6 +104,7 @@ class CallTeller:
         self._data = data
         self._standings = Standings()
         self._alike: dict[bytes, _Alike] = {}
+        self._alike_bytes = 0
         self._actors: dict[tuple[int, int], str] = {}
 
     def rows(
@@ -122,7 +125,7 @@ class CallTeller:
             came_in: shape (n,), the recvmsg calls that brought the connection: told when they returned.
         """
         if len(self._alike) > _REMEMBERED:
-            self._alike, self._standings = {}, Standings()
+            self._alike, self._standings, self._alike_bytes = {}, Standings(), 0
         session = self._session
         records = picked(session.events.records, events)
         ids = np.array([one.id for one in connections], np.int64)
@@ -159,6 +162,10 @@ class CallTeller:
             )  # fmt: skip
 
     def _look(self, key: bytes, event: int) -> _Alike:
+        self._alike_bytes += len(key)
+        if self._alike_bytes > _REMEMBERED_BYTES:
+            self._alike.clear()
+            self._alike_bytes = len(key)
         view = View.of(self._session.events, event)
         waits, moves = view.call in WAITS, view.call in READS or view.call in WRITES
         kind = _Kind.TASK if view.is_task else _Kind.WAIT if waits else _Kind.MOVE if moves else _Kind.PLAIN

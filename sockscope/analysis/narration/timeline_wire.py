@@ -40,6 +40,8 @@ _PAYLOAD_SHOWN = 32
 _LOOKED_AT = 64
 _REMEMBERED = 1 << 15
 """Segments whose telling is kept: most are like one before."""
+_REMEMBERED_BYTES = 1 << 24
+"""Of their payloads at most: a segment of a whole capture may have 64 KiB, unlike any other."""
 
 _Segment: TypeAlias = tuple[tuple[bool, bool, int, int, int, int, int, int], bytes, int]
 """Sent, TCP, flags, relative seq and ack, window, payload bytes, mark; what was captured; the HTTP standing before."""
@@ -54,6 +56,7 @@ class PacketTeller:
         self._session = session
         self._standings = Standings()
         self._told: dict[_Segment, _Told] = {}
+        self._payload_bytes = 0
 
     def rows(self, connections: Sequence[Connection], place: Ids, part: Ids, packets: Ids) -> Iterator[TimelineRow]:
         """One an item.
@@ -65,7 +68,7 @@ class PacketTeller:
             packets: shape (n,), their rows, of each connection in time.
         """
         if len(self._told) > _REMEMBERED:
-            self._told, self._standings = {}, Standings()
+            self._told, self._standings, self._payload_bytes = {}, Standings(), 0
         session, ends = self._session, _Ends(self._session, connections)
         records, raw = picked(session.packets.records, packets), session.packets.raw.data
         sent = ends.sent(place, records)
@@ -90,11 +93,17 @@ class PacketTeller:
                 current, standing = each, 0
             payload = bytes(raw[begin : begin + count]) if count else b""
             key = (seen, payload, standing)
-            told = known.get(key)
-            if told is None:
-                told = known[key] = self._tell(key)
+            told = known.get(key) or self._look(key)
             actor, name, text, words, failed, standing = told
             yield time_ns, 0, Lane.WIRE, actor, name, text, words, ref, failed, False, False
+
+    def _look(self, segment: _Segment) -> _Told:
+        self._payload_bytes += len(segment[1])
+        if self._payload_bytes > _REMEMBERED_BYTES:
+            self._told.clear()
+            self._payload_bytes = len(segment[1])
+        told = self._told[segment] = self._tell(segment)
+        return told
 
     def _tell(self, segment: _Segment) -> _Told:
         (sent, is_tcp, flags, seq, ack, window, total, mark), payload, standing = segment

@@ -93,6 +93,20 @@ def test_what_is_remembered_is_bounded(session: Session, monkeypatch: pytest.Mon
     assert [made.items() for made in Timelines(session).tables(range(14), [200] * 14)] == whole
 
 
+@pytest.mark.parametrize("most", [0, 300])
+def test_so_are_its_bytes_within_what_is_told_together(
+    session: Session, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = [made.items() for made in Timelines(session).tables(range(14), [200] * 14)]
+    monkeypatch.setattr("sockscope.analysis.narration.timeline_calls._REMEMBERED_BYTES", most)
+    monkeypatch.setattr("sockscope.analysis.narration.timeline_wire._REMEMBERED_BYTES", most)
+    timelines = Timelines(session)
+    assert [made.items() for made in timelines.tables(range(14), [200] * 14)] == whole
+    assert timelines._calls is not None
+    assert sum(map(len, timelines._calls._alike)) <= max(most, 200)
+    assert sum(len(payload) for _, payload, _ in timelines._packets._told) <= max(most, 50)
+
+
 def test_a_table_of_items_gives_them_back(session: Session) -> None:
     items = Timelines(session)(1)
     assert TimelineTable.of_items(items).items() == items
