@@ -84,6 +84,9 @@ class Standings:
         self._states = [Http1State()]
         self._numbers = {_values(self._states[0]): 0}
 
+    def __len__(self) -> int:
+        return len(self._states)
+
     def state(self, number: int) -> Http1State:
         """A standing of its own, to be brought on."""
         known = self._states[number]

@@ -28,7 +28,7 @@ from sockscope.model.report import Lane, TimelineRow
 _KEY_DTYPE: Final = np.dtype([("ret", "<i8"), ("args", "<u8", (6,)), ("call", "<u2"), ("flags", "<u2")])
 """What the text of a call is made of, beside its blob."""
 _REMEMBERED: Final = 1 << 13
-"""Calls whose telling is kept: most are like one before."""
+"""Calls whose telling is kept, and HTTP standings it hangs on: most are like one before."""
 _REMEMBERED_BYTES: Final = 1 << 24
 """Of what they were told by at most: with `--payload`, or in a log of strace, much of each may be kept."""
 _SENDINGS: Final = frozenset({Call.sendmsg, Call.sendmmsg})
@@ -124,7 +124,7 @@ class CallTeller:
             events: shape (n,), event ids, of each connection in time.
             came_in: shape (n,), the recvmsg calls that brought the connection: told when they returned.
         """
-        if len(self._alike) > _REMEMBERED:
+        if max(len(self._alike), len(self._standings)) > _REMEMBERED:
             self._alike, self._standings, self._alike_bytes = {}, Standings(), 0
         session = self._session
         records = picked(session.events.records, events)

@@ -39,7 +39,7 @@ _SAID_BEFORE = int(SegmentMark.RETRANSMISSION | SegmentMark.KEEP_ALIVE | Segment
 _PAYLOAD_SHOWN = 32
 _LOOKED_AT = 64
 _REMEMBERED = 1 << 15
-"""Segments whose telling is kept: most are like one before."""
+"""Segments whose telling is kept, and HTTP standings it hangs on: most are like one before."""
 _REMEMBERED_BYTES = 1 << 24
 """Of their payloads at most: a segment of a whole capture may have 64 KiB, unlike any other."""
 
@@ -67,7 +67,7 @@ class PacketTeller:
             part: shape (n,), where it changes the story begins anew: nothing is known of HTTP before.
             packets: shape (n,), their rows, of each connection in time.
         """
-        if len(self._told) > _REMEMBERED:
+        if max(len(self._told), len(self._standings)) > _REMEMBERED:
             self._told, self._standings, self._payload_bytes = {}, Standings(), 0
         session, ends = self._session, _Ends(self._session, connections)
         records, raw = picked(session.packets.records, packets), session.packets.raw.data
