@@ -25,7 +25,7 @@ from sockscope.analysis.session import Ids, Session
 from sockscope.model.columns import group_pieces
 from sockscope.model.connections import Connection
 from sockscope.model.events import EventFlag
-from sockscope.model.report import Lane, TimelineItem, TimelineRow, TimelineTable
+from sockscope.model.report import Lane, TimelineRow, TimelineTable
 
 _EVENT, _PACKET, _SAMPLE, _GONE, _TOLD, _GAP = range(6)
 _URING = int(EventFlag.URING)
@@ -75,15 +75,11 @@ class Timelines:
         self._packets = PacketTeller(session)
         self._calls: CallTeller | None = None
 
-    def __call__(self, connection: int, *, limit: int = 200) -> list[TimelineItem]:
-        """The story of one connection, in order of time.
-
-        Over `limit` items the middle is left out, and one item says how much.
-        """
-        return next(self.tables([connection], [limit])).items()
-
     def tables(self, connections: Sequence[int], limits: Sequence[int]) -> Iterator[TimelineTable]:
-        """Of several, one after another, each with its limit."""
+        """The stories of connections, one after another, each in order of time.
+
+        Over its limit of items the middle of one is left out, and one item says how much.
+        """
         every = np.array(connections, np.int64)
         for first, end in self._together(every):
             some = [self._session.connections[number] for number in connections[first:end]]
@@ -180,8 +176,3 @@ def _cut(tickets: _Tickets, limits: Ids) -> tuple[_Tickets, Ids, list[TimelineRo
     kept = np.flatnonzero(~long | (rank <= first[tickets.place]) | after)
     source = np.where(gap, _GAP, tickets.source)
     return replace(tickets, source=source).of(kept), (tickets.place * 2 + after)[kept], gaps
-
-
-def timeline(session: Session, connection: int, *, limit: int = 200) -> list[TimelineItem]:
-    """One connection's timeline; for many of them keep a `Timelines`."""
-    return Timelines(session)(connection, limit=limit)

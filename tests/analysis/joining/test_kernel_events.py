@@ -12,7 +12,6 @@ from sockscope.analysis.joining.kernel_events import decode_kernel_events, pair_
 from sockscope.analysis.narration.describe import describe, words
 from sockscope.analysis.narration.idle import idle_words
 from sockscope.analysis.narration.kernel_story import Stories, Told, coverage, event_words
-from sockscope.analysis.narration.timeline import Timelines
 from sockscope.analysis.session import Session
 from sockscope.model.calls import KERNEL_EVENTS, Call
 from sockscope.model.events import Events, Unassigned
@@ -20,6 +19,7 @@ from sockscope.model.report import Lane
 from sockscope.model.sockaddr import Address, from_key
 from sockscope.model.tcp import TcpState
 from tests.analysis.builders import START_NS, Script, address
+from tests.analysis.narration.told import timeline
 
 S = TcpState
 SERVER = address("127.0.0.1", 80)
@@ -165,7 +165,7 @@ def test_the_timeline_tells_exact_changes_in_words_and_leaves_out_what_snapshots
     script.snapshot(at=30 * MS)
     script.socket_row(SERVER, CLIENT, S.ESTABLISHED, inode=5, owners=[(100, 7)])
     session = script.session()
-    items = [item for item in Timelines(session)(0) if item.lane is Lane.KERNEL]
+    items = [item for item in timeline(session, 0) if item.lane is Lane.KERNEL]
     assert [(item.name, item.exact, item.is_mark) for item in items] == [
         ("ESTABLISHED", True, False),
         ("CLOSE_WAIT", True, False),
@@ -186,7 +186,7 @@ def test_a_snapshot_that_began_before_what_it_shows_is_not_told_before_it() -> N
     serve(script, CLIENT, at=13 * MS)
     script.snapshot(at=255 * MS)
     script.socket_row(SERVER, CLIENT, S.CLOSE_WAIT, inode=5, owners=[(100, 7)])
-    items = [item for item in Timelines(script.session())(0) if item.lane is Lane.KERNEL]
+    items = [item for item in timeline(script.session(), 0) if item.lane is Lane.KERNEL]
     assert [(item.name, item.exact) for item in items] == [
         ("ESTABLISHED", True),
         ("CLOSE_WAIT", True),

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from sockscope.analysis.narration.timeline import Timelines, timeline
 from sockscope.analysis.session import Session
 from sockscope.model.calls import Call
 from sockscope.model.events import EventFlag, Section
 from sockscope.model.report import Lane, TimelineItem
 from sockscope.model.tcp import TcpFlag, TcpState
 from tests.analysis.builders import EPOLLET, EPOLLIN, Script, address, epoll_event
+from tests.analysis.narration.told import timeline
 
 SERVER = address("127.0.0.1", 8080)
 CLIENT = address("127.0.0.1", 40112)
@@ -158,8 +158,7 @@ def test_closes_in_every_process_and_what_has_not_returned() -> None:
     script.event(50, 50, Call.close, fd=4)
     script.event(51, 51, Call.read, 4096, 100, fd=4, flags=EventFlag.ENTERED_ONLY)
     session = script.session()
-    make = Timelines(session)
-    items = make(only(session))
+    items = timeline(session, only(session))
     assert story(items) == ["prefork[50] accept", "prefork[50] task_new", "prefork[50] close", "prefork[51] read"]
     assert items[1].text == "new process 51"
     assert items[-1].duration_ns == -1

@@ -21,6 +21,7 @@ from sockscope.model.tcp import TcpFlag, TcpState
 from tests.analysis.builders import EPOLLET, EPOLLIN, Script, address
 from tests.analysis.hand import Made, table
 from tests.analysis.narration.test_http1 import PAYLOADS
+from tests.analysis.narration.told import timeline
 
 SERVER = address("127.0.0.1", 8080)
 P, A, F = TcpFlag.PSH, TcpFlag.ACK, TcpFlag.FIN
@@ -72,7 +73,7 @@ def test_many_are_what_each_is_alone(
 ) -> None:
     every = list(range(len(session.connections)))
     limits = [(3, 200, 6)[number % 3] for number in every]
-    alone = [Timelines(session)(number, limit=limit) for number, limit in zip(every, limits, strict=True)]
+    alone = [timeline(session, number, limit=limit) for number, limit in zip(every, limits, strict=True)]
     assert {len(items) for items in alone[2::3]} == {6}
     assert len({item.words for items in alone for item in items}) > 15
     monkeypatch.setattr(module, "_TOGETHER", together)
@@ -108,7 +109,7 @@ def test_so_are_its_bytes_within_what_is_told_together(
 
 
 def test_a_table_of_items_gives_them_back(session: Session) -> None:
-    items = Timelines(session)(1)
+    items = timeline(session, 1)
     assert TimelineTable.of_items(items).items() == items
     assert TimelineTable.of_items([]).items() == []
 

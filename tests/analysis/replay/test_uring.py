@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from sockscope.analysis.live.live import LiveNarrator
 from sockscope.analysis.narration.idle import idle_words
-from sockscope.analysis.narration.timeline import Timelines
 from sockscope.analysis.session import Session
 from sockscope.findings.shared.accept_queue import doing_at
 from sockscope.model.calls import Call
@@ -16,6 +15,7 @@ from sockscope.model.descriptors import Ended, How
 from sockscope.model.events import EventFlag
 from sockscope.model.report import Lane
 from tests.analysis.builders import START_NS, Script, address
+from tests.analysis.narration.told import timeline
 
 MS = 1_000_000
 URING = EventFlag.URING
@@ -107,7 +107,7 @@ def test_the_timeline_puts_it_where_it_was_done_and_says_so() -> None:
     script = ring()
     serve(script, 7, 10 * MS, submitted=4000)
     script.event(100, 100, Call.recvfrom, 0, 4096, fd=7, at=14 * MS, flags=PENDING)
-    items = [item for item in Timelines(script.session())(0) if item.lane is Lane.SYSCALL]
+    items = [item for item in timeline(script.session(), 0) if item.lane is Lane.SYSCALL]
     assert [(item.name, (item.time_ns - START_NS) // MS, item.duration_ns) for item in items] == [
         ("accept", 10, 0),
         ("recvfrom", 11, 0),
@@ -126,7 +126,7 @@ def test_a_read_into_a_buffer_of_the_kernels_choice_reads_the_end() -> None:
     end = script.event(100, 100, Call.recvfrom, 0, 0, fd=7, ret=0, at=14 * MS, flags=URING)
     session = script.session()
     assert session.connections[0].eof_event == end
-    assert Timelines(session)(0)[-1].words == "told end of stream: the peer closed its sending half (io_uring)"
+    assert timeline(session, 0)[-1].words == "told end of stream: the peer closed its sending half (io_uring)"
 
 
 def resting() -> Session:
@@ -175,7 +175,7 @@ def test_any_requests_make_a_session(requests: list[tuple[Call, int, int, int, i
     assert sorted(session.processes) == [100]
     assert sorted(session.order.tolist()) == list(range(len(session.events)))
     for connection in session.connections:
-        times = [item.time_ns for item in Timelines(session)(connection.id)]
+        times = [item.time_ns for item in timeline(session, connection.id)]
         assert times == sorted(times)
 
 
