@@ -52,6 +52,27 @@ def test_a_kernel_thread() -> None:
     assert "is a kernel thread" in refusal(2)
 
 
+INSIDE = """
+import os, subprocess
+from sockscope.sources.syscalls.preflight import check_target
+first = subprocess.Popen(["sh", "-c", "sleep 30 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
+second = int(first.stdout.readline())
+check_target(first.pid)
+check_target(second)
+first.kill()
+os.kill(second, 9)
+print(first.pid)
+"""
+
+
+def test_process_two_of_a_container_is_none() -> None:
+    command = ["unshare", "-p", "-f", "--mount-proc", sys.executable, "-c", INSIDE]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=60)
+    if "unshare:" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert (done.stdout, done.stderr) == ("2\n", "")
+
+
 def test_a_thread_is_not_a_process() -> None:
     source = (
         "import threading, time; t = threading.Thread(target=time.sleep, args=(50,)); t.start(); print(t.native_id)"

@@ -1,6 +1,6 @@
 """Why a process cannot be watched by whatever engine, said before it is touched.
 
-Source: proc_pid_status(5).
+Source: proc_pid_status(5), proc_pid_stat(5).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 from sockscope.errors import CannotObserveError, TargetGoneError, UsageError
 from sockscope.sources.syscalls.abi import Machine
 
-KTHREADD = 2
+PF_KTHREAD = 0x0020_0000
+"""include/linux/sched.h"""
 ELF_CLASS_32 = 1
 
 
@@ -53,13 +54,23 @@ def check_target(tgid: int) -> None:
             f"{name} is a zombie: it has ended and waits for its parent, process {status['PPid']}",
             help_text="there is nothing left to trace; look at the parent",
         )
-    if status.get("Kthread") == "1" or tgid == KTHREADD or int(status["PPid"]) == KTHREADD:
+    if _is_kernel_thread(tgid):
         raise CannotObserveError(f"{name} is a kernel thread", help_text="only programs can be traced")
     if tgid in _own_line():
         raise CannotObserveError(
             f"{name} is sockscope itself or started it", help_text="name the server's process, not this one's"
         )
     _check_class(tgid, name)
+
+
+def _is_kernel_thread(tgid: int) -> bool:
+    """By its flags: process 2 of a container is as good as any other."""
+    try:
+        stat = Path(f"/proc/{tgid}/stat").read_text(errors="backslashreplace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    # The name, in parentheses, may hold anything.
+    return bool(int(stat.rpartition(")")[2].split()[6]) & PF_KTHREAD)
 
 
 def still_there(tgids: Sequence[int], check: Callable[[int], None] = check_target) -> list[int]:
