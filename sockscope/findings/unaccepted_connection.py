@@ -217,7 +217,8 @@ def _finding(session: Session, queue: Queue, explained: frozenset[int]) -> Findi
         count=count,
         worst=worst.connection.id,
         explanation=(
-            f"{plural(count, 'connection')} to port {queue.port} wait in the accept queue, the oldest since "
+            f"{plural(count, 'connection')} to port {queue.port} "
+            f"{'waits in the accept queue,' if count == 1 else 'wait in the accept queue, the oldest'} since "
             f"{since_start(session, worst.since_ns)}; no process owns them.{full}{left} {meanwhile.rstrip('.')}."
         ),
         remedy=_remedy(taken, acceptor.idle, fd),
