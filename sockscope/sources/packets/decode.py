@@ -26,6 +26,8 @@ BATCH_PACKETS = 1 << 16
 _EXTENSIONS = (0, 43, 60, 135)
 _FRAGMENT = 44
 _MAX_EXTENSIONS = 8
+_LEAST_BYTES = 16 + 20
+"""Of a packet in a file: its record's header and that of IPv4. What claims to be smaller is no row."""
 
 
 class Decoder:
@@ -68,18 +70,18 @@ class Decoder:
             self._keep(*self._batch(frames.pick(slice(low, low + BATCH_PACKETS))))
 
     def _make_room(self, frames: Frames) -> None:
-        """For these, and at once for as many as the bytes behind them may hold: what is not used is never touched."""
+        """For these, and at first for as many as seem to lie behind them: what is not used is never touched."""
         need = self._count + len(frames)
         if need <= len(self._rows):
             return
-        first, last = int(frames.start[0]), int(frames.start[-1])
-        behind = (len(self._data) - last) * len(frames) // max(last - first, 1)
-        room = need + behind + behind // 8
         if self._count:
-            # Moves no bytes, but zeros what is new.
-            self._rows.resize(room, refcheck=False)
-        else:
-            self._rows = np.empty(room, PACKET_DTYPE)
+            # Grows by remapping, so that the rows are never there twice; but zeros what is new.
+            self._rows.resize(max(need, len(self._rows) * 2), refcheck=False)
+            return
+        first, last = int(frames.start[0]), int(frames.start[-1])
+        rest = len(self._data) - last
+        behind = min(rest * len(frames) // max(last - first, 1) * 9 // 8, rest // _LEAST_BYTES)
+        self._rows = np.empty(need + behind, PACKET_DTYPE)
 
     def finish(self) -> npt.NDArray[np.void]:
         """The rows of all frames since the last finish, in order; shape (m,), PACKET_DTYPE."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -220,3 +221,22 @@ def rest(data: bytes) -> bool:
     begins = pcapng(60)[1] if ng else pcap(60)[1]
     whole = [*begins, *([28] if ng else [])]
     return len(data) not in whole
+
+
+def test_one_packet_before_the_damage_reserves_no_room_for_a_packet_a_byte(tmp_path: Path) -> None:
+    tcp = struct.pack(">HHIIBBHHH", 8080, 40000, 7, 9, 5 << 4, 16, 512, 0, 0)
+    ip = struct.pack(">BBHHHBBH", 0x45, 0, 40, 77, 0x4000, 64, 6, 0) + b"\x7f\0\0\1" * 2
+    records = captures.pcap([Frame(data=b"\2" * 12 + b"\x08\0" + ip + tcp + b"x" * 1400)] * 1500)
+    record_bytes = (len(records) - 24) // 1500
+    # The second record claims an impossible length; the third is found again.
+    data = records[: 24 + record_bytes] + b"\xff" * record_bytes + records[24 + 2 * record_bytes :]
+    path = tmp_path / "c.pcap"
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        packets = read_packets(path).packets
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(packets) == 1499
+    assert peak < 10 * len(data)
