@@ -57,7 +57,7 @@ class Segments:
 
     @classmethod
     def of(cls, records: npt.NDArray[np.void], when: Ints) -> Segments:
-        """All of them together, in parts of one.
+        """All flows of a table.
 
         Args:
             records: the packet table, TCP alone, in order of time. when: shape (n,), the packets' times.

@@ -31,12 +31,3 @@ class Ip:
         ported: Mask = (self.protocol == 6) | (self.protocol == 17)
         ported &= ((self.fragment & LATER) == 0) & (self.transport + 4 <= end)
         return ported
-
-    def pick(self, which: Mask) -> Ip:
-        return Ip(
-            transport=self.transport[which],
-            length=self.length[which],
-            protocol=self.protocol[which],
-            fragment=self.fragment[which],
-            id=self.id[which],
-        )
