@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 
-_THREADS = "OPENBLAS_NUM_THREADS"
+from sockscope.sources.child import NO_THREADS
 
 
 def load_numpy() -> None:
-    """Import numpy such that its linear algebra, which nobody here needs, starts no threads.
+    """Import numpy such that it starts no threads: they would spin just when the target is to be watched.
 
-    There would be one a CPU, spinning for a while just when the target is to be watched. What is launched later gets
-    the environment as it was.
+    What is launched later gets the environment as it was.
     """
-    former = os.environ.get(_THREADS)
-    os.environ[_THREADS] = "1"
+    former = {name: os.environ.get(name) for name in NO_THREADS}
+    os.environ.update(NO_THREADS)
     try:
         # Read when it is loaded, not later.
         import numpy  # noqa: F401
     finally:
-        if former is None:
-            del os.environ[_THREADS]
-        else:
-            os.environ[_THREADS] = former
+        for name, value in former.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

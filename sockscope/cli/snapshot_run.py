@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sockscope.sources.child import NO_THREADS
 from sockscope.sources.sockets.netlink import ALL_QUERIES, TCP_QUERIES, UDP_QUERIES, UNIX_QUERIES, Ahead, Query
 from sockscope.sources.sockets.owner_source import OwnerSource
 
@@ -41,8 +42,8 @@ class Wanted:
 
 def run(wanted: Wanted) -> None:
     """Look and show; for `every_s` until Ctrl-C."""
-    # numpy's linear algebra would start a thread a CPU, and have it spin where the scan needs the CPU.
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    # Nothing is launched here, and numpy comes later.
+    os.environ.update(NO_THREADS)
     _keep_freed_memory()
     with OwnerSource() as source:
         while True:

@@ -16,7 +16,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import sockscope
+from sockscope.sources.child import environment
 
 _MODULE = "sockscope.pipeline.flight_check"
 _LONGEST_S = 900.0
@@ -84,13 +84,6 @@ class Checker:
                 self._process.kill()
 
     def _start(self, folder: Path) -> subprocess.Popen[bytes] | None:
-        package = str(Path(sockscope.__file__).parents[1])
-        inherited = os.environ.get("PYTHONPATH")
-        environment = os.environ | {
-            "PYTHONPATH": f"{package}{os.pathsep}{inherited}" if inherited else package,
-            # numpy's linear algebra would start a thread a CPU, and have it spin.
-            "OPENBLAS_NUM_THREADS": "1",
-        }
         with self._lock:
             if self._stopped:
                 return None
@@ -100,7 +93,7 @@ class Checker:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env=environment,
+                env=environment(),
                 start_new_session=True,
             )
             _give_way(self._process.pid)

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-import sockscope
 from sockscope.errors import CannotObserveError
 from sockscope.model.info import PacketCoverage
 from sockscope.model.sockaddr import Address, Family
+from sockscope.sources.child import environment
 from sockscope.sources.packets.capture_protocol import Operation, Reply, Request
 from sockscope.sources.packets.interfaces import interfaces_for
 from sockscope.sources.packets.segments import open_segments
@@ -83,20 +83,13 @@ class Capture:
         Raises:
             CannotObserveError: no CAP_NET_RAW, no such interface, no such namespace, file not writable.
         """
-        package = str(Path(sockscope.__file__).parents[1])
-        inherited = os.environ.get("PYTHONPATH")
-        environment = os.environ | {
-            "PYTHONPATH": f"{package}{os.pathsep}{inherited}" if inherited else package,
-            # numpy's linear algebra would start a thread a CPU, and have it spin.
-            "OPENBLAS_NUM_THREADS": "1",
-        }
         with self._lock:
             # -P: nothing is imported from the current folder. A session of its own: Ctrl-C is for us.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", _MODULE],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=environment,
+                env=environment(),
                 start_new_session=True,
             )
             reply = self._exchange(self._request)
